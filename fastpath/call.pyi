@@ -1,0 +1,34 @@
+"""The data plane in one object: bytes of a call in, bytes of the answer out."""
+
+from fastpath.journal import Journal
+from fastpath.mapping import Mapping
+from fastpath.peer import VerifiedPeer
+from fastpath.table import Generation
+
+class Pdp:
+    """Decides calls. Thread-safe: each call uses the generation, mapping and state in force when it started."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal | None,
+        budget_ms: int = 50,
+        strict_path: bool = True,
+        headers_max: int = 1024,
+        path_bytes_max: int = 8192,
+        mcp_status: int = 403,
+        identity_headers: bool = True,
+        arena_bytes: int = 4 << 20,
+    ) -> None: ...
+    def put_generation(self, generation: Generation | None) -> None: ...
+    def put_mapping(self, mapping: Mapping) -> None: ...
+    def put_state(self, *, epoch: int, bundle_generation: int, not_ready: str) -> None:
+        """Live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
+    def put_clock(self, now_ns: int, now_unix_ns: int, boot: int, sequence: int) -> None:
+        """Inject clock and ids (tests); zeros give the real clock back."""
+    def ext_authz(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
+        """(gRPC status code, CheckResponse bytes, or the status message when the code is not 0)."""
+    def check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
+    def batch_check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
+    def counters(self) -> dict[str, object]:
+        """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""

@@ -1,0 +1,138 @@
+"""The live-state columns: their paths in the context, kinds and absent values (facts: Cedar vocabulary 2.2)."""
+from fastpath.value cimport (
+    KIND_ABSENT,
+    KIND_SET,
+    Cell,
+    Uid,
+    cell_bool,
+    cell_entity,
+    cell_long,
+    cell_string,
+    uid_hash,
+)
+from fastpath.value cimport UID_UNKNOWN
+
+from libc.string cimport memcpy, memset
+
+# path, kind, absent value. `None` means that the attribute itself is absent.
+COLUMNS = (
+    ("dest", "entity", ("Destination", "unknown")),
+    ("task.present", "bool", False),
+    ("task.id", "string", ""),
+    ("task.state", "string", "none"),
+    ("task.purpose", "string", ""),
+    ("task.covers_tool", "bool", False),
+    ("task.covers_action", "bool", False),
+    ("task.covers_dest", "bool", False),
+    ("task.covers_data", "bool", False),
+    ("task.max_level", "long", 0),
+    ("task.ttl_s", "long", 0),
+    ("task.calls_left", "long", 0),
+    ("task.cost_left", "long", 0),
+    ("task.depth", "long", 0),
+    ("task.max_depth", "long", 0),
+    ("task.attenuated", "bool", False),
+    ("task.owner", "entity", None),
+    ("session.id", "string", ""),
+    ("session.age_s", "long", 0),
+    ("session.level_seen", "long", 0),
+    ("session.labels_seen", "set", ()),
+    ("session.untrusted_seen", "bool", False),
+    ("session.untrusted_calls_ago", "long", -1),
+    ("session.private_seen", "bool", False),
+    ("session.two_of_three", "long", 0),
+    ("session.suspicious", "bool", False),
+    ("behavior.calls_1m", "long", 0),
+    ("behavior.calls_1h", "long", 0),
+    ("behavior.rate_x100", "long", 0),
+    ("behavior.denials_5m", "long", 0),
+    ("behavior.denials_row", "long", 0),
+    ("behavior.new_tool", "bool", False),
+    ("behavior.new_dest", "bool", False),
+    ("behavior.new_pair", "bool", False),
+    ("behavior.tools_1h", "long", 0),
+    ("behavior.dests_1h", "long", 0),
+    ("behavior.agents_1h", "long", 0),
+    ("behavior.bytes_out_1h", "long", 0),
+    ("behavior.cost_1h", "long", 0),
+    ("behavior.drift", "long", 0),
+    ("behavior.peers_10m", "long", 0),
+    ("behavior.overlap", "bool", False),
+    ("delegation.depth", "long", 0),
+    ("delegation.origin", "string", "agent"),
+    ("delegation.chain_ok", "bool", False),
+    ("delegation.on_behalf", "bool", False),
+    ("approval.state", "string", "none"),
+    ("approval.matches", "bool", False),
+    ("approval.self_approved", "bool", False),
+    ("approval.age_s", "long", 0),
+    ("approval.break_glass", "bool", False),
+    ("risk.agent", "long", 0),
+    ("risk.user", "long", 0),
+    ("risk.source_age_s", "long", -1),
+    ("cred.kind", "string", "none"),
+    ("cred.age_s", "long", 0),
+    ("cred.ttl_s", "long", 0),
+    ("cred.bound", "bool", False),
+    ("call.protocol", "string", ""),
+    ("call.method", "string", ""),
+    ("call.data_level", "long", 0),
+    ("call.data_labels", "set", ()),
+    ("call.bytes", "long", -1),
+    ("call.header_mismatch", "bool", False),
+    ("call.body_complete", "bool", False),
+)
+
+# The first path segment of every column: names that a request's own context cannot use.
+RESERVED = frozenset(path.split(".")[0] for path, _, _ in COLUMNS)
+
+if len(COLUMNS) != COLUMN_COUNT:
+    raise ImportError("columns.pyx and columns.pxd disagree")
+
+# INVARIANT (static columns): text and uid behind absent values live for the life of the process.
+cdef Cell absent[COLUMN_COUNT]
+cdef list _keep = []
+
+
+cdef int _absent_fill() except -1:
+    cdef Uid *uid
+    cdef bytearray room
+    cdef bytes text
+    for i, (_, kind, value) in enumerate(COLUMNS):
+        memset(&absent[i], 0, sizeof(Cell))
+        if value is None:
+            absent[i].kind = KIND_ABSENT
+        elif kind == "bool":
+            cell_bool(&absent[i], value)
+        elif kind == "long":
+            cell_long(&absent[i], value)
+        elif kind == "string":
+            text = value.encode()
+            _keep.append(text)
+            cell_string(&absent[i], <const char *> text, len(text))
+        elif kind == "set":
+            absent[i].kind = KIND_SET
+        else:
+            type_, id_ = value[0].encode(), value[1].encode()
+            room = bytearray(sizeof(Uid) + len(type_) + len(id_))
+            _keep.append(room)
+            room[sizeof(Uid):] = type_ + id_
+            uid = <Uid *> <char *> room
+            uid.hash = uid_hash(<const char *> uid + sizeof(Uid), len(type_), len(id_))
+            uid.index = uid.type_index = UID_UNKNOWN
+            uid.type_len, uid.id_len = len(type_), len(id_)
+            cell_entity(&absent[i], uid)
+    return 0
+
+
+cdef void columns_absent(Cell *columns) noexcept nogil:
+    cdef int i
+    cdef int64_t shift = <const char *> absent - <const char *> columns
+    memcpy(columns, absent, sizeof(absent))
+    for i in range(COLUMN_COUNT):
+        # Text and uids are found relative to the cell, so a moved cell needs its offset moved as well.
+        if columns[i].kind in (3, 4, 5, 6, 8) and columns[i].v != 0:
+            columns[i].v += shift
+
+
+_absent_fill()

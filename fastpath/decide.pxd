@@ -1,0 +1,82 @@
+"""The decision: the one place that makes an ALLOW."""
+from fastpath.program cimport EvalError
+from fastpath.request cimport Request
+from fastpath.table cimport Table
+from fastpath.value cimport Arena, Cell
+from fastpath.wire cimport Text
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cpdef enum Outcome:          # as in remit.authz.v1.Outcome
+    OUTCOME_UNSPECIFIED = 0  # never answered
+    OUTCOME_ALLOW = 1
+    OUTCOME_DENY = 2         # caused by the input or the policy
+    OUTCOME_STEP_UP = 3      # an approval would turn it into ALLOW
+    OUTCOME_ERROR = 4        # caused by the sidecar's own state
+
+
+cpdef enum PeerKind:
+    PEER_NONE = 0
+    PEER_AGENT = 1           # the caller is the principal
+    PEER_ENVOY = 2           # an allow-listed PEP: may assert the principal
+
+
+cdef struct Peer:            # the verified caller; made by fastpath.verify, or by a Unix socket's configuration
+    uint8_t kind             # PeerKind
+    Text spiffe_id
+    Text credential          # "x509-svid:<serial hex>" or "unix:<uid>"; for the record
+    int64_t not_after_s      # Unix time at which the credential ends; INT64_MAX for a Unix socket
+    uint64_t bundle_generation   # of the bundle set it was verified against; 0 for a Unix socket
+    Text refusal             # reason code when verification refused the peer, else empty
+
+
+cdef struct Authority:       # live state; read by decide, changed by sidecar/authority
+    uint64_t epoch           # revocation epoch in force
+    uint64_t bundle_generation   # of the trust bundles in force
+    int64_t now_ns           # monotonic clock injected by tests; 0: read the clock
+    int64_t now_unix_ns      # wall clock injected by tests; 0: read the clock
+    uint64_t boot            # random per process start; first half of every evaluation id
+    uint64_t sequence        # last evaluation number; the second half
+    Text not_ready           # reason code while the sidecar must not decide ("not_ready.svid", ..), else empty
+
+
+cdef enum:
+    LISTED_MAX = 16          # policies and errors listed in a reply and a record; totals are counted
+
+
+cdef struct Listed:          # one policy that determined, erred or shadowed
+    Text id
+    uint8_t error            # EvalError
+
+
+cdef struct Decision:
+    uint8_t outcome          # Outcome
+    uint8_t cacheable        # no dynamic column was read
+    uint8_t late
+    Text reason              # stable code: "ok", "policy.none", "task.scope", "path.not_canonical", ..
+    Text obligation          # of the first determining policy that has one
+    Listed policies[LISTED_MAX]  # determining: the satisfied forbids, else the satisfied permits
+    uint32_t policies_total
+    Listed errors[LISTED_MAX]
+    uint32_t errors_total
+    Listed shadows[LISTED_MAX]
+    uint32_t shadows_total
+    uint64_t generation
+    uint64_t epoch
+    char evaluation_id[32]   # hex of boot and sequence
+    int64_t latency_ns
+    uint64_t sequence
+    Text input_missing       # name behind reason `input.missing.<name>`
+
+
+cdef struct All:             # where a caller wants every policy, not the first LISTED_MAX; indexes into the table's policies
+    uint32_t *satisfied
+    uint32_t *erring
+    uint32_t satisfied_count
+    uint32_t erring_count
+    uint32_t cap             # of each array
+
+
+# Decide one call. `arena` holds the request and gives scratch; `all` may be NULL. Fills `out` and never fails itself:
+# whatever goes wrong is OUTCOME_ERROR with its reason.
+cdef void decide(const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all) noexcept nogil

@@ -1,0 +1,17 @@
+"""What the call is: from an HttpCall to principal, action, resource, destination and context of a Request."""
+from fastpath.envoy cimport HttpCall
+from fastpath.request cimport Request
+from fastpath.table cimport Table
+from fastpath.value cimport Arena
+
+
+cdef class Mapping:
+    """Compiled `mapping:` section of the configuration: trust domains, tools, destinations and routes. Immutable."""
+    cdef void *rules         # MappingRules (mapping.pyx), flat memory owned by this object
+    cdef object _room        # keeps the memory of `rules`
+
+
+# Map one call; on refusal sets request.refusal. `table` resolves tool actions and input shapes; it may be NULL.
+cdef void mapping_apply(const void *rules, const HttpCall *call, const Table *table, Arena *arena, Request *request) noexcept nogil
+# Decode remit.authz.v1.CheckRequest and map it. 0, or 1 when the bytes are not one. `principal` is the verified caller.
+cdef int mapping_check(const void *rules, const unsigned char *p, size_t n, const Table *table, Arena *arena, Request *request) noexcept nogil

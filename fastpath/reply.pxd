@@ -1,0 +1,17 @@
+"""Encoded answers. Every reply starts as an encoded DENY; an empty one cannot be made."""
+from fastpath.decide cimport Decision
+from fastpath.envoy cimport HttpCall
+from fastpath.request cimport Request
+from fastpath.wire cimport Out, Text
+
+
+cdef struct ReplyRules:
+    Text metadata_namespace     # unused by ext_authz (Envoy sets the filter's), kept for other PEPs; empty by default
+    int mcp_status              # HTTP status of a denied MCP call: 403 (default) or 200
+    int identity_header         # set x-remit-agent and x-remit-evaluation-id upstream on allow, and remove what the client sent
+
+
+# envoy.service.auth.v3.CheckResponse. `call` may be NULL. Sets out.failed only when out.cap < 4096.
+cdef void reply_ext_authz(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil
+# remit.authz.v1.CheckResponse.
+cdef void reply_check(Out *out, const Decision *decision, const Request *request) noexcept nogil

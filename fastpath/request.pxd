@@ -1,0 +1,61 @@
+"""The canonical request: what every door turns its bytes into, and all that `decide` reads of a call."""
+from fastpath.columns cimport COLUMN_COUNT
+from fastpath.value cimport Cell, Uid
+from fastpath.wire cimport Text
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cpdef enum Door:
+    DOOR_NONE = 0
+    DOOR_EXT_AUTHZ = 1       # Envoy, HTTP filter
+    DOOR_EXT_AUTHZ_NETWORK = 2   # Envoy, network filter: no `http`
+    DOOR_CHECK = 3           # the agent's own gRPC check
+    DOOR_BATCH = 4
+    DOOR_EXPLAIN = 5
+
+
+cpdef enum InputMode:        # where the action and its arguments were read from
+    INPUT_HEADERS = 0
+    INPUT_METADATA = 1
+    INPUT_BODY = 2
+    INPUT_DIRECT = 3         # named by the caller of Check
+
+
+cdef enum:
+    EXTRAS_MAX = 8           # attributes of context that are not columns: input, http, and those of routes
+
+
+cdef struct Request:
+    # What decide evaluates.
+    Uid *principal
+    Uid *action
+    Uid *resource
+    Uid *resource_parent     # or NULL: taken as the resource's only parent when the store does not have the resource
+    Cell columns[COLUMN_COUNT]   # filled with absent values, then by the door (dest, cred, call) and by the authority
+    Cell extras              # KIND_RECORD: context attributes that are not columns
+    Text unsent[EXTRAS_MAX]  # names of extras whose input the caller did not send (or not whole); reading one denies
+    uint32_t unsent_count
+    Text refusal             # reason code when the request is malformed or ambiguous: decide denies with it
+    # What the record and the reply name besides.
+    uint8_t door
+    uint8_t input_mode
+    uint8_t dry_run          # decide without side effects: no budget, history or counter moves
+    uint8_t no_reply_detail  # reserved
+    Text request_id          # the caller's, or empty
+    Text trace_id            # 32 hex digits, or empty
+    Text span_id             # 16 hex digits, or empty
+    Text task                # id that the call names (header x-agent-task or Check.task), or empty
+    Text protocol            # "http", "grpc", "mcp", "check", "network"
+    Text method              # HTTP method, gRPC path or MCP method
+    Text host                # canonical
+    Text path                # canonical, without query
+    Text destination         # canonical authority
+    Text subject             # delegated subject: on whose behalf, as verified; else empty
+    Text denial_id           # JSON text of the JSON-RPC id, to be echoed by an MCP denial; else empty
+    uint8_t args_digest[32]  # SHA-256 over the canonical arguments
+    uint8_t has_args_digest
+    uint8_t body_present     # a body arrived
+    uint8_t sanitised        # some text arrived altered by the proxy
+    int64_t started_ns       # monotonic, when the call's bytes were handed to us
+    int64_t started_unix_ns  # wall clock at the same moment
+    int64_t deadline_ns      # monotonic; a decision after it is ERROR `late`
