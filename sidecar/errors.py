@@ -1,0 +1,54 @@
+"""The errors of the sidecar: one class per part, each with the gRPC status code that a caller sees.
+
+A message is lower case, ends without a period, quotes foreign text in backticks, and names the field, the cause and the
+next step. It is for operators (log, command line, control socket); callers on the data plane get fixed texts instead.
+Deny is a decision, never an error.
+"""
+
+from typing import ClassVar
+
+
+class SidecarError(Exception):
+    """What can go wrong inside the sidecar. `code` is a gRPC status code (grpc/status.proto numbers)."""
+
+    code: ClassVar[int] = 13  # INTERNAL
+
+
+class ConfigError(SidecarError):
+    """The configuration cannot be used; `problems` lists every cause found, one line each."""
+
+    code = 9  # FAILED_PRECONDITION
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (message,)
+
+
+class IdentityError(SidecarError):
+    """An SVID, a bundle or a peer cannot be trusted (SPIFFE X.509-SVID section 5)."""
+
+    code = 16  # UNAUTHENTICATED
+
+
+class ProtocolError(SidecarError):
+    """A peer's bytes or its use of a protocol are wrong."""
+
+    code = 3  # INVALID_ARGUMENT
+
+
+class PolicyError(SidecarError):
+    """Policies, schema, entities or links cannot be published; the last good generation stays."""
+
+    code = 9  # FAILED_PRECONDITION
+
+
+class RuleTableError(SidecarError):
+    """A generation cannot be opened or verified."""
+
+    code = 14  # UNAVAILABLE
+
+
+class JournalError(SidecarError):
+    """Decisions cannot be recorded."""
+
+    code = 14  # UNAVAILABLE
