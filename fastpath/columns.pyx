@@ -2,6 +2,7 @@
 from fastpath.value cimport (
     KIND_ABSENT,
     KIND_SET,
+    UID_UNKNOWN,
     Cell,
     Uid,
     cell_bool,
@@ -10,8 +11,7 @@ from fastpath.value cimport (
     cell_string,
     uid_hash,
 )
-from fastpath.value cimport UID_UNKNOWN
-
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 # path, kind, absent value. `None` means that the attribute itself is absent.
@@ -129,7 +129,7 @@ cdef void columns_absent(Cell *columns) noexcept nogil:
     cdef int i
     cdef int64_t shift = <const char *> absent - <const char *> columns
     memcpy(columns, absent, sizeof(absent))
-    for i in range(COLUMN_COUNT):
+    for i in range(<int> COLUMN_COUNT):
         # Text and uids are found relative to the cell, so a moved cell needs its offset moved as well.
         if columns[i].kind in (3, 4, 5, 6, 8) and columns[i].v != 0:
             columns[i].v += shift
