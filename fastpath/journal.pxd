@@ -1,5 +1,6 @@
 """The decision journal: memory-mapped segments that a call writes without a system call.
 
+A segment starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16] journal id}. Frames follow.
 A frame is {uint32_t length of payload, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, zero padding to 8}; length 0 ends
 what is written. The length is stored last, so that a torn frame reads as the end.
 """
@@ -9,7 +10,24 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 cpdef enum JournalState:
     JOURNAL_OK = 0
     JOURNAL_FULL = 1      # no segment is free and the operator chose to stop
-    JOURNAL_FAILED = 2    # the store failed; stays so until reopened
+    JOURNAL_FAILED = 2    # the store failed or is closed; stays so until reopened
+
+
+cpdef enum JournalLayout:
+    SEGMENT_VERSION = 1
+    SEGMENT_HEADER = 32   # bytes before the first frame
+    FRAME_HEADER = 16     # bytes before a payload
+    PAYLOAD_BYTES_MAX = 65536   # a longer payload is refused
+
+
+cdef enum:
+    SPARES_MAX = 2        # segments preallocated ahead of the writer
+
+
+cdef struct Slot:                # one mapped segment
+    uint8_t *map                 # NULL: no segment
+    uint64_t id                  # under which `_impl` keeps the mapping and its file
+    uint64_t first_sequence      # of its first frame, once it has one
 
 
 cdef class Journal:
@@ -20,5 +38,17 @@ cdef class Journal:
     cdef int state               # JournalState
     cdef object _impl            # file handles, directory, spare segment: under the GIL only
     cdef void *lock              # pthread mutex: calls of several threads append one at a time
-    # Append one record; its sequence number, or 0 with `state` set. Assigns the sequence inside the lock.
+    cdef Slot current            # the slot behind `segment`
+    cdef Slot spares[SPARES_MAX]    # mapped and empty, first used first
+    cdef int spare_count
+    cdef Slot retired[SPARES_MAX]   # full, waiting for maintain() to unmap them
+    cdef int retired_count
+    cdef void *wake              # pthread condition: a spare was taken, or close() was called
+    cdef void *sync_lock         # pthread mutex: one msync at a time, later callers share it
+    cdef uint64_t synced         # last sequence known to be durable
+    cdef int sync_each           # append returns after msync
+    cdef int closing
+    cdef uint64_t oversized      # payloads refused for their size
+    # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns the
+    # sequence inside the lock.
     cdef uint64_t append(self, const uint8_t *payload, size_t n) noexcept nogil
