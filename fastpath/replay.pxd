@@ -1,0 +1,26 @@
+"""Repeated requests: the same caller, request id and content get the same answer, and count once."""
+from fastpath.wire cimport Out
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef enum:
+    REPLAY_NEW = 0          # decide it; replay_answer or replay_forget must follow
+    REPLAY_ANSWERED = 1     # the earlier answer was written
+    REPLAY_PENDING = 2      # the first call with this id is still being decided
+    REPLAY_REUSED = 3       # the id was used for another content
+    REPLAY_UNTRACKED = 4    # decide it; there was no room to remember it
+
+
+cdef struct ReplayKey:
+    uint8_t caller[32]      # SHA-256 of kind, SPIFFE ID and request id
+    uint8_t content[32]     # SHA-256 of the request's bytes
+    uint64_t generation     # an answer holds while generation, epoch and revision are the same
+    uint64_t epoch
+    uint64_t revision       # of mapping and bundles
+
+
+cdef class Replay:
+    cdef void *memory       # Store (replay.pyx)
+    cdef int begin(self, const ReplayKey *key, int64_t now_ns, Out *reply) noexcept nogil
+    cdef void answer(self, const ReplayKey *key, const Out *reply) noexcept nogil
+    cdef void forget(self, const ReplayKey *key) noexcept nogil
