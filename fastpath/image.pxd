@@ -67,7 +67,8 @@ cdef struct Header:      # at offset 0
     uint64_t off_constants     # Cell[constant_count]
     uint64_t constant_count
     Span any_policies          # uint32_t[]: policies whose scope is filed under nothing
-    Span extras_read           # text: names under `context` that are not columns and that some policy reads, NUL-separated, sorted
+    Span extras_read           # text: names under `context` that are not columns and that some policy reads, NUL-separated, sorted;
+                               # "*" as well when some policy reads `context` whole (then "http" and "input" stand there too)
     Span input_actions         # InputShape[], sorted by node index of the action
 
 
@@ -111,7 +112,8 @@ cdef struct Policy:
     uint32_t resource_uid
     uint32_t resource_type
     uint32_t code_words      # 0: no conditions, satisfied when the scope matches
-    uint64_t off_action_list # uint32_t node indexes, ascending, no duplicates
+    uint64_t off_action_list # uint32_t node indexes, ascending, no duplicates; when filed by its action the policy stands in
+                             # action_in of every member, so one request may meet it more than once
     uint32_t action_count
     uint32_t stack           # value stack depth of the program
     uint64_t code            # index of the first word in the code section; links share their template's

@@ -82,7 +82,9 @@ cpdef enum Op:
     OP_COUNT = 64
 
 
-# `e is T in x` is compiled as: e, DUP, IS T, AND, x, IN (see sidecar/policy/program.py for the stack order).
+# `e is T in x` is compiled as: e, DUP, IS T, BRANCH no, x, IN, JUMP end, no: IS "" (pops e, which is an entity, and pushes
+# false: no type has the empty name), end. Every path leaves one value, and e is evaluated once.
+# OP_RAISE counts as pushing one value, so that a walk over the words in their order sees the same stack on every path.
 # Pattern coding of OP_LIKE's constant: the pattern's text with byte 0xFF for each wildcard (0xFF never occurs in UTF-8).
 
 
