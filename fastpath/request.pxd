@@ -59,3 +59,7 @@ cdef struct Request:
     int64_t started_ns       # monotonic, when the call's bytes were handed to us
     int64_t started_unix_ns  # wall clock at the same moment
     int64_t deadline_ns      # monotonic; a decision after it is ERROR `late`
+
+
+# Make `request` empty: all zero, columns absent, extras an empty record. Doors call it first, then set door, times and deadline.
+cdef void request_init(Request *request) noexcept nogil
