@@ -1,11 +1,111 @@
 """Protobuf in and out, without a Python object: a bounded, total reader and a writer into memory the caller owns."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, strlen
 
 
 cdef struct Text:        # borrowed bytes
     const char *p
     uint32_t n
+
+
+cdef inline Text text_of(const char *literal) noexcept nogil:
+    """A NUL-terminated literal; static memory."""
+    cdef Text t
+    t.p = literal
+    t.n = <uint32_t> strlen(literal)
+    return t
+
+
+cdef inline bint text_is(Text t, const char *literal) noexcept nogil:
+    cdef size_t n = strlen(literal)
+    return t.n == n and memcmp(t.p, literal, n) == 0
+
+
+cdef inline bint text_equal(Text a, Text b) noexcept nogil:
+    return a.n == b.n and (a.n == 0 or memcmp(a.p, b.p, a.n) == 0)
+
+
+# Order of the bytes: negative, 0 or positive.
+cdef int text_compare(Text a, Text b) noexcept nogil
+# Whether n bytes are UTF-8 (RFC 3629: no surrogates, nothing overlong, nothing above U+10FFFF).
+cdef bint utf8_valid(const char *p, size_t n) noexcept nogil
+# The length of the longest part from the start that is UTF-8; n when all is.
+cdef size_t utf8_prefix(const char *p, size_t n) noexcept nogil
+
+
+# ---------------------------------------------------------------- reader
+
+
+cpdef enum WireType:
+    WIRE_VARINT = 0
+    WIRE_FIXED64 = 1
+    WIRE_BYTES = 2           # string, bytes or message
+    WIRE_GROUP = 3
+    WIRE_GROUP_END = 4
+    WIRE_FIXED32 = 5
+
+
+cpdef enum WireError:
+    WIRE_OK = 0
+    WIRE_BAD_VARINT = 1      # more than 10 bytes, or no last byte
+    WIRE_BAD_TAG = 2         # field 0, wire type 6 or 7, or more than 32 bits
+    WIRE_TRUNCATED = 3       # a length or fixed value that leads past the end
+    WIRE_BAD_GROUP = 4       # a group end that ends no group, or another one
+    WIRE_TOO_DEEP = 5        # messages and groups below the root nested more than WIRE_DEPTH_MAX deep
+    WIRE_BAD_UTF8 = 6        # in a string field
+
+
+cdef enum:
+    WIRE_DEPTH_MAX = 100     # as protobuf's own readers
+    SHAPE_FIELDS_MAX = 16    # field numbers that a Shape can name: 1 to 15
+
+
+cdef struct Reader:          # a position in one message
+    const uint8_t *p
+    const uint8_t *end
+    int depth                # how many messages and groups may still be nested below this message
+    int error                # WireError; once set nothing more is read
+
+
+cdef struct WireField:       # one field as it stands on the wire
+    uint32_t number
+    uint32_t type            # WIRE_VARINT, WIRE_FIXED64, WIRE_BYTES or WIRE_FIXED32
+    uint64_t v               # of a varint (its low 64 bits) or a fixed value
+    Text bytes               # of WIRE_BYTES, borrowed
+
+
+cpdef enum ShapeKind:
+    SHAPE_UNKNOWN = 0        # not in the message type: skipped, whatever it holds
+    SHAPE_VARINT = 1
+    SHAPE_FIXED64 = 2
+    SHAPE_FIXED32 = 3
+    SHAPE_STRING = 4         # must be UTF-8
+    SHAPE_BYTES = 5
+    SHAPE_MESSAGE = 6
+
+
+cdef struct Shape:           # a message type, as much of it as decides whether bytes are one
+    uint8_t kind[SHAPE_FIELDS_MAX]             # ShapeKind by field number
+    const Shape *message[SHAPE_FIELDS_MAX]     # shape of SHAPE_MESSAGE fields
+
+
+cdef inline void reader_open(Reader *r, Text message) noexcept nogil:
+    """Read `message` as a root."""
+    r.p = <const uint8_t *> message.p
+    r.end = r.p + message.n
+    r.depth = WIRE_DEPTH_MAX
+    r.error = WIRE_OK
+
+
+# Read the next field into `f`; groups are skipped. False at the end or on an error (`r.error`).
+cdef bint reader_next(Reader *r, WireField *f) noexcept nogil
+# Whether n bytes are a message of this shape, all nested messages included: a WireError. The verdict is upb's. After WIRE_OK
+# `reader_next` cannot fail on the message and on those in it.
+cdef int wire_check(const void *p, size_t n, const Shape *shape) noexcept nogil
+# Set one field of a shape that is being built (at import).
+cdef void shape_field(Shape *shape, int number, int kind, const Shape *message) noexcept nogil
+# Shape of google.protobuf.Struct.
+cdef const Shape *shape_struct() noexcept nogil
 
 
 # ---------------------------------------------------------------- writer
