@@ -73,7 +73,29 @@ cpdef enum Column:
 
 
 from fastpath.value cimport Cell
+from fastpath.wire cimport Text
+from libc.stdint cimport uint8_t, uint32_t
+
+
+cdef enum:
+    GROUP_MAX = 24           # columns of one group, and groups
+
+
+cdef struct ColumnMember:
+    Text key                 # last segment of the column's path
+    uint8_t column           # Column
+
+
+cdef struct ColumnGroup:     # one attribute of `context` that the sidecar alone sets
+    Text name
+    uint8_t whole            # 1: the attribute is itself the column members[0] (`dest`)
+    uint32_t count
+    ColumnMember members[GROUP_MAX]   # by key bytes
 
 
 # Fill COLUMN_COUNT cells with the absent values. Borrows static memory only.
 cdef void columns_absent(Cell *columns) noexcept nogil
+# All groups, by name bytes; static memory.
+cdef const ColumnGroup *column_groups(uint32_t *count) noexcept nogil
+# The group named so, or NULL.
+cdef const ColumnGroup *column_group(const char *name, uint32_t n) noexcept nogil

@@ -11,7 +11,9 @@ from fastpath.value cimport (
     cell_string,
     uid_hash,
 )
-from libc.stdint cimport int64_t
+from fastpath.value cimport text_compare
+from fastpath.wire cimport Text
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy, memset
 
 # path, kind, absent value. `None` means that the attribute itself is absent.
@@ -91,6 +93,8 @@ if len(COLUMNS) != COLUMN_COUNT:
 
 # INVARIANT (static columns): text and uid behind absent values live for the life of the process.
 cdef Cell absent[COLUMN_COUNT]
+cdef ColumnGroup groups[GROUP_MAX]
+cdef uint32_t group_count = 0
 cdef list _keep = []
 
 
@@ -125,6 +129,47 @@ cdef int _absent_fill() except -1:
     return 0
 
 
+cdef Text _static_text(str text):
+    cdef bytes data = text.encode()
+    cdef Text kept
+    _keep.append(data)
+    kept.p = data
+    kept.n = <uint32_t> len(data)
+    return kept
+
+
+cdef int _groups_fill() except -1:
+    """Order both levels by bytes once, so that records built from columns need no sorting per call."""
+    global group_count
+    cdef ColumnGroup *group
+    for name in sorted(RESERVED):
+        members = sorted((path.rpartition(".")[2], i) for i, (path, _, _) in enumerate(COLUMNS) if path.split(".")[0] == name)
+        if group_count == GROUP_MAX or len(members) > GROUP_MAX:
+            raise ImportError("columns.pxd: GROUP_MAX is too small")
+        group = &groups[group_count]
+        group.name = _static_text(name)
+        group.whole = members[0][0] == name
+        group.count = <uint32_t> len(members)
+        for at, (key, column) in enumerate(members):
+            group.members[at].key = _static_text(key)
+            group.members[at].column = column
+        group_count += 1
+    return 0
+
+
+cdef const ColumnGroup *column_groups(uint32_t *count) noexcept nogil:
+    count[0] = group_count
+    return groups
+
+
+cdef const ColumnGroup *column_group(const char *name, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(group_count):
+        if text_compare(groups[i].name.p, groups[i].name.n, name, n) == 0:
+            return &groups[i]
+    return NULL
+
+
 cdef void columns_absent(Cell *columns) noexcept nogil:
     cdef int i
     cdef int64_t shift = <const char *> absent - <const char *> columns
@@ -136,3 +181,4 @@ cdef void columns_absent(Cell *columns) noexcept nogil:
 
 
 _absent_fill()
+_groups_fill()

@@ -105,6 +105,10 @@ cdef void cell_entity(Cell *c, const Uid *u) noexcept nogil                # bor
 cdef int cell_compare(const Cell *a, const Cell *b) noexcept nogil
 cdef bint uid_equal(const Uid *a, const Uid *b) noexcept nogil
 cdef uint64_t uid_hash(const char *text, uint32_t type_len, uint32_t id_len) noexcept nogil
+# XXH3-64 of a type's text, seed 0: the hash of a type slot. Python: fastpath.value.text_hash.
+cdef uint64_t type_hash(const char *text, uint32_t n) noexcept nogil
+# Order of two texts as cell_compare has it: negative, 0 or positive.
+cdef int text_compare(const char *a, uint32_t a_len, const char *b, uint32_t b_len) noexcept nogil
 # A Uid built in the arena (index and type_index UID_UNKNOWN until table_resolve), or NULL with a.failed set.
 cdef Uid *uid_make(Arena *a, const char *type_, uint32_t type_len, const char *id_, uint32_t id_len) noexcept nogil
 # Sort and deduplicate n cells in place into set order; returns the new count.

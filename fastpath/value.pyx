@@ -52,6 +52,10 @@ cdef uint64_t uid_hash(const char *text, uint32_t type_len, uint32_t id_len) noe
     return XXH3_64bits_withSeed(text, <size_t> type_len + id_len, type_len)
 
 
+cdef uint64_t type_hash(const char *text, uint32_t n) noexcept nogil:
+    return XXH3_64bits(text, n)
+
+
 cdef bint uid_equal(const Uid *a, const Uid *b) noexcept nogil:
     if a is b:
         return True
@@ -79,7 +83,7 @@ cdef Uid *uid_make(Arena *a, const char *type_, uint32_t type_len, const char *i
 # ---------------------------------------------------------------- order
 
 
-cdef inline int compare_bytes(const char *a, uint32_t a_len, const char *b, uint32_t b_len) noexcept nogil:
+cdef int text_compare(const char *a, uint32_t a_len, const char *b, uint32_t b_len) noexcept nogil:
     cdef int order = memcmp(a, b, a_len if a_len < b_len else b_len)
     if order:
         return order
@@ -94,8 +98,8 @@ cdef int compare_uid(const Uid *a, const Uid *b) noexcept nogil:
     cdef int order
     if uid_equal(a, b):
         return 0
-    order = compare_bytes(uid_type(a), a.type_len, uid_type(b), b.type_len)
-    return order if order else compare_bytes(uid_id(a), a.id_len, uid_id(b), b.id_len)
+    order = text_compare(uid_type(a), a.type_len, uid_type(b), b.type_len)
+    return order if order else text_compare(uid_id(a), a.id_len, uid_id(b), b.id_len)
 
 
 cdef int compare_ip(const Ip *a, const Ip *b) noexcept nogil:
@@ -119,7 +123,7 @@ cdef int compare_cells(const Cell *a, const Cell *b, uint32_t n) noexcept nogil:
 cdef int compare_string(const Cell *a, const Cell *b) noexcept nogil:
     # INVARIANT (sanitised text): altered text differs from every text that was not altered, whatever its bytes.
     cdef int order = <int> (a.flags & CELL_SANITISED) - <int> (b.flags & CELL_SANITISED)
-    return order if order else compare_bytes(<const char *> cell_at(a), a.n, <const char *> cell_at(b), b.n)
+    return order if order else text_compare(<const char *> cell_at(a), a.n, <const char *> cell_at(b), b.n)
 
 
 cdef int cell_compare(const Cell *a, const Cell *b) noexcept nogil:
@@ -227,7 +231,7 @@ cdef const Cell *record_get(const Cell *record, const char *key, uint32_t n) noe
     cdef int order
     while low < high:
         middle = low + (high - low) // 2
-        order = compare_bytes(<const char *> cell_at(&fields[middle].key), fields[middle].key.n, key, n)
+        order = text_compare(<const char *> cell_at(&fields[middle].key), fields[middle].key.n, key, n)
         if order == 0:
             return &fields[middle].value
         if order < 0:
@@ -250,7 +254,7 @@ def _uid_hash(str type_, str id_):
 def text_hash(str text):
     """The XXH3-64 (seed 0) of a text, as used for type slots."""
     cdef bytes data = text.encode()
-    return XXH3_64bits(<const char *> data, len(data))
+    return type_hash(<const char *> data, <uint32_t> len(data))
 
 
 # The Python name is that of the C function, which Cython keeps for itself.
