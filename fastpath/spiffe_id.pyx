@@ -59,7 +59,7 @@ CAUSES = {
     SpiffeIdError.SPIFFE_ID_TOO_LONG: "it is longer than 2048 bytes",
     SpiffeIdError.SPIFFE_ID_SCHEME: "it does not begin with `spiffe://`",
     SpiffeIdError.SPIFFE_ID_TRUST_DOMAIN: "its trust domain must be 1 to 255 bytes of a-z, 0-9, `.`, `-` and `_`",
-    SpiffeIdError.SPIFFE_ID_PATH: "its path must be segments of A-Z, a-z, 0-9, `.`, `-` and `_` without a trailing slash",
+    SpiffeIdError.SPIFFE_ID_PATH: "its path must be segments of A-Z, a-z, 0-9, `.`, `-` and `_`, without a last slash",
 }
 SHOWN_MAX = 120
 
@@ -81,6 +81,7 @@ def parse(str text):
     cdef uint32_t trust_domain_len = 0
     error = spiffe_id_check(data, len(data), &trust_domain_len)
     if error:
-        raise IdentityError(f"`{text[:SHOWN_MAX].encode('ascii', 'backslashreplace').decode()}` is not a SPIFFE ID: {CAUSES[error]}")
+        shown = text[:SHOWN_MAX].encode("unicode_escape").decode()
+        raise IdentityError(f"`{shown}` is not a SPIFFE ID: {CAUSES[error]}")
     end = SPIFFE_SCHEME_LEN + trust_domain_len
     return SpiffeId(text[SPIFFE_SCHEME_LEN:end], text[end:])
