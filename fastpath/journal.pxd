@@ -1,8 +1,7 @@
 """The decision journal: memory-mapped segments that a call writes without a system call.
 
-A segment starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16] journal id}. Frames follow.
-A frame is {uint32_t length of payload, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, zero padding to 8}; length 0 ends
-what is written. The length is stored last, so that a torn frame reads as the end.
+The layout of a segment and its frames is in fastpath/frames.pxd. The length of a frame is stored last, so that a torn frame
+reads as the end.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -11,13 +10,6 @@ cpdef enum JournalState:
     JOURNAL_OK = 0
     JOURNAL_FULL = 1      # no segment is free and the operator chose to stop
     JOURNAL_FAILED = 2    # the store failed or is closed; stays so until reopened
-
-
-cpdef enum JournalLayout:
-    SEGMENT_VERSION = 1
-    SEGMENT_HEADER = 32   # bytes before the first frame
-    FRAME_HEADER = 16     # bytes before a payload
-    PAYLOAD_BYTES_MAX = 65536   # a longer payload is refused
 
 
 cdef enum:
@@ -34,8 +26,8 @@ cdef class Journal:
     cdef uint8_t *segment        # mapped current segment
     cdef size_t at               # next byte to write
     cdef size_t size             # of a segment
-    cdef uint64_t next_sequence
-    cdef int state               # JournalState
+    cdef readonly uint64_t next_sequence
+    cdef readonly int state               # JournalState
     cdef object _impl            # file handles, directory, spare segment: under the GIL only
     cdef void *lock              # pthread mutex: calls of several threads append one at a time
     cdef Slot current            # the slot behind `segment`
@@ -47,6 +39,7 @@ cdef class Journal:
     cdef void *sync_lock         # pthread mutex: one msync at a time, later callers share it
     cdef uint64_t synced         # last sequence known to be durable
     cdef int sync_each           # append returns after msync
+    cdef int work                # maintain() has something to do
     cdef int closing
     cdef uint64_t oversized      # payloads refused for their size
     # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns the

@@ -1,0 +1,37 @@
+"""Frames of the decision journal: {uint32_t length, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, zeros to 8}.
+
+A segment file starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16] journal id}; frames
+follow; length 0 ends what is written.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cpdef enum FrameLayout:
+    SEGMENT_VERSION = 1
+    SEGMENT_HEADER = 32   # bytes before the first frame
+    FRAME_HEADER = 16     # bytes before a payload
+    PAYLOAD_BYTES_MAX = 65536   # a longer payload is refused
+
+
+cdef inline size_t frame_bytes(size_t payload_bytes) noexcept nogil:
+    return (FRAME_HEADER + payload_bytes + 7) & ~(<size_t> 7)
+
+
+# CRC32C (RFC 3720 appendix B.4) of the 8 bytes of `sequence` and the payload.
+cdef uint32_t frame_crc(uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil
+# Write one frame into zeroed memory with room for frame_bytes(n); its length becomes visible last.
+cdef void frame_put(uint8_t *at, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil
+
+
+cdef class Frames:
+    """Reads frames in order, from a file that may still grow or from bytes."""
+    cdef readonly size_t offset      # of the next frame
+    cdef readonly uint64_t sequence  # of the last frame given; 0 before the first
+    cdef readonly str damage         # why reading stopped before the end, else ""
+    cdef int fd                      # -1: `chunk` is all there is
+    cdef bytes chunk                 # what was read of the file last
+    cdef size_t chunk_at             # offset of the first byte of `chunk`
+
+    cdef const uint8_t *look(self, size_t at, size_t n)
+    cdef int forget(self) except -1
+    cdef str judge(self, size_t at, uint64_t *sequence, uint32_t *length)

@@ -1,0 +1,42 @@
+"""Frames of the decision journal, written and read."""
+
+import os
+from collections.abc import Iterator
+from enum import IntEnum
+
+class FrameLayout(IntEnum):
+    SEGMENT_VERSION = 1
+    SEGMENT_HEADER = 32
+    FRAME_HEADER = 16
+    PAYLOAD_BYTES_MAX = 65536
+
+class Frames(Iterator[tuple[int, bytes]]):
+    """Frames in order as (sequence, payload). At the end, iteration stops and may be resumed when the file has grown."""
+
+    offset: int
+    """Of the next frame."""
+    sequence: int
+    """Of the last frame given; 0 before the first."""
+    damage: str
+    """Why reading stopped before the end ("length", "checksum", "cut short"), else empty."""
+    def __init__(self, source: str | os.PathLike[str] | bytes, from_offset: int = 32) -> None: ...
+    def __iter__(self) -> Frames: ...
+    def __next__(self) -> tuple[int, bytes]: ...
+    def close(self) -> None: ...
+    def resync(self) -> bool:
+        """Go to the next whole frame behind damage; False when there is none (then `offset` stays)."""
+
+def read_frames(source: str | os.PathLike[str] | bytes, from_offset: int = 32) -> Frames:
+    """Frames of one segment (path, or its bytes); safe while a writer goes on. OSError when the file cannot be opened."""
+
+def frame(sequence: int, payload: bytes) -> bytes:
+    """One encoded frame. ValueError when the payload is empty or longer than PAYLOAD_BYTES_MAX."""
+
+def crc32c(data: bytes, *, portable: bool = False) -> int:
+    """CRC32C (RFC 3720 appendix B.4); `portable` uses the table even where the processor has the instruction."""
+
+def gap_record(first_sequence: int, last_sequence: int, cause: str) -> bytes:
+    """An encoded remit.decisions.v1.Record that says which records are missing and why; `cause` is cut at 512 bytes."""
+
+def gap_range(payload: bytes) -> tuple[int, int] | None:
+    """(first, last) sequence that the Gap record in `payload`, as gap_record writes it, stands for; None for other records."""

@@ -1,0 +1,455 @@
+"""The decision journal: appends without a system call, everything else under the GIL.
+
+Locks, outermost first: `_impl.turn` (one maintainer), `sync_lock` (a mapping that is being synced stays mapped), `lock` (the writer).
+"""
+import os
+import threading
+from pathlib import Path
+
+from fastpath.c.pthread cimport (
+    pthread_cond_destroy,
+    pthread_cond_init,
+    pthread_cond_signal,
+    pthread_cond_t,
+    pthread_cond_timedwait,
+    pthread_condattr_destroy,
+    pthread_condattr_init,
+    pthread_condattr_setclock,
+    pthread_condattr_t,
+    pthread_mutex_destroy,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_unlock,
+)
+from fastpath.frames cimport FRAME_HEADER, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
+
+from fastpath.frames import gap_record, read_frames  # noqa: F401 - the reader belongs to the journal's face
+from fastpath.spool import Spool, list_segments
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memmove, memset
+from posix.mman cimport MS_SYNC, msync
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+SEGMENT_BYTES = 16 << 20
+CAP_BYTES = 2 << 30
+SEGMENT_BYTES_MIN = 4096
+RETRY_MS = 200           # between tries to get a spare segment while there is none
+IDLE_MS = 1000
+
+
+cdef class Journal:
+    def __cinit__(self):
+        cdef pthread_condattr_t attributes
+        self.state = JOURNAL_FAILED
+        self.lock = calloc(1, sizeof(pthread_mutex_t))
+        self.sync_lock = calloc(1, sizeof(pthread_mutex_t))
+        self.wake = calloc(1, sizeof(pthread_cond_t))
+        if self.lock == NULL or self.sync_lock == NULL or self.wake == NULL:
+            raise MemoryError
+        pthread_mutex_init(<pthread_mutex_t *> self.lock, NULL)
+        pthread_mutex_init(<pthread_mutex_t *> self.sync_lock, NULL)
+        pthread_condattr_init(&attributes)
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        pthread_cond_init(<pthread_cond_t *> self.wake, &attributes)
+        pthread_condattr_destroy(&attributes)
+
+    def __init__(self, directory, *, size_t segment_bytes=SEGMENT_BYTES, uint64_t cap_bytes=CAP_BYTES, str on_full="deny",
+                 str sync="none", int sync_ms=100, bint helper=True):
+        if on_full not in ("deny", "drop_oldest"):
+            raise ValueError(f"`on_full` is `{on_full}`; it is `deny` or `drop_oldest`")
+        if sync not in ("none", "interval", "each"):
+            raise ValueError(f"`sync` is `{sync}`; it is `none`, `interval` or `each`")
+        if segment_bytes < SEGMENT_BYTES_MIN or cap_bytes < 2 * segment_bytes:
+            raise ValueError(f"`segment_bytes` is at least {SEGMENT_BYTES_MIN} and fits twice into `cap_bytes`")
+        self.size = segment_bytes
+        self.sync_each = sync == "each"
+        self._impl = _Keeper(Spool(Path(directory), segment_bytes, cap_bytes), on_full, sync, sync_ms)
+        try:
+            self._open()
+        except BaseException:
+            self._release(clean=False)
+            raise
+        if helper:
+            self._impl.thread = threading.Thread(target=self._maintain_always, name="remit-journal", daemon=True)
+            self._impl.thread.start()
+
+    def __dealloc__(self):
+        if self.lock != NULL:
+            pthread_mutex_destroy(<pthread_mutex_t *> self.lock)
+            pthread_mutex_destroy(<pthread_mutex_t *> self.sync_lock)
+            pthread_cond_destroy(<pthread_cond_t *> self.wake)
+        free(self.lock)
+        free(self.sync_lock)
+        free(self.wake)
+
+    def _open(self):
+        spool = self._impl.spool
+        first_free, gaps = spool.recover(durable=self.sync_each)
+        spool.save(clean=False)
+        self.next_sequence = first_free
+        self.synced = first_free - 1
+        self._add_spare()
+        self.state = JOURNAL_OK
+        for last, cause in gaps:
+            payload = gap_record(self.next_sequence, last, cause)
+            self.next_sequence = last
+            self.append_bytes(payload)
+        self.maintain()
+
+    # ------------------------------------------------------------------ append
+
+    cdef uint64_t append(self, const uint8_t *payload, size_t n) noexcept nogil:
+        cdef size_t need = frame_bytes(n)
+        cdef uint64_t sequence
+        if n == 0 or n > PAYLOAD_BYTES_MAX or need > self.size - SEGMENT_HEADER:
+            self.oversized += 1
+            return 0
+        pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+        if self.state == JOURNAL_FAILED or ((self.segment == NULL or self.size - self.at < need) and not _rotate(self)):
+            if self.state == JOURNAL_OK:
+                self.state = JOURNAL_FULL
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+            return 0
+        sequence = self.next_sequence
+        frame_put(self.segment + self.at, sequence, payload, n)
+        self.at += need
+        self.next_sequence = sequence + 1
+        if self.current.first_sequence == 0:
+            self.current.first_sequence = sequence
+            self.work = 1
+            pthread_cond_signal(<pthread_cond_t *> self.wake)
+        pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+        if self.sync_each and _sync(self, sequence) != 0:
+            return 0
+        return sequence
+
+    def append_bytes(self, bytes payload not None):
+        cdef const uint8_t *p = <const uint8_t *> <const char *> payload
+        cdef size_t n = len(payload)
+        cdef uint64_t sequence
+        with nogil:
+            sequence = self.append(p, n)
+        return sequence
+
+    # ------------------------------------------------------------------ upkeep
+
+    def maintain(self):
+        """Name and unmap what the writer has passed, sync what is due, and allocate what it needs next."""
+        with self._impl.turn:
+            if self._impl.spool is None:
+                return
+            self._name_and_retire()
+            if self._impl.sync != "none":
+                self._sync_all()
+            self._refill()
+
+    def _name_and_retire(self):
+        cdef Slot passed[SPARES_MAX]
+        cdef Slot current
+        cdef int count, i
+        cdef int failed = 0
+        cdef bint sync = self._impl.sync != "none"
+        cdef pthread_mutex_t *lock = <pthread_mutex_t *> self.lock
+        with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> self.sync_lock)
+            pthread_mutex_lock(lock)
+            count = self.retired_count
+            for i in range(count):
+                passed[i] = self.retired[i]
+            self.retired_count = 0
+            current = self.current
+            pthread_mutex_unlock(lock)
+            # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
+            for i in range(count if sync else 0):
+                failed |= msync(passed[i].map, self.size, MS_SYNC) != 0
+            if failed:
+                self.state = JOURNAL_FAILED
+            pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
+        spool = self._impl.spool
+        for i in range(count):
+            spool.name(passed[i].id, passed[i].first_sequence)
+            spool.release(passed[i].id)
+        if current.first_sequence:
+            spool.name(current.id, current.first_sequence)
+
+    def _sync_all(self):
+        cdef int failed
+        with nogil:
+            failed = _sync(self, self.next_sequence - 1)
+        if failed:
+            self._impl.problem = "syncing the journal failed; the disk does not take writes"
+
+    def _refill(self):
+        """Keep spares ahead of the writer, as far as the cap and the disk allow."""
+        impl = self._impl
+        try:
+            while self.spare_count < SPARES_MAX:
+                if impl.spool.has_room():
+                    self._add_spare()
+                elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
+                    break
+            impl.problem = impl.problem if self.state == JOURNAL_FAILED else ""
+        except OSError as error:
+            # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows here and nowhere else.
+            impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
+            if impl.on_full == "drop_oldest" and self.spare_count == 0:
+                impl.spool.drop_oldest()
+
+    def _add_spare(self):
+        cdef Py_buffer view
+        cdef Slot slot
+        number, mapped = self._impl.spool.create()
+        PyObject_GetBuffer(mapped, &view, PyBUF_WRITABLE)
+        slot.map, slot.id, slot.first_sequence = <uint8_t *> view.buf, number, 0
+        PyBuffer_Release(&view)   # the spool holds the mapping until `release`
+        pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+        self.spares[self.spare_count] = slot
+        self.spare_count += 1
+        if self.state == JOURNAL_FULL:
+            self.state = JOURNAL_OK
+        pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+
+    def _maintain_always(self):
+        cdef int64_t wait_ms
+        cdef bint closing
+        impl = self._impl
+        while True:
+            wait_ms = RETRY_MS if self.spare_count == 0 else impl.sync_ms if impl.sync == "interval" else IDLE_MS
+            with nogil:
+                closing = _wait(self, wait_ms)
+            if closing:
+                return
+            try:
+                self.maintain()
+            except OSError as error:
+                # The writer goes on in what it has; readiness and the next try say so.
+                impl.problem = f"upkeep of the journal failed: {error.strerror or error}"
+
+    # ------------------------------------------------------------------ upstream and readers
+
+    @property
+    def id(self):
+        return self._impl.id
+
+    @property
+    def directory(self):
+        return self._impl.directory
+
+    @property
+    def problem(self):
+        return self._impl.problem
+
+    def segments(self):
+        return list_segments(self._impl.directory)
+
+    def acknowledged(self):
+        with self._impl.turn:
+            spool = self._impl.open_spool()
+            return spool.acknowledged, spool.acknowledged_hash
+
+    def acknowledge(self, uint64_t sequence, bytes digest not None):
+        with self._impl.turn:
+            spool = self._impl.open_spool()
+            self._name_and_retire()
+            spool.acknowledge(sequence, digest)
+        with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+            self.work = 1
+            pthread_cond_signal(<pthread_cond_t *> self.wake)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+
+    def mend(self, uint64_t first_sequence):
+        with self._impl.turn:
+            spool = self._impl.open_spool()
+            self._name_and_retire()
+            if self.current.first_sequence == first_sequence:
+                with nogil:
+                    _leave(self)
+                self._name_and_retire()
+            held = list_segments(spool.directory)
+            at = next((i for i, segment in enumerate(held) if segment.first_sequence == first_sequence), None)
+            if at is not None:
+                behind = held[at + 1].first_sequence if at + 1 < len(held) else self.next_sequence
+                spool.mend(held[at].path, first_sequence, behind)
+
+    def writable(self):
+        return self.state == JOURNAL_OK and (self.spare_count > 0 or (
+            self.segment != NULL and self.size - self.at >= frame_bytes(min(PAYLOAD_BYTES_MAX, self.size // 4))))
+
+    def counters(self):
+        with self._impl.turn:
+            spool = self._impl.open_spool()
+            unused = self.spare_count * self.size + (self.size - self.at if self.segment != NULL else 0)
+            return {
+                "next_sequence": self.next_sequence,
+                "acknowledged": spool.acknowledged,
+                "bytes": max(0, spool.bytes_held() - unused),
+                "oversized": self.oversized,
+                "dropped_segments": spool.dropped_segments,
+                "mended_segments": spool.mended_segments,
+            }
+
+    # ------------------------------------------------------------------ end
+
+    def close(self):
+        """Stop the helper, cut the current segment at its end, give the directory back. Appends are refused from now on."""
+        impl = self._impl
+        if impl is None or impl.spool is None:
+            return
+        with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+            self.closing = 1
+            if self.state != JOURNAL_FAILED:
+                _sync_locked(self)
+            self.state = JOURNAL_FAILED
+            pthread_cond_signal(<pthread_cond_t *> self.wake)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+        if impl.thread is not None:
+            impl.thread.join()
+        with impl.turn:
+            self._release(clean=True)
+
+    def _release(self, *, clean):
+        cdef size_t end = self.at
+        cdef Slot last = self.current
+        spool = self._impl.spool
+        try:
+            if clean:
+                self._name_and_retire()
+            with nogil:
+                # Whoever still syncs has the lock; after this no mapping is reachable.
+                pthread_mutex_lock(<pthread_mutex_t *> self.sync_lock)
+                pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+                self.segment = NULL
+                memset(&self.current, 0, sizeof(Slot))
+                self.spare_count = 0
+                pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+                pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
+            if clean and last.map != NULL:
+                spool.release(last.id, end)
+            spool.close(clean=clean)
+        finally:
+            self._impl.spool = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class _Keeper:
+    """What the journal needs of Python: the directory, the operator's choices, the helper thread."""
+
+    def __init__(self, spool, on_full, sync, sync_ms):
+        self.spool = spool
+        self.id = spool.id
+        self.directory = spool.directory
+        self.on_full = on_full
+        self.sync = sync
+        self.sync_ms = sync_ms
+        self.turn = threading.RLock()
+        self.thread = None
+        self.problem = ""
+
+    def open_spool(self):
+        if self.spool is None:
+            raise ValueError(f"journal `{self.directory}` is closed")
+        return self.spool
+
+
+cdef bint _leave(Journal j) noexcept nogil:
+    """Retire the current segment; the next append takes a spare. False when that cannot be."""
+    cdef bint can
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    can = j.segment != NULL and j.retired_count < SPARES_MAX
+    if can:
+        j.retired[j.retired_count] = j.current
+        j.retired_count += 1
+        j.segment = NULL
+        memset(&j.current, 0, sizeof(Slot))
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    return can
+
+
+cdef bint _rotate(Journal j) noexcept nogil:
+    """Take the next spare; false when there is none. The caller holds `lock`."""
+    if j.spare_count == 0 or (j.segment != NULL and j.retired_count == SPARES_MAX):
+        return False
+    if j.segment != NULL:
+        j.retired[j.retired_count] = j.current
+        j.retired_count += 1
+    j.current = j.spares[0]
+    j.spare_count -= 1
+    memmove(j.spares, j.spares + 1, j.spare_count * sizeof(Slot))
+    j.segment = j.current.map
+    j.at = SEGMENT_HEADER
+    return True
+
+
+cdef int _sync_locked(Journal j) noexcept nogil:
+    """Write out all that is mapped; the caller holds what keeps it mapped. 0, or 1 with the journal failed."""
+    cdef int i
+    cdef int failed = 0
+    for i in range(j.retired_count):
+        failed |= msync(j.retired[i].map, j.size, MS_SYNC) != 0
+    if j.segment != NULL:
+        failed |= msync(j.segment, j.at, MS_SYNC) != 0
+    return failed
+
+
+cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
+    """Make everything up to `sequence` durable; callers that waited share one msync. 0, or 1 with the journal failed."""
+    cdef Slot slots[SPARES_MAX + 1]
+    cdef size_t bytes_used[SPARES_MAX + 1]
+    cdef int count, i
+    cdef int failed = 0
+    cdef uint64_t upto
+    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
+    if j.synced >= sequence:
+        pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+        return 0
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    count = j.retired_count
+    for i in range(count):
+        slots[i] = j.retired[i]
+        bytes_used[i] = j.size
+    if j.segment != NULL:
+        slots[count] = j.current
+        bytes_used[count] = j.at
+        count += 1
+    upto = j.next_sequence - 1
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    for i in range(count):
+        failed |= msync(slots[i].map, bytes_used[i], MS_SYNC) != 0
+    if failed:
+        pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+        j.state = JOURNAL_FAILED
+        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    else:
+        j.synced = upto
+    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+    return failed
+
+
+cdef bint _wait(Journal j, int64_t ms) noexcept nogil:
+    """Sleep until a segment was entered, something was acknowledged, or `ms` passed; whether the journal is closing."""
+    cdef timespec until
+    cdef bint closing
+    clock_gettime(CLOCK_MONOTONIC, &until)
+    until.tv_sec += ms // 1000
+    until.tv_nsec += (ms % 1000) * 1000000
+    if until.tv_nsec >= 1000000000:
+        until.tv_sec += 1
+        until.tv_nsec -= 1000000000
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    if not j.closing and not j.work:
+        pthread_cond_timedwait(<pthread_cond_t *> j.wake, <pthread_mutex_t *> j.lock, &until)
+    j.work = 0
+    closing = j.closing
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    return closing

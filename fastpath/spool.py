@@ -1,0 +1,388 @@
+"""The directory of a journal: which files it holds, who may use it, and what a restart makes of them.
+
+    journal               identity and high-water mark, JSON (replaced atomically)
+    cursor                what upstream has acknowledged, JSON (replaced atomically)
+    lock                  flock: one process writes
+    <first sequence>.seg  a segment, named by the sequence of its first frame
+    <n>.spare             a segment allocated ahead; the writer may already be in it, then it is renamed shortly
+    <first>.damaged       a segment as it was before it was mended; the newest few are kept for people
+
+A gap in the sequence never stands alone: a Gap record with the sequence of the last missing record takes its place.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record
+
+MAGIC = b"REMITSEG"
+SEGMENT_HEADER = int(FrameLayout.SEGMENT_HEADER)
+DAMAGED_KEPT = 4
+HASH_BYTES = 32
+FRAME_BYTES_MIN = 24  # a payload has at least one byte
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+CAUSE_DROPPED = "dropped: the journal reached its cap"
+CAUSE_DAMAGED = "damaged: the frames failed their check"
+CAUSE_MISSING = "missing: the segment is gone"
+CAUSE_POWER = "the machine stopped without a clean stop; the last moments before it may be missing"
+CAUSE_BEHIND = "lost here after upstream had acknowledged it"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment file; `first_sequence` is that of its first frame, `size` its bytes on disk."""
+
+    path: Path
+    first_sequence: int
+    size: int
+
+
+def header_of(journal_id: str) -> bytes:
+    """The first SEGMENT_HEADER bytes of a segment of this journal."""
+    return MAGIC + int(FrameLayout.SEGMENT_VERSION).to_bytes(4, "little") + bytes(4) + bytes.fromhex(journal_id)
+
+
+def first_frame_sequence(path: Path) -> int:
+    """Sequence of the first frame, or 0 when there is none yet. OSError when the file is gone."""
+    frames = Frames(path)
+    try:
+        return next((sequence for sequence, _ in frames), 0)
+    finally:
+        frames.close()
+
+
+def list_segments(directory: Path) -> list[Segment]:
+    """Segments with at least one frame, in sequence order; works while a writer renames and removes them."""
+    found = {}
+    for entry in os.scandir(directory):
+        stem, _, kind = entry.name.partition(".")
+        try:
+            if kind == "seg":
+                first = int(stem)
+            elif kind == "spare":
+                first = first_frame_sequence(Path(entry.path))
+            else:
+                continue
+            if first:
+                found[first] = Segment(Path(entry.path), first, entry.stat().st_size)
+        except FileNotFoundError:
+            continue  # renamed or removed meanwhile: the next listing shows it under its name
+    return [found[first] for first in sorted(found)]
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace `path` by a rename that is on disk when this returns. OSError as it comes."""
+    room = path.with_suffix(".tmp")
+    fd = os.open(room, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    room.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_checked(path: Path, fields: dict[str, object]) -> None:
+    """Write a small JSON file that carries its own CRC32C."""
+    text = json.dumps(fields, sort_keys=True)
+    write_durably(path, f"{text}\n{crc32c(text.encode()):08x}\n".encode())
+
+
+def read_checked(path: Path) -> dict[str, object] | None:
+    """What write_checked wrote; None when the file is missing or fails its check."""
+    try:
+        text, crc = path.read_text().splitlines()
+        if int(crc, 16) != crc32c(text.encode()):
+            return None
+        fields = json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def boot_id() -> str:
+    """Changes with every start of the machine; empty where the kernel does not say."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _covers(payload: bytes, expected: int, sequence: int) -> bool:
+    """Whether `payload`, with this sequence, is a Gap that stands for everything from `expected` on."""
+    covered = gap_range(payload)
+    return covered is not None and covered[0] <= expected and covered[1] >= sequence
+
+
+class Spool:
+    """Everything of a journal that is not a native append. Not thread-safe: the journal calls it under its own lock."""
+
+    def __init__(self, directory: Path, segment_bytes: int, cap_bytes: int) -> None:
+        """Take the directory. PermissionError when others may enter it, BlockingIOError when another process has it."""
+        self.directory = directory
+        self.segment_bytes = segment_bytes
+        self.cap_bytes = cap_bytes
+        self.problem = ""
+        self.dropped_segments = 0
+        self.mended_segments = 0
+        self._maps: dict[int, tuple[mmap.mmap, Path]] = {}
+        self._next_id = 1
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & 0o077:
+            raise PermissionError(f"journal directory `{directory}` is open to others; run chmod 700 on it")
+        self._lock = self._take_lock()
+        try:
+            self._load()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _take_lock(self) -> int:
+        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise BlockingIOError(
+                error.errno, f"journal directory `{self.directory}` is in use by process {holder or 'unknown'}; stop it first"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+    def _load(self) -> None:
+        """Identity and cursor. A lost identity is taken from a segment, so that the stream upstream continues."""
+        meta = read_checked(self.directory / "journal") or {}
+        self.id = str(meta.get("id") or self._id_from_segments() or secrets.token_hex(16))
+        self.floor = int(str(meta.get("floor", 0)))
+        self.stopped_cleanly = bool(meta.get("clean", True)) or meta.get("boot") == boot_id()
+        cursor = read_checked(self.directory / "cursor") or {}
+        if cursor.get("journal") != self.id:
+            cursor = {}
+        self.acknowledged = int(str(cursor.get("sequence", 0)))
+        self.acknowledged_hash = bytes.fromhex(str(cursor.get("hash", ""))) or bytes(HASH_BYTES)
+
+    def _id_from_segments(self) -> str:
+        for path in sorted(self.directory.glob("*.seg")):
+            head = path.read_bytes()[:SEGMENT_HEADER]
+            if head[:8] == MAGIC:
+                return head[16:SEGMENT_HEADER].hex()
+        return ""
+
+    def save(self, *, clean: bool) -> None:
+        write_checked(self.directory / "journal", {"id": self.id, "floor": self.floor, "boot": boot_id(), "clean": clean})
+
+    # ------------------------------------------------------------------ recovery
+
+    def recover(self, *, durable: bool) -> tuple[int, list[tuple[int, str]]]:
+        """(first free sequence, gaps to record): each gap reaches from there to its sequence, for its cause.
+
+        `durable` says that the last run synced every record before it was answered, so that a power cut lost none.
+        """
+        for path in self.directory.glob("*.tmp"):
+            path.unlink()
+        damaged_spares = sum(self._adopt(path) for path in sorted(self.directory.glob("*.spare")))
+        held = list_segments(self.directory)
+        free = (self._settle(held[-1]) if held else self.acknowledged) + 1
+        gaps: list[tuple[int, str]] = []
+
+        def reach(sequence: int, cause: str) -> None:
+            if sequence >= (gaps[-1][0] + 1 if gaps else free):
+                gaps.append((sequence, cause))
+
+        if self.floor and (not held or held[-1].first_sequence < self.floor):
+            # How many records it had is unknown; a segment cannot hold more than this.
+            reach(self.floor + self.segment_bytes // FRAME_BYTES_MIN, CAUSE_MISSING)
+        if self.acknowledged >= free:
+            reach(self.acknowledged + 1, CAUSE_BEHIND)
+        end = gaps[-1][0] if gaps else free - 1
+        if damaged_spares:
+            reach(end + 1, CAUSE_DAMAGED)
+        if not self.stopped_cleanly and not durable:
+            reach((gaps[-1][0] if gaps else free - 1) + 1, CAUSE_POWER)
+        self._forget_damaged()
+        return free, gaps
+
+    def _adopt(self, path: Path) -> bool:
+        """Name a spare that the last run had entered, or remove it; True when it held nothing but damage."""
+        frames = Frames(path)
+        first = next((sequence for sequence, _ in frames), 0)
+        damaged = bool(frames.damage)
+        if not first and frames.resync():
+            first = next(frames)[0]
+        frames.close()
+        if first:
+            path.rename(self._named(first))
+            return False
+        path.unlink()
+        return damaged
+
+    def _settle(self, segment: Segment) -> int:
+        """Close what the last run left open; the last sequence it holds."""
+        frames = Frames(segment.path)
+        expected, orderly = segment.first_sequence, self._is_ours(segment.path)
+        for sequence, payload in frames:
+            orderly = orderly and (sequence == expected or _covers(payload, expected, sequence))
+            expected = sequence + 1
+        end = frames.offset
+        empty = expected == segment.first_sequence  # a segment gets its name after its first frame
+        if empty or frames.damage or not orderly or frames.resync():
+            frames.close()
+            return self.mend(segment.path, segment.first_sequence, None)
+        frames.close()
+        os.truncate(segment.path, end)  # behind it is at most a frame whose call was never answered
+        return expected - 1
+
+    def _is_ours(self, path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(SEGMENT_HEADER) == header_of(self.id)
+
+    def mend(self, path: Path, first: int, next_first: int | None) -> int:
+        """Rewrite a damaged segment: its good frames, and a Gap in place of each run of bad ones. The last sequence it then holds.
+
+        `next_first` is the first sequence of the segment behind it; None for the newest.
+        """
+        out = bytearray(header_of(self.id))
+        expected = first
+        frames = Frames(path)
+        good = self._is_ours(path)
+        while good:
+            for sequence, payload in frames:
+                if sequence < expected:
+                    continue  # given before: a frame that was copied
+                if sequence > expected and not _covers(payload, expected, sequence):
+                    out += frame(sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED))
+                out += frame(sequence, payload)
+                expected = sequence + 1
+            good = frames.resync()
+        lost = next_first - 1 if next_first else expected if frames.damage or expected == first else expected - 1
+        frames.close()
+        if lost >= expected:
+            out += frame(lost, gap_record(expected, lost, CAUSE_DAMAGED))
+            expected = lost + 1
+        kept = path.with_name(f"{first:020d}.damaged")
+        kept.unlink(missing_ok=True)
+        os.link(path, kept)
+        write_durably(path, bytes(out))
+        self.mended_segments += 1
+        return expected - 1
+
+    def _forget_damaged(self) -> None:
+        for path in sorted(self.directory.glob("*.damaged"))[:-DAMAGED_KEPT]:
+            path.unlink()
+
+    # ------------------------------------------------------------------ mapped segments
+
+    def create(self) -> tuple[int, mmap.mmap]:
+        """(id, mapping) of a new empty segment whose blocks exist on disk: writing to it cannot fail for want of space."""
+        number = self._next_id
+        path = self.directory / f"{number:06d}.spare"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self.segment_bytes)
+            os.pwrite(fd, header_of(self.id), 0)
+            os.fsync(fd)
+            mapped = mmap.mmap(fd, self.segment_bytes)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(fd)
+        self._next_id = number + 1
+        self._maps[number] = (mapped, path)
+        return number, mapped
+
+    def name(self, number: int, first: int) -> None:
+        """Give the segment that the writer has entered its name."""
+        mapped, path = self._maps[number]
+        if path.suffix != ".spare":
+            return
+        named = self._named(first)
+        path.rename(named)
+        self._maps[number] = (mapped, named)
+        self.floor = first
+        self.save(clean=False)
+
+    def release(self, number: int, end: int | None = None) -> None:
+        """Unmap a segment and cut it at `end`; an empty one is removed."""
+        mapped, path = self._maps.pop(number)
+        mapped.close()
+        if path.suffix == ".spare":
+            path.unlink()
+        elif end is not None:
+            os.truncate(path, end)
+
+    def _named(self, first: int) -> Path:
+        return self.directory / f"{first:020d}.seg"
+
+    # ------------------------------------------------------------------ room
+
+    def bytes_held(self) -> int:
+        """Bytes of segments and spares on disk."""
+        return sum(entry.stat().st_size for entry in os.scandir(self.directory) if entry.name.endswith((".seg", ".spare")))
+
+    def has_room(self) -> bool:
+        return self.bytes_held() + self.segment_bytes <= self.cap_bytes
+
+    def drop_oldest(self) -> bool:
+        """Replace the oldest segments, if possible one segment's size of them, by one Gap; False when that frees nothing."""
+        held = list_segments(self.directory)
+        freed = count = 0
+        while count < len(held) - 1 and freed < self.segment_bytes:
+            freed += held[count].size
+            count += 1
+        if not count:
+            return False
+        first = max(held[0].first_sequence, self.acknowledged + 1)
+        last = held[count].first_sequence - 1
+        # Replacing comes first: a crash in between leaves records that the Gap already covers, which readers skip.
+        gap = header_of(self.id) + frame(last, gap_record(first, last, CAUSE_DROPPED))
+        if freed <= len(gap):
+            return False
+        write_durably(held[0].path, gap)
+        for segment in held[1:count]:
+            segment.path.unlink()
+        self.dropped_segments += count
+        return True
+
+    def acknowledge(self, sequence: int, digest: bytes) -> None:
+        """Upstream holds everything up to `sequence`: remember it durably, and remove segments that are wholly below."""
+        self.acknowledged, self.acknowledged_hash = sequence, digest
+        write_checked(self.directory / "cursor", {"journal": self.id, "sequence": sequence, "hash": digest.hex()})
+        held = list_segments(self.directory)
+        for segment, behind in zip(held, held[1:], strict=False):
+            if behind.first_sequence > sequence + 1:
+                break
+            segment.path.unlink()
+
+    def close(self, *, clean: bool) -> None:
+        """Give the directory back; mappings still held are closed and keep their files."""
+        for mapped, path in self._maps.values():
+            mapped.close()
+            if clean and path.suffix == ".spare":
+                path.unlink()
+        self._maps.clear()
+        if self._lock >= 0:
+            try:
+                self.save(clean=clean)
+            finally:
+                os.close(self._lock)
+                self._lock = -1
