@@ -1,0 +1,263 @@
+"""Checks of compiled conditions, done once per generation so that evaluation runs without bounds checks.
+
+A program is walked once in the order of its words with the depth of its value stack; since jumps only go forward, the depth
+at a jump's target is known before the walk arrives there, and must be the same on every way in.
+"""
+from fastpath.columns cimport COLUMN_COUNT, column_group
+from fastpath.image cimport IMAGE_COLUMNS, Header
+from fastpath.program cimport (
+    EVAL_ARITY,
+    EVAL_OK,
+    OP_ADD,
+    OP_AND,
+    OP_ATTR,
+    OP_BOOL,
+    OP_BRANCH,
+    OP_COLUMN,
+    OP_COLUMN_GROUP,
+    OP_CONST,
+    OP_CONTAINS,
+    OP_CONTAINS_ALL,
+    OP_CONTAINS_ANY,
+    OP_COUNT,
+    OP_DECIMAL_GE,
+    OP_DECIMAL_GT,
+    OP_DECIMAL_LE,
+    OP_DECIMAL_LT,
+    OP_DUP,
+    OP_DURATION_SINCE,
+    OP_EQ,
+    OP_EXTRA,
+    OP_GE,
+    OP_GET_TAG,
+    OP_GT,
+    OP_HAS,
+    OP_HAS_COLUMN,
+    OP_HAS_EXTRA,
+    OP_HAS_TAG,
+    OP_IN,
+    OP_IS,
+    OP_IS_IN_RANGE,
+    OP_JUMP,
+    OP_LE,
+    OP_LIKE,
+    OP_LT,
+    OP_MUL,
+    OP_NE,
+    OP_OFFSET,
+    OP_OR,
+    OP_RAISE,
+    OP_RECORD,
+    OP_RETURN,
+    OP_SET,
+    OP_SUB,
+)
+from fastpath.value cimport KIND_SET, KIND_STRING, Cell, cell_at, text_compare
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memchr
+
+cdef enum:
+    FLAG_OPERAND = 1     # a word follows
+    FLAG_TEXT = 2        # .. and is a constant string
+    FLAG_JUMP = 4        # .. and is a jump target
+
+cdef struct OpForm:
+    uint8_t pops
+    uint8_t pushes
+    uint8_t flags
+
+cdef OpForm forms[OP_COUNT]
+
+
+cdef int _forms_fill() except -1:
+    cdef int op
+    for op in range(<int> OP_COUNT):
+        forms[op].pops, forms[op].pushes = 1, 1
+    for op in (OP_CONST, OP_CONST + 1, OP_CONST + 2, OP_CONST + 3, OP_CONST + 4, OP_COLUMN, OP_HAS_COLUMN,
+               OP_COLUMN_GROUP, OP_EXTRA, OP_HAS_EXTRA, OP_RAISE):
+        forms[op].pops = 0
+    for op in (OP_RETURN, OP_AND, OP_OR, OP_BRANCH):
+        forms[op].pushes = 0
+    forms[<int> OP_JUMP].pops = forms[<int> OP_JUMP].pushes = 0
+    forms[<int> OP_DUP].pushes = 2
+    for op in (OP_ADD, OP_SUB, OP_MUL, OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_IN, OP_CONTAINS, OP_CONTAINS_ALL,
+               OP_CONTAINS_ANY, OP_GET_TAG, OP_HAS_TAG, OP_DECIMAL_LT, OP_DECIMAL_LE, OP_DECIMAL_GT, OP_DECIMAL_GE,
+               OP_IS_IN_RANGE, OP_OFFSET, OP_DURATION_SINCE):
+        forms[op].pops = 2
+    for op in (OP_COLUMN_GROUP, OP_EXTRA, OP_HAS_EXTRA, OP_ATTR, OP_HAS, OP_IS, OP_LIKE):
+        forms[op].flags = FLAG_OPERAND | FLAG_TEXT
+    for op in (OP_AND, OP_OR, OP_BRANCH, OP_JUMP):
+        forms[op].flags = FLAG_OPERAND | FLAG_JUMP
+    for op in (OP_CONST, OP_RECORD):
+        forms[op].flags = FLAG_OPERAND
+    return 0
+
+
+cdef inline bint refuse(View *view, const char *cause) noexcept nogil:
+    view.cause = cause
+    return False
+
+
+# ---------------------------------------------------------------- operands
+
+
+cdef bint reads_column(View *view, uint32_t column) noexcept nogil:
+    """A decision counts as free of live state by the header's bits alone, so a program may read no column besides."""
+    return (view.header.columns_read[column >> 6] >> (column & 63)) & 1
+
+
+cdef bint column_fits(View *view, uint32_t column) noexcept nogil:
+    if not view.header.flags & IMAGE_COLUMNS or column >= COLUMN_COUNT or not reads_column(view, column):
+        return refuse(view, b"program reads a column that the header does not name")
+    return True
+
+
+cdef bint group_fits(View *view, const Cell *name) noexcept nogil:
+    cdef const void *group = column_group(<const char *> cell_at(name), name.n)
+    return group is not NULL or refuse(view, b"program reads an unknown group of columns")
+
+
+cdef bint keys_fit(View *view, const Cell *keys, uint32_t count) noexcept nogil:
+    """`count` keys joined by NUL, or a set of `count` texts when a key holds a NUL; both ascending, without duplicates."""
+    cdef const Cell *members
+    cdef uint32_t i
+    if keys.kind == KIND_SET:
+        members = <const Cell *> cell_at(keys)
+        for i in range(keys.n):
+            if members[i].kind != KIND_STRING:
+                return refuse(view, b"key of a record is not text")
+        return keys.n == count or refuse(view, b"record has another number of keys")
+    if keys.kind != KIND_STRING:
+        return refuse(view, b"keys of a record are not text")
+    return joined_fit(view, <const char *> cell_at(keys), keys.n, count)
+
+
+cdef bint joined_fit(View *view, const char *text, uint32_t n, uint32_t count) noexcept nogil:
+    cdef const char *end = text + n
+    cdef const char *stop
+    cdef const char *last = NULL
+    cdef uint32_t last_n = 0
+    cdef uint32_t found = 0
+    if count == 0:
+        return n == 0 or refuse(view, b"record has another number of keys")
+    while True:
+        stop = <const char *> memchr(text, 0, end - text)
+        if stop is NULL:
+            stop = end
+        if last is not NULL and text_compare(last, last_n, text, <uint32_t> (stop - text)) >= 0:
+            return refuse(view, b"keys of a record are not in order")
+        last, last_n = text, <uint32_t> (stop - text)
+        found += 1
+        if stop is end:
+            return found == count or refuse(view, b"record has another number of keys")
+        text = stop + 1
+
+
+cdef bint operand_fits(View *view, uint32_t op, uint32_t a, uint32_t k) noexcept nogil:
+    cdef const Header *header = view.header
+    cdef const Cell *constant
+    if op == OP_COLUMN or op == OP_HAS_COLUMN:
+        return column_fits(view, a)
+    if op == OP_RAISE:
+        return (EVAL_OK < a <= EVAL_ARITY) or refuse(view, b"program raises an unknown error")
+    if not forms[op].flags & FLAG_OPERAND or forms[op].flags & FLAG_JUMP:
+        return True
+    if k >= header.constant_count:
+        return refuse(view, b"program names no constant")
+    constant = <const Cell *> (view.base + header.off_constants) + k
+    if forms[op].flags & FLAG_TEXT and constant.kind != KIND_STRING:
+        return refuse(view, b"program names a constant that is not text")
+    if op == OP_COLUMN_GROUP:
+        return group_fits(view, constant)
+    if op == OP_RECORD:
+        return keys_fit(view, constant, a)
+    return True
+
+
+# ---------------------------------------------------------------- the walk
+
+cdef struct Walk:
+    const uint32_t *code
+    uint32_t n
+    int32_t *depths      # per word: the stack's depth when a jump arrives there, or -1
+    int32_t depth        # before the current instruction; -1: nothing arrives here
+    int32_t stack        # as the policy declares it
+
+
+cdef bint walk_jump(View *view, Walk *walk, uint32_t at, uint32_t op, uint32_t k) noexcept nogil:
+    # AND and OR leave the Bool that decided on the stack when they jump.
+    cdef int32_t arriving = walk.depth + (1 if op == OP_AND or op == OP_OR else 0)
+    if k <= at + 1 or k >= walk.n:
+        return refuse(view, b"jump leaves the program or goes back")
+    if walk.depth < 0:
+        return True
+    if walk.depths[k] >= 0 and walk.depths[k] != arriving:
+        return refuse(view, b"stack differs between two ways to an instruction")
+    walk.depths[k] = arriving
+    return True
+
+
+cdef bint walk_step(View *view, Walk *walk, uint32_t at, uint32_t op, uint32_t a) noexcept nogil:
+    """Move the depth over one instruction."""
+    cdef int32_t pops = forms[op].pops
+    if op == OP_SET or op == OP_RECORD:
+        pops = <int32_t> a
+    if walk.depths[at] >= 0:
+        if walk.depth >= 0 and walk.depth != walk.depths[at]:
+            return refuse(view, b"stack differs between two ways to an instruction")
+        walk.depth = walk.depths[at]
+    if walk.depth < 0:
+        return True
+    if walk.depth < pops:
+        return refuse(view, b"program takes more values than it has")
+    if op == OP_RETURN and walk.depth != 1:
+        return refuse(view, b"program returns other than one value")
+    walk.depth += forms[op].pushes - pops
+    # AND and OR hold the value that they took until they have jumped.
+    if walk.depth > walk.stack:
+        return refuse(view, b"program needs more stack than declared")
+    return True
+
+
+cdef bint walk_all(View *view, Walk *walk) noexcept nogil:
+    cdef uint32_t at = 0
+    cdef uint32_t start, op, a, k
+    while at < walk.n:
+        start = at
+        op = walk.code[at] & 0xFF
+        a = walk.code[at] >> 8
+        k = 0
+        at += 1
+        if op >= OP_COUNT:
+            return refuse(view, b"program has an unknown instruction")
+        if forms[op].flags & FLAG_OPERAND:
+            if at == walk.n or walk.depths[at] >= 0:
+                return refuse(view, b"instruction and operand are torn apart")
+            k = walk.code[at]
+            at += 1
+        if not operand_fits(view, op, a, k) or not walk_step(view, walk, start, op, a):
+            return False
+        if forms[op].flags & FLAG_JUMP and not walk_jump(view, walk, start, op, k):
+            return False
+        if op == OP_RETURN or op == OP_JUMP:
+            walk.depth = -1
+    return walk.depth < 0 or refuse(view, b"program ends without a return")
+
+
+cdef bint code_check(View *view, const Policy *policy, int32_t *depths) noexcept nogil:
+    cdef Walk walk
+    cdef uint32_t i
+    # A stack deeper than the program is long cannot be: it would only ask for memory.
+    if policy.stack > policy.code_words or policy.stack > view.header.stack_max:
+        return refuse(view, b"declared stack is impossible")
+    walk.code = <const uint32_t *> (view.base + view.header.off_code) + policy.code
+    walk.n = policy.code_words
+    walk.depths = depths
+    walk.depth = 0
+    walk.stack = <int32_t> policy.stack
+    for i in range(walk.n):
+        depths[i] = -1
+    return walk_all(view, &walk)
+
+
+_forms_fill()
