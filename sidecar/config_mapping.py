@@ -1,0 +1,327 @@
+"""The section `mapping` of the configuration: what a call is, in Cedar's terms.
+
+fastpath.mapping compiles it; the default mapping needs `trust_domains` alone.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fastpath.columns import RESERVED
+from sidecar.errors import ConfigError
+
+# The classes of the agents' vocabulary, from harmless to dangerous. `list` and `read` observe, the others change.
+TOOL_CLASSES = ("list", "read", "write", "delete", "send", "execute", "admin")
+ExtensionKey = Literal["protocol", "dest", "server", "route", "dry_run"]
+EXTENSIONS: tuple[ExtensionKey, ...] = ("protocol", "dest", "server", "route", "dry_run")
+HEADER_ONLY_VERSIONS = ("2026-07-28",)
+# Of EXTRAS_MAX (8) attributes that are not columns, `input` and `http` are ours.
+ROUTE_CONTEXT_MAX = 6
+CAPTURES_MAX = 16
+LEVEL_MAX = 4
+# What proves who someone is has no place in a policy's input.
+CREDENTIAL_HEADERS = frozenset(
+    ("authorization", "cookie", "proxy-authorization", "x-forwarded-client-cert", "txn-token")
+)
+
+ToolClass = Literal["list", "read", "write", "delete", "send", "execute", "admin"]
+_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z_][A-Za-z0-9_]*)*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*")
+_HEADER = re.compile(r"[a-z0-9!#$&'+.^_`|~-]+")
+_METHOD = re.compile(r"[A-Z][A-Z-]*")
+_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+_ACTION = re.compile(r'(?:((?:[A-Za-z_][A-Za-z0-9_]*::)*Action)::)?"([^"\\]+)"')
+_PIECE = re.compile(r"\{([^{}]*)\}")
+_SERVER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def _doc(text: str, unit: str = "", *, ge: int | None = None, le: int | None = None) -> msgspec.Meta:
+    return msgspec.Meta(description=text, extra={"unit": unit}, ge=ge, le=le)
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A section of the file."""
+
+
+def _require(ok: object, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def _check_host(host: str) -> None:
+    _require(
+        _HOST.fullmatch(host),
+        f"`host`: `{host}` is not a host; write a lower-case name, `*.name`, an IPv6 address in brackets, or `*`",
+    )
+
+
+def _check_type(field: str, text: str) -> None:
+    _require(_TYPE.fullmatch(text), f"`{field}`: `{text}` is not a Cedar entity type; write Name or Namespace::Name")
+
+
+class McpServer(_Section, frozen=True, kw_only=True):
+    """An MCP server behind the proxy: where it listens and how its tools are named in policies."""
+
+    name: Annotated[str, _doc('first part of its tools\' names, as in Tool::"name/tool"')]
+    host: Annotated[str, _doc("host of its endpoint, `*.example.org` or `*`", "host")]
+    port: Annotated[int, _doc("port of its endpoint; 0: any", "port", ge=0, le=65_535)] = 0
+    path: Annotated[str, _doc("its endpoint: this path and everything below it", "path")] = "/"
+    headers_alone: Annotated[
+        bool,
+        _doc(
+            "it refuses a call whose Mcp-Method or Mcp-Name header differs from the body, so that the headers alone "
+            "say what a call is (only for the protocol versions in `header_only_versions`)"
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        _require(_SERVER_NAME.fullmatch(self.name), f"`name`: `{self.name}` must be 1 to 128 of A-Z a-z 0-9 _ . -")
+        _check_host(self.host)
+        _require(self.path.startswith("/"), f"`path`: `{self.path}` must begin with a slash")
+
+
+class DestinationRule(_Section, frozen=True, kw_only=True):
+    """Which hosts are one destination; the first rule that matches names it."""
+
+    host: Annotated[str, _doc("host, `*.example.org` (not the name itself) or `*`", "host")]
+    port: Annotated[int, _doc("port; 0: any", "port", ge=0, le=65_535)] = 0
+    id: Annotated[str, _doc('id of the entity, as in Destination::"id"')]
+
+    def __post_init__(self) -> None:
+        _check_host(self.host)
+        _require(self.id, "`id`: is empty; name the destination")
+
+
+class EntityTemplate(_Section, frozen=True, kw_only=True):
+    """An entity made from a call."""
+
+    type: Annotated[str, _doc("entity type; `mapping.namespace` is put before it when it has none")]
+    id: Annotated[
+        str,
+        _doc("id with {capture}, {host}, {method}, {path}, {header.name} or {query.name} filled in from the call"),
+    ]
+
+    def __post_init__(self) -> None:
+        _check_type("type", self.type)
+        template_pieces(self.id)
+
+
+class ContextFrom(_Section, frozen=True, kw_only=True):
+    """Where one context attribute of a route comes from: exactly one of capture, header, query, constant."""
+
+    capture: Annotated[str, _doc("name of a path capture")] = ""
+    header: Annotated[str, _doc("name of a request header, lower case")] = ""
+    query: Annotated[str, _doc("name of a query parameter")] = ""
+    constant: Annotated[str | int | bool | None, _doc("the value itself")] = None
+    kind: Annotated[
+        Literal["string", "long", "bool", "set"],
+        _doc(
+            "type of the attribute; set: all values, as strings (a header is split at commas); any other kind "
+            "refuses a call that has two values"
+        ),
+    ] = "string"
+    required: Annotated[bool, _doc("refuse a call that does not have it; otherwise the attribute is absent")] = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("capture", "header", "query") if getattr(self, name)]
+        given += ["constant"] if self.constant is not None else []
+        _require(len(given) == 1, "give exactly one of `capture`, `header`, `query` and `constant`")
+        if self.header:
+            _check_header(self.header)
+        if self.constant is not None:
+            wanted = {"string": str, "long": int, "bool": bool}.get(self.kind)
+            _require(type(self.constant) is wanted, f"`constant`: is not a {self.kind}; set `kind` to its type")
+
+
+def _check_header(name: str) -> None:
+    _require(_HEADER.fullmatch(name), f"`header`: `{name}` is not a lower-case header name")
+    _require(name not in CREDENTIAL_HEADERS, f"`header`: `{name}` carries credentials, which policies do not read")
+
+
+class Route(_Section, frozen=True, kw_only=True):
+    """Calls that have a meaning of their own; the first route that matches decides it."""
+
+    name: Annotated[str, _doc("unique name; the context extension `route` can select by it")]
+    methods: Annotated[list[str], _doc("exact HTTP methods; empty: any")] = []
+    host: Annotated[str, _doc("host, `*.example.org` or `*`", "host")] = "*"
+    port: Annotated[int, _doc("port; 0: any", "port", ge=0, le=65_535)] = 0
+    path: Annotated[
+        str,
+        _doc("path pattern: literal segments, `*` for one, `{name}` for one that is kept, `**` last for the rest"),
+    ] = "/**"
+    principal_type: Annotated[str, _doc("entity type of the principal; empty: `mapping.agent_type`")] = ""
+    action: Annotated[str, _doc('Action::"name", or the bare name; empty: by the HTTP method')] = ""
+    resource: Annotated[EntityTemplate | None, _doc("the resource; absent: the endpoint")] = None
+    parent: Annotated[EntityTemplate | None, _doc("the resource's parent when the entity store lacks it")] = None
+    destination: Annotated[str, _doc("id of the destination; empty: by host")] = ""
+    context: Annotated[dict[str, ContextFrom], _doc("context attributes by name")] = {}
+
+    def __post_init__(self) -> None:
+        _require(self.name, "`name`: is empty; name the route")
+        _check_host(self.host)
+        for method in self.methods:
+            _require(_METHOD.fullmatch(method), f"`methods`: `{method}` is not an upper-case HTTP method")
+        captures = [text for kind, text in path_segments(self.path) if kind == "capture"]
+        _require(len(captures) <= CAPTURES_MAX, f"`path`: has more than {CAPTURES_MAX} captures")
+        _require(len(set(captures)) == len(captures), f"`path`: `{self.path}` names a capture twice")
+        if self.principal_type:
+            _check_type("principal_type", self.principal_type)
+        if self.action:
+            action_uid(self.action, "")
+        for field in ("resource", "parent"):
+            self._check_template(field, getattr(self, field), captures)
+        self._check_context(captures)
+
+    def _check_template(self, field: str, template: EntityTemplate | None, captures: list[str]) -> None:
+        for kind, text in template_pieces(template.id) if template else ():
+            _require(kind != "capture" or text in captures, f"`{field}.id`: `{{{text}}}` is no capture of `path`")
+
+    def _check_context(self, captures: list[str]) -> None:
+        _require(
+            len(self.context) <= ROUTE_CONTEXT_MAX,
+            f"`context`: has more than {ROUTE_CONTEXT_MAX} attributes",
+        )
+        for name, source in self.context.items():
+            taken = RESERVED | {"input", "http"}
+            _require(name and name not in taken, f"`context.{name}`: is set by the sidecar alone; use another name")
+            _require(
+                not source.capture or source.capture in captures,
+                f"`context.{name}.capture`: `{source.capture}` is no capture of `path`",
+            )
+
+
+class MappingConfig(_Section, frozen=True, kw_only=True):
+    """What a call is: trust domains, tools, servers, destinations and routes."""
+
+    trust_domains: Annotated[
+        list[str], _doc("trust domains whose workloads may be principals; empty: every call is refused")
+    ] = []
+    namespace: Annotated[str, _doc("Cedar namespace put before every type that has none; empty: none")] = ""
+    agent_type: Annotated[str, _doc("entity type of principals; the id is the SPIFFE ID")] = "Agent"
+    tools: Annotated[
+        dict[str, ToolClass], _doc('class action of a tool that the policies\' schema does not name, by "server/tool"')
+    ] = {}
+    tool_class: Annotated[ToolClass, _doc("class action of every other tool")] = "execute"
+    tool_level: Annotated[
+        int, _doc("data level of a tool whose entity has no `level`", "level", ge=0, le=LEVEL_MAX)
+    ] = 0
+    destination_from: Annotated[
+        dict[str, str], _doc('argument that names where a tool sends to (URL, host or address), by "server/tool"')
+    ] = {}
+    servers: Annotated[list[McpServer], _doc("MCP servers; the first that matches host, port and path")] = []
+    destinations: Annotated[
+        list[DestinationRule],
+        _doc('destinations by host; without a rule the id is the authority, "host[:port]"'),
+    ] = []
+    routes: Annotated[list[Route], _doc("routes, in order; they come before the default mapping")] = []
+    context_extensions: Annotated[
+        list[ExtensionKey],
+        _doc("keys of Envoy's context_extensions that are read; all others never reach a policy"),
+    ] = msgspec.field(default_factory=lambda: list(EXTENSIONS))
+    header_only_versions: Annotated[
+        list[str], _doc("MCP protocol versions in which a server must compare headers and body", "YYYY-MM-DD")
+    ] = msgspec.field(default_factory=lambda: list(HEADER_ONLY_VERSIONS))
+    grpc_by_content_type: Annotated[
+        bool, _doc("take POST with content-type application/grpc for gRPC; false: only where `protocol` says so")
+    ] = True
+
+    def __post_init__(self) -> None:
+        for name in self.trust_domains:
+            _require(_TRUST_DOMAIN.fullmatch(name), f"`trust_domains`: `{name}` is not a trust domain")
+        if self.namespace:
+            _check_type("namespace", self.namespace)
+        _check_type("agent_type", self.agent_type)
+        for field in ("tools", "destination_from"):
+            for name in getattr(self, field):
+                server, slash, tool = name.partition("/")
+                _require(server and slash and tool, f"`{field}`: `{name}` is not `server/tool`")
+        _unique("servers", [(one.host, one.port, one.path) for one in self.servers])
+        _unique("routes", [one.name for one in self.routes])
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the mapping itself needs bodies, whatever the policies read: to know what an MCP call is."""
+        return bool(self.destination_from) or any(not one.headers_alone for one in self.servers)
+
+
+def _unique(field: str, names: Iterable[Any]) -> None:
+    seen = set()
+    for name in names:
+        _require(name not in seen, f"`{field}`: `{name}` stands twice; keep one")
+        seen.add(name)
+
+
+def mapping_config(raw: Mapping[str, Any] | MappingConfig) -> MappingConfig:
+    """The section as its type, checked. Raises ConfigError that names the field."""
+    if isinstance(raw, MappingConfig):
+        return raw
+    try:
+        return msgspec.convert(raw, MappingConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"`mapping`: {str(error)[:1].lower()}{str(error)[1:]}") from None
+
+
+def qualified(type_: str, namespace: str) -> str:
+    """The type with the namespace before it, unless it has one of its own or there is none."""
+    return type_ if "::" in type_ or not namespace else f"{namespace}::{type_}"
+
+
+def action_uid(text: str, namespace: str) -> tuple[str, str]:
+    """(type, id) of `Ns::Action::"name"` or of a bare name. Raises ValueError."""
+    if '"' not in text:
+        return qualified("Action", namespace), text
+    found = _ACTION.fullmatch(text)
+    if found is None:
+        raise ValueError(f'`action`: `{text}` is not an action; write Action::"name" or the bare name')
+    return qualified(found[1] or "Action", namespace), found[2]
+
+
+def path_segments(pattern: str) -> list[tuple[str, str]]:
+    """(kind, text) per segment of a path pattern; kind is literal, star, capture or tail. Raises ValueError."""
+    _require(pattern.startswith("/"), f"`path`: `{pattern}` must begin with a slash")
+    segments = []
+    parts = pattern[1:].split("/")
+    for i, part in enumerate(parts):
+        if part == "*":
+            segments.append(("star", ""))
+        elif part == "**":
+            _require(i == len(parts) - 1, f"`path`: `**` must be the last segment of `{pattern}`")
+            segments.append(("tail", ""))
+        elif part.startswith("{") and part.endswith("}") and _NAME.fullmatch(part[1:-1]):
+            segments.append(("capture", part[1:-1]))
+        else:
+            _require(not set(part) & set("{}*?#%"), f"`path`: segment `{part}` of `{pattern}` is no pattern")
+            segments.append(("literal", part))
+    return segments
+
+
+def template_pieces(template: str) -> list[tuple[str, str]]:
+    """(kind, text) per piece of an id template; kind is literal, capture, host, method, path, header or query.
+
+    Raises ValueError.
+    """
+    pieces: list[tuple[str, str]] = []
+    for i, text in enumerate(_PIECE.split(template)):
+        if i % 2:
+            pieces.append(_placeholder(text, template))
+        elif text:
+            _require(not set(text) & set("{}"), f"`id`: a brace in `{template}` is not closed")
+            pieces.append(("literal", text))
+    _require(pieces, "`id`: is empty; write text or a {capture}")
+    return pieces
+
+
+def _placeholder(text: str, template: str) -> tuple[str, str]:
+    if text in ("host", "method", "path"):
+        return text, ""
+    kind, dot, name = text.partition(".")
+    if dot and kind == "header":
+        _check_header(name)
+        return kind, name
+    if dot and kind == "query" and name:
+        return kind, name
+    _require(_NAME.fullmatch(text), f"`id`: `{{{text}}}` in `{template}` is not a placeholder")
+    return "capture", text
