@@ -64,9 +64,10 @@ cdef extern from *:
     void store_release(void *p, uint32_t v) nogil
 
 cdef enum:
-    CHUNK_BYTES = 256 * 1024
     GAP_BYTES_MAX = 1024
     CAUSE_BYTES_MAX = 512
+
+cdef size_t CHUNK_BYTES = 256 * 1024
 
 # A frame found after damage must be near in sequence, so that bytes that happen to look like one are not taken for one.
 cdef uint64_t RESYNC_REACH = 1 << 32

@@ -1,0 +1,587 @@
+"""Encodes the journal record of a decision (remit.decisions.v1.Record), and says what a record lacks.
+
+Only what is named here is recorded. Headers, bodies, queries, arguments and credentials have no way in: no field of Request that
+holds one is read.
+"""
+from fastpath.columns cimport (
+    COL_APPROVAL_MATCHES,
+    COL_APPROVAL_STATE,
+    COL_CALL_DATA_LEVEL,
+    COL_CRED_BOUND,
+    COL_CRED_KIND,
+    COL_CRED_TTL_S,
+    COL_RISK_AGENT,
+    COL_RISK_SOURCE_AGE_S,
+    COL_RISK_USER,
+    COL_SESSION_LABELS_SEEN,
+    COL_SESSION_LEVEL_SEEN,
+    COL_SESSION_UNTRUSTED_SEEN,
+    COL_TASK_ID,
+    COL_TASK_OWNER,
+    COLUMN_COUNT,
+    columns_absent,
+)
+from fastpath.decide cimport LISTED_MAX, Listed, PEER_AGENT
+from fastpath.program cimport (
+    EVAL_ARITY,
+    EVAL_ATTRIBUTE,
+    EVAL_ENTITY,
+    EVAL_EXTENSION,
+    EVAL_LIMIT,
+    EVAL_OVERFLOW,
+    EVAL_TAG,
+    EVAL_TYPE,
+    EVAL_UNSENT,
+)
+from fastpath.value cimport (
+    KIND_BOOL,
+    KIND_ENTITY,
+    KIND_LONG,
+    KIND_SET,
+    KIND_STRING,
+    Arena,
+    Cell,
+    Uid,
+    arena_take,
+    cell_at,
+    cell_bool,
+    cell_entity,
+    cell_long,
+    cell_point,
+    cell_string,
+    uid_id,
+    uid_make,
+    uid_type,
+)
+from fastpath.wire cimport (
+    WIRE_BYTES,
+    WIRE_FIXED64,
+    WIRE_OK,
+    WIRE_VARINT,
+    Reader,
+    Text,
+    WireField,
+    out_bytes,
+    out_close,
+    out_fixed64,
+    out_open,
+    out_uint,
+    reader_next,
+    reader_open,
+)
+
+from fastpath.columns import COLUMNS
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+
+cdef enum:
+    TEXT_BYTES_MAX = 512     # of every text but the path
+    PATH_BYTES_MAX = 2048
+    LABELS_MAX = 32
+
+# Field numbers of remit.decisions.v1.Decision.
+cdef enum:
+    F_EVALUATION_ID = 1
+    F_TIME = 2
+    F_OUTCOME = 3
+    F_REASON = 4
+    F_POLICY_IDS = 5
+    F_POLICIES_TOTAL = 6
+    F_ERRORS = 7
+    F_ERRORS_TOTAL = 8
+    F_SHADOWS = 9
+    F_AGENT = 10
+    F_AGENT_TYPE = 11
+    F_SUBJECT = 12
+    F_PEER = 13
+    F_CREDENTIAL = 14
+    F_OWNER = 15
+    F_ACTION_TYPE = 20
+    F_ACTION = 21
+    F_RESOURCE_TYPE = 22
+    F_RESOURCE = 23
+    F_DESTINATION = 24
+    F_PROTOCOL = 25
+    F_METHOD = 26
+    F_HOST = 27
+    F_PATH = 28
+    F_ARGS_DIGEST = 29
+    F_DATA_LEVEL = 30
+    F_INPUT_MODE = 31
+    F_GENERATION = 40
+    F_DIGEST = 41
+    F_EPOCH = 42
+    F_TASK = 43
+    F_TAINT = 45
+    F_APPROVAL = 46
+    F_POSTURE = 47
+    F_DOOR = 60
+    F_LATENCY = 61
+    F_TRACE_ID = 62
+    F_SPAN_ID = 63
+    F_REQUEST_ID = 64
+    F_DRY_RUN = 65
+    F_LATE = 66
+    F_OBLIGATION = 67
+    F_SANITISED = 68
+    F_TRUNCATED = 70
+
+
+cdef struct Marks:           # what happened to the texts of one record
+    bint truncated
+    bint sanitised
+
+
+cdef Text _no_text
+_no_text.p, _no_text.n = "", 0
+
+
+# ------------------------------------------------------------------ text
+
+cdef bint _is_ascii(const uint8_t *p, size_t n) noexcept nogil:
+    cdef uint64_t word
+    cdef uint8_t seen = 0
+    while n >= 8:
+        memcpy(&word, p, 8)
+        if word & <uint64_t> 0x8080808080808080U:
+            return False
+        p += 8
+        n -= 8
+    while n:
+        seen |= p[0]
+        p += 1
+        n -= 1
+    return seen < 0x80
+
+
+cdef size_t _utf8_char(const uint8_t *p, size_t n) noexcept nogil:
+    """Bytes of the well-formed character at `p` (Unicode 15, table 3-7), or 0."""
+    cdef uint8_t low = 0x80
+    cdef uint8_t high = 0xBF
+    cdef size_t size, i
+    if p[0] < 0x80:
+        return 1
+    if p[0] < 0xC2 or p[0] > 0xF4:
+        return 0
+    size = 2 if p[0] < 0xE0 else 3 if p[0] < 0xF0 else 4
+    if size > n:
+        return 0
+    if p[0] == 0xE0:
+        low = 0xA0
+    elif p[0] == 0xED:
+        high = 0x9F
+    elif p[0] == 0xF0:
+        low = 0x90
+    elif p[0] == 0xF4:
+        high = 0x8F
+    if not low <= p[1] <= high:
+        return 0
+    for i in range(2, size):
+        if p[i] & 0xC0 != 0x80:
+            return 0
+    return size
+
+
+cdef void _put_text(Out *out, uint32_t field, const char *text, size_t n, size_t cap, Marks *marks) noexcept nogil:
+    """A string field of at most `cap` (PATH_BYTES_MAX or less) bytes of UTF-8, written even when empty."""
+    cdef uint8_t room[PATH_BYTES_MAX]
+    cdef const uint8_t *p = <const uint8_t *> text
+    cdef size_t used = 0
+    cdef size_t at = 0
+    cdef size_t size
+    if n <= cap and _is_ascii(p, n):
+        out_bytes(out, field, p, n)
+        return
+    while at < n:
+        size = _utf8_char(p + at, n - at)
+        if used + (size if size else 3) > cap:
+            marks.truncated = True
+            break
+        if size:
+            memcpy(room + used, p + at, size)
+            used += size
+            at += size
+        else:
+            # Bytes that are not UTF-8 would make the whole record unreadable; they become U+FFFD.
+            memcpy(room + used, <const char *> b"\xEF\xBF\xBD", 3)
+            marks.sanitised = True
+            used += 3
+            at += 1
+    out_bytes(out, field, room, used)
+
+
+cdef inline void _put(Out *out, uint32_t field, Text text, Marks *marks) noexcept nogil:
+    """A string field, left out when empty."""
+    if text.n:
+        _put_text(out, field, text.p, text.n, TEXT_BYTES_MAX, marks)
+
+
+cdef Text _cell_text(const Cell *cell) noexcept nogil:
+    """The text of a string cell, the id of an entity cell; empty for all else."""
+    cdef Text text = _no_text
+    cdef const Uid *uid
+    if cell.kind == KIND_STRING and cell.n:
+        text.p, text.n = <const char *> cell_at(cell), cell.n
+    elif cell.kind == KIND_ENTITY:
+        uid = <const Uid *> cell_at(cell)
+        text.p, text.n = uid_id(uid), uid.id_len
+    return text
+
+
+cdef inline const Cell *_column(const Request *r, int column) noexcept nogil:
+    return &r.columns[column]
+
+
+cdef inline int64_t _cell_number(const Cell *cell) noexcept nogil:
+    return cell.v if cell.kind == KIND_LONG or cell.kind == KIND_BOOL else 0
+
+
+cdef bint _text_is(Text text, const char *literal) noexcept nogil:
+    cdef size_t n = strlen(literal)
+    cdef size_t i
+    if text.n != n:
+        return False
+    for i in range(n):
+        if text.p[i] != literal[i]:
+            return False
+    return True
+
+
+cdef inline void _put_number(Out *out, uint32_t field, int64_t v) noexcept nogil:
+    """A varint field, left out when 0."""
+    if v != 0:
+        out_uint(out, field, <uint64_t> v)
+
+
+# ------------------------------------------------------------------ groups of fields
+
+cdef const char *_cause(int error) noexcept nogil:
+    if error == EVAL_TYPE:
+        return "type"
+    if error == EVAL_ATTRIBUTE:
+        return "attribute"
+    if error == EVAL_TAG:
+        return "tag"
+    if error == EVAL_ENTITY:
+        return "entity"
+    if error == EVAL_OVERFLOW:
+        return "overflow"
+    if error == EVAL_EXTENSION:
+        return "extension"
+    if error == EVAL_ARITY:
+        return "arity"
+    if error == EVAL_UNSENT:
+        return "unsent"
+    if error == EVAL_LIMIT:
+        return "limit"
+    return ""
+
+
+cdef inline uint32_t _listed(uint32_t total) noexcept nogil:
+    return total if total < LISTED_MAX else LISTED_MAX
+
+
+cdef void _put_policies(Out *out, const Decision *d, Marks *marks) noexcept nogil:
+    cdef uint32_t i
+    cdef size_t start
+    cdef const char *cause
+    for i in range(_listed(d.policies_total)):
+        _put_text(out, F_POLICY_IDS, d.policies[i].id.p, d.policies[i].id.n, TEXT_BYTES_MAX, marks)
+    _put_number(out, F_POLICIES_TOTAL, d.policies_total)
+    for i in range(_listed(d.errors_total)):
+        cause = _cause(d.errors[i].error)
+        start = out_open(out, F_ERRORS)
+        _put(out, 1, d.errors[i].id, marks)
+        out_bytes(out, 2, cause, strlen(cause))
+        out_close(out, start)
+    _put_number(out, F_ERRORS_TOTAL, d.errors_total)
+    for i in range(_listed(d.shadows_total)):
+        _put_text(out, F_SHADOWS, d.shadows[i].id.p, d.shadows[i].id.n, TEXT_BYTES_MAX, marks)
+
+
+cdef void _put_uid(Out *out, uint32_t type_field, uint32_t id_field, const Uid *uid, Text otherwise, Marks *marks) noexcept nogil:
+    """Type and id of an entity; the id is mandatory, so it is there even when the call named no entity."""
+    if uid == NULL:
+        _put_text(out, id_field, otherwise.p, otherwise.n, TEXT_BYTES_MAX, marks)
+        return
+    _put_text(out, type_field, uid_type(uid), uid.type_len, TEXT_BYTES_MAX, marks)
+    _put_text(out, id_field, uid_id(uid), uid.id_len, TEXT_BYTES_MAX, marks)
+
+
+cdef void _put_who(Out *out, const Peer *peer, const Request *r, Marks *marks) noexcept nogil:
+    cdef Text caller = _no_text
+    if peer != NULL and peer.kind == PEER_AGENT:
+        caller = peer.spiffe_id   # a call refused before it was mapped still has an agent
+    _put_uid(out, F_AGENT_TYPE, F_AGENT, r.principal, caller, marks)
+    _put(out, F_SUBJECT, r.subject, marks)
+    if peer != NULL:
+        _put(out, F_PEER, peer.spiffe_id, marks)
+        _put(out, F_CREDENTIAL, peer.credential, marks)
+    _put(out, F_OWNER, _cell_text(_column(r, COL_TASK_OWNER)), marks)
+
+
+cdef void _put_what(Out *out, const Request *r, Marks *marks) noexcept nogil:
+    _put_uid(out, F_ACTION_TYPE, F_ACTION, r.action, _no_text, marks)
+    _put_uid(out, F_RESOURCE_TYPE, F_RESOURCE, r.resource, _no_text, marks)
+    _put(out, F_DESTINATION, r.destination, marks)
+    _put(out, F_PROTOCOL, r.protocol, marks)
+    _put(out, F_METHOD, r.method, marks)
+    _put(out, F_HOST, r.host, marks)
+    if r.path.n:
+        _put_text(out, F_PATH, r.path.p, r.path.n, PATH_BYTES_MAX, marks)
+    if r.has_args_digest:
+        out_bytes(out, F_ARGS_DIGEST, r.args_digest, 32)
+    _put_number(out, F_DATA_LEVEL, _cell_number(_column(r, COL_CALL_DATA_LEVEL)))
+    _put_number(out, F_INPUT_MODE, r.input_mode)
+
+
+cdef void _put_taint(Out *out, const Request *r, Marks *marks) noexcept nogil:
+    cdef const Cell *labels = _column(r, COL_SESSION_LABELS_SEEN)
+    cdef const Cell *cells
+    cdef int64_t level = _cell_number(_column(r, COL_SESSION_LEVEL_SEEN))
+    cdef int64_t untrusted = _cell_number(_column(r, COL_SESSION_UNTRUSTED_SEEN))
+    cdef uint32_t count = labels.n if labels.kind == KIND_SET else 0
+    cdef uint32_t i
+    cdef size_t start
+    if level == 0 and untrusted == 0 and count == 0:
+        return
+    start = out_open(out, F_TAINT)
+    _put_number(out, 1, level)
+    cells = <const Cell *> cell_at(labels)
+    marks.truncated |= count > LABELS_MAX
+    for i in range(count if count < LABELS_MAX else LABELS_MAX):
+        _put(out, 2, _cell_text(&cells[i]), marks)
+    _put_number(out, 3, untrusted)
+    out_close(out, start)
+
+
+cdef void _put_approval(Out *out, const Request *r, Marks *marks) noexcept nogil:
+    cdef Text state = _cell_text(_column(r, COL_APPROVAL_STATE))
+    cdef size_t start
+    if state.n == 0 or _text_is(state, "none"):
+        return
+    start = out_open(out, F_APPROVAL)
+    _put(out, 2, state, marks)
+    _put_number(out, 3, _cell_number(_column(r, COL_APPROVAL_MATCHES)))
+    out_close(out, start)
+
+
+cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
+    cdef int64_t agent = _cell_number(_column(r, COL_RISK_AGENT))
+    cdef int64_t user = _cell_number(_column(r, COL_RISK_USER))
+    cdef int64_t age_s = _cell_number(_column(r, COL_RISK_SOURCE_AGE_S))
+    cdef Text credential = _cell_text(_column(r, COL_CRED_KIND))
+    cdef size_t start
+    if _text_is(credential, "none"):
+        credential = _no_text
+    if agent == 0 and user == 0 and age_s == -1 and credential.n == 0:
+        return
+    start = out_open(out, F_POSTURE)
+    _put_number(out, 1, agent)
+    _put_number(out, 2, user)
+    out_uint(out, 3, <uint64_t> age_s)   # 0 is an age, so it is always written
+    _put(out, 4, credential, marks)
+    _put_number(out, 5, _cell_number(_column(r, COL_CRED_TTL_S)))
+    _put_number(out, 6, _cell_number(_column(r, COL_CRED_BOUND)))
+    out_close(out, start)
+
+
+cdef void _put_authority(Out *out, const Request *r, const Table *table, const Decision *d, Marks *marks) noexcept nogil:
+    cdef Text task = _cell_text(_column(r, COL_TASK_ID))
+    out_uint(out, F_GENERATION, d.generation)
+    if table != NULL:
+        _put(out, F_DIGEST, table.digest, marks)
+    out_uint(out, F_EPOCH, d.epoch)
+    _put(out, F_TASK, task if task.n else r.task, marks)   # the task in force, else the one the call named
+    _put_taint(out, r, marks)
+    _put_approval(out, r, marks)
+    _put_posture(out, r, marks)
+
+
+cdef void _put_how(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
+    out_uint(out, F_DOOR, r.door)
+    _put_number(out, F_LATENCY, d.latency_ns)
+    _put(out, F_TRACE_ID, r.trace_id, marks)
+    _put(out, F_SPAN_ID, r.span_id, marks)
+    _put(out, F_REQUEST_ID, r.request_id, marks)
+    _put_number(out, F_DRY_RUN, r.dry_run != 0)
+    _put_number(out, F_LATE, d.late != 0)
+    _put(out, F_OBLIGATION, d.obligation, marks)
+
+
+cdef void record_encode(Out *out, const Peer *peer, const Request *request, const Table *table, const Authority *authority, const Decision *decision) noexcept nogil:
+    cdef Marks marks
+    cdef size_t start = out_open(out, 1)
+    marks.truncated = False
+    marks.sanitised = request.sanitised != 0
+    _put_text(out, F_EVALUATION_ID, decision.evaluation_id, sizeof(decision.evaluation_id) if decision.evaluation_id[0] else 0,
+              TEXT_BYTES_MAX, &marks)
+    out_fixed64(out, F_TIME, <uint64_t> request.started_unix_ns)
+    out_uint(out, F_OUTCOME, decision.outcome)
+    _put_text(out, F_REASON, decision.reason.p, decision.reason.n, TEXT_BYTES_MAX, &marks)
+    _put_policies(out, decision, &marks)
+    _put_who(out, peer, request, &marks)
+    _put_what(out, request, &marks)
+    _put_authority(out, request, table, decision, &marks)
+    _put_how(out, request, decision, &marks)
+    _put_number(out, F_SANITISED, marks.sanitised)
+    _put_number(out, F_TRUNCATED, marks.truncated)
+    out_close(out, start)
+
+
+# ------------------------------------------------------------------ the audit minimum
+
+MANDATORY = {
+    F_EVALUATION_ID: "evaluation_id", F_TIME: "time_unix_nano", F_OUTCOME: "outcome", F_REASON: "reason", F_AGENT: "agent",
+    F_ACTION: "action", F_RESOURCE: "resource", F_GENERATION: "generation", F_EPOCH: "revocation_epoch", F_DOOR: "door",
+}
+_WIRE_TYPE = {F_TIME: WIRE_FIXED64, F_OUTCOME: WIRE_VARINT, F_GENERATION: WIRE_VARINT, F_EPOCH: WIRE_VARINT, F_DOOR: WIRE_VARINT}
+# An agent, action or resource may be unknown (a refused call) and is then empty; these never are.
+_NEVER_EMPTY = frozenset((F_EVALUATION_ID, F_TIME, F_OUTCOME, F_REASON))
+
+
+def missing_fields(bytes payload not None):
+    cdef Reader outer, inner
+    cdef WireField field
+    cdef Text text
+    cdef bint decision = False
+    text.p, text.n = <const char *> payload, <uint32_t> len(payload)
+    reader_open(&outer, text)
+    found = set()
+    while reader_next(&outer, &field):
+        if field.number != 1 or field.type != WIRE_BYTES:
+            continue
+        decision = True
+        reader_open(&inner, field.bytes)
+        while reader_next(&inner, &field):
+            if field.type == _WIRE_TYPE.get(field.number, WIRE_BYTES) and (
+                    field.number not in _NEVER_EMPTY or (field.bytes.n if field.type == WIRE_BYTES else field.v)):
+                found.add(field.number)
+        if inner.error != WIRE_OK:
+            raise ValueError("the record's decision is not a protobuf message")
+    if outer.error != WIRE_OK:
+        raise ValueError("the record is not a protobuf message")
+    return tuple(name for number, name in MANDATORY.items() if number not in found) if decision else ()
+
+
+# ------------------------------------------------------------------ Python face
+
+cdef class _Room:
+    """Memory behind the structs of one `encode`."""
+    cdef list kept
+    cdef bytearray memory
+    cdef Arena arena
+
+    def __cinit__(self):
+        self.kept = []
+        self.memory = bytearray(1 << 20)
+        self.arena.base, self.arena.cap = <uint8_t *> <char *> self.memory, len(self.memory)
+
+    cdef Text text(self, value):
+        cdef bytes data = value.encode() if isinstance(value, str) else value
+        cdef Text made
+        self.kept.append(data)
+        made.p, made.n = <const char *> data, <uint32_t> len(data)
+        return made
+
+    cdef Uid *uid(self, pair):
+        if pair is None:
+            return NULL
+        cdef Text type_ = self.text(pair[0])
+        cdef Text id_ = self.text(pair[1])
+        return uid_make(&self.arena, type_.p, type_.n, id_.p, id_.n)
+
+    cdef int column(self, Cell *cell, str kind, value) except -1:
+        cdef Text text
+        cdef Cell *cells
+        if kind == "bool":
+            cell_bool(cell, value)
+        elif kind == "long":
+            cell_long(cell, value)
+        elif kind == "entity":
+            cell_entity(cell, self.uid(value))
+        elif kind == "string":
+            text = self.text(value)
+            cell_string(cell, text.p, text.n)
+        else:
+            cells = <Cell *> arena_take(&self.arena, len(value) * sizeof(Cell))
+            for i, item in enumerate(value):
+                self.column(&cells[i], "string", item)
+            memset(cell, 0, sizeof(Cell))
+            cell.kind, cell.n = KIND_SET, <uint32_t> len(value)
+            cell_point(cell, cells)
+        return 0
+
+    cdef int listed(self, Listed *into, uint32_t *total, names) except -1:
+        for i, name in enumerate(names[:LISTED_MAX]):
+            into[i].id = self.text(name[0] if isinstance(name, tuple) else name)
+            into[i].error = name[1] if isinstance(name, tuple) else 0
+        total[0] = <uint32_t> len(names)
+        return 0
+
+    cdef int fill_request(self, Request *r, dict f) except -1:
+        cdef bytes digest
+        cdef size_t i
+        r.principal, r.action, r.resource = self.uid(f["principal"]), self.uid(f["action"]), self.uid(f["resource"])
+        columns_absent(r.columns)
+        given = f.get("columns", {})
+        for i, (path, kind, _) in enumerate(COLUMNS):
+            if path in given:
+                self.column(&r.columns[i], kind, given[path])
+        r.door, r.input_mode = f.get("door", 0), f.get("input_mode", 0)
+        r.dry_run, r.sanitised = f.get("dry_run", False), f.get("sanitised", False)
+        r.request_id, r.trace_id = self.text(f.get("request_id", "")), self.text(f.get("trace_id", ""))
+        r.span_id, r.task = self.text(f.get("span_id", "")), self.text(f.get("task", ""))
+        r.protocol, r.method = self.text(f.get("protocol", "")), self.text(f.get("method", ""))
+        r.host, r.path = self.text(f.get("host", "")), self.text(f.get("path", ""))
+        r.destination, r.subject = self.text(f.get("destination", "")), self.text(f.get("subject", ""))
+        r.denial_id = self.text(f.get("denial_id", ""))
+        r.started_unix_ns = f.get("started_unix_ns", 0)
+        digest = f.get("args_digest", b"")
+        if digest:
+            memcpy(r.args_digest, <const char *> digest, 32)
+            r.has_args_digest = 1
+        return 0
+
+    cdef int fill_decision(self, Decision *d, dict f) except -1:
+        cdef bytes id_ = f.get("evaluation_id", "").encode()
+        memcpy(d.evaluation_id, <const char *> id_, min(<size_t> len(id_), sizeof(d.evaluation_id)))
+        d.outcome, d.late = f.get("outcome", 0), f.get("late", False)
+        d.reason, d.obligation = self.text(f.get("reason", "")), self.text(f.get("obligation", ""))
+        self.listed(d.policies, &d.policies_total, f.get("policies", ()))
+        self.listed(d.errors, &d.errors_total, f.get("errors", ()))
+        self.listed(d.shadows, &d.shadows_total, f.get("shadows", ()))
+        d.generation, d.epoch, d.latency_ns = f.get("generation", 0), f.get("epoch", 0), f.get("latency_ns", 0)
+        return 0
+
+
+def encode(dict request not None, dict decision not None, *, peer=None, str digest=None):
+    cdef _Room room = _Room()
+    cdef Request r
+    cdef Decision d
+    cdef Peer p
+    cdef Table t
+    cdef Authority authority
+    cdef Out out
+    cdef bytearray buffer = bytearray(RECORD_BYTES_MAX)
+    memset(&r, 0, sizeof(r))
+    memset(&d, 0, sizeof(d))
+    memset(&p, 0, sizeof(p))
+    memset(&t, 0, sizeof(t))
+    memset(&authority, 0, sizeof(authority))
+    room.fill_request(&r, request)
+    room.fill_decision(&d, decision)
+    if peer is not None:
+        p.kind = peer[0]
+        p.spiffe_id, p.credential = room.text(peer[1]), room.text(peer[2])
+    if digest is not None:
+        t.digest = room.text(digest)
+    if room.arena.failed:
+        raise MemoryError("the request does not fit")
+    out.p, out.n, out.cap, out.failed = <uint8_t *> <char *> buffer, 0, RECORD_BYTES_MAX, 0
+    with nogil:
+        record_encode(&out, &p if peer is not None else NULL, &r, &t if digest is not None else NULL, &authority, &d)
+    if out.failed:
+        raise MemoryError("the record does not fit")
+    return bytes(buffer[:out.n])
