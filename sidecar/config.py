@@ -1,0 +1,322 @@
+"""The configuration: one YAML file, one typed section per component, every field documented where it is defined.
+
+An unknown key is refused with its path, and every problem of a file is reported at once. Relative paths are relative to
+the file. `documentation()` gives all fields with unit, default and text; `remit doctor --print-config` prints them.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from fastpath import spiffe_id
+from sidecar.config_mapping import MappingConfig
+from sidecar.errors import IdentityError
+from sidecar.policy.limits import PolicyLimits
+
+MIB = 1 << 20
+BUDGET_MS = 50
+MAX_AGE_OFF = 0
+ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"  # SPIFFE Workload Endpoint section 4
+
+
+def _doc(text: str, unit: str = "", *, ge: int | None = None, le: int | None = None) -> msgspec.Meta:
+    return msgspec.Meta(description=text, extra={"unit": unit}, ge=ge, le=le)
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A section of the file. Its first docstring line is its documentation."""
+
+
+Path = Annotated[str, msgspec.Meta(extra={"path": True})]
+
+
+class Identity(Section, frozen=True, kw_only=True):
+    """Where the sidecar's own X509-SVID and the trust bundles come from."""
+
+    workload_api: Annotated[
+        str,
+        _doc(
+            "socket of the SPIFFE Workload API; empty: the environment variable SPIFFE_ENDPOINT_SOCKET",
+            "unix:///path",
+        ),
+    ] = ""
+    spiffe_id: Annotated[
+        str, _doc("which SVID to use when the Workload API gives several; empty: the first", "SPIFFE ID")
+    ] = ""
+
+
+class ExtAuthz(Section, frozen=True, kw_only=True):
+    """The door for Envoy: TCP with mutual TLS, or a Unix socket that belongs to one Envoy."""
+
+    address: Annotated[
+        str, _doc("listen on TCP with mutual TLS; callers must be in `peps`; port 0: the kernel chooses", "host:port")
+    ] = ""
+    socket: Annotated[Path, _doc("listen on a Unix socket instead; needs `spiffe_id`", "path")] = ""
+    spiffe_id: Annotated[str, _doc("the Envoy that the Unix socket belongs to", "SPIFFE ID")] = ""
+    group: Annotated[str, _doc("group that may enter the socket's folder; empty: our own", "group name")] = ""
+
+
+class AgentSocket(Section, frozen=True, kw_only=True):
+    """A Unix socket that belongs to one agent: whoever may enter its folder is that agent."""
+
+    socket: Annotated[Path, _doc("path of the socket; its folder gets mode 0750", "path")]
+    spiffe_id: Annotated[str, _doc("the agent that calls here; nothing in a message can name another", "SPIFFE ID")]
+    group: Annotated[str, _doc("group that may enter the folder; empty: our own", "group name")] = ""
+
+
+class Listeners(Section, frozen=True, kw_only=True):
+    """The doors of the data plane."""
+
+    ext_authz: Annotated[ExtAuthz | None, _doc("the door for Envoy; absent: none")] = None
+    agents: Annotated[list[AgentSocket], _doc("one Unix socket per agent for its own checks")] = []
+    check_address: Annotated[str, _doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """Bounds of the data plane (defaults: DoS review of HTTP/2 and gRPC)."""
+
+    budget_ms: Annotated[
+        int, _doc("a decision later than this after its bytes arrived is ERROR `late`", "ms", ge=1, le=10_000)
+    ] = BUDGET_MS
+    ext_authz_bytes: Annotated[int, _doc("largest CheckRequest of Envoy", "bytes", ge=1024, le=16 * MIB)] = MIB
+    check_bytes: Annotated[int, _doc("largest message of an agent's own check", "bytes", ge=1024, le=4 * MIB)] = (
+        256 * 1024
+    )
+    arena_bytes: Annotated[
+        int, _doc("working memory of one call; a call that needs more is refused", "bytes", ge=64 * 1024, le=64 * MIB)
+    ] = 4 * MIB
+    headers: Annotated[int, _doc("header lines of one call", "lines", ge=1, le=10_000)] = 1024
+    path_bytes: Annotated[int, _doc("longest path with query", "bytes", ge=64, le=64 * 1024)] = 8192
+    strict_path: Annotated[bool, _doc("deny when the raw path differs from its canonical form")] = True
+    mcp_status: Annotated[Literal[200, 403], _doc("HTTP status of a denied MCP call", "HTTP status")] = 403
+    identity_headers: Annotated[bool, _doc("set x-remit-agent and x-remit-evaluation-id upstream on allow")] = True
+    workers: Annotated[int, _doc("threads per door", "threads", ge=1, le=64)] = 4
+    concurrent_calls: Annotated[int, _doc("calls in progress per door; more are refused", "calls", ge=1, le=65_536)] = (
+        1024
+    )
+    concurrent_streams: Annotated[int, _doc("streams per connection", "streams", ge=1, le=4096)] = 256
+    metadata_bytes: Annotated[int, _doc("header block of one call", "bytes", ge=1024, le=64 * 1024)] = 16 * 1024
+    connection_age_s: Annotated[int, _doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
+        600
+    )
+    connection_idle_s: Annotated[int, _doc("an idle connection is closed after this", "s", ge=1, le=86_400)] = 300
+    grace_s: Annotated[
+        int, _doc("calls in progress may finish within this at SIGTERM or at connection age", "s", ge=0, le=600)
+    ] = 30
+    handshake_ms: Annotated[int, _doc("TLS and HTTP/2 handshake", "ms", ge=100, le=60_000)] = 5000
+    settings_ms: Annotated[int, _doc("acknowledgement of our HTTP/2 SETTINGS", "ms", ge=100, le=60_000)] = 2000
+
+
+class Policy(Section, frozen=True, kw_only=True):
+    """What is compiled into a generation, where it is stored and how it is evaluated."""
+
+    policies: Annotated[list[Path], _doc("Cedar files, or folders whose *.cedar files are read", "paths")]
+    schema: Annotated[Path, _doc("Cedar schema (text); empty: none, policies are not validated", "path")] = ""
+    entities: Annotated[Path, _doc("Cedar entities (JSON); empty: none", "path")] = ""
+    links: Annotated[Path, _doc("template links (JSON lines: id, template, slots); empty: none", "path")] = ""
+    store: Annotated[Path, _doc("folder of the compiled generations", "path")]
+    evaluation: Annotated[
+        Literal["strict", "cedar"],
+        _doc("strict: an error in a forbid whose scope matches denies; cedar: it is skipped, as Cedar says"),
+    ] = "strict"
+    allow_empty: Annotated[bool, _doc("accept a source without any policy; it denies everything")] = False
+    limits: Annotated[PolicyLimits, _doc("caps on what is compiled")] = PolicyLimits()
+    compile_s: Annotated[int, _doc("the compiler is ended after this", "s", ge=1, le=3600)] = 120
+    max_age_s: Annotated[
+        int, _doc("age of the last successful load after which policies are stale; 0: never", "s", ge=0)
+    ] = MAX_AGE_OFF
+    on_stale: Annotated[
+        Literal["deny", "serve"], _doc("what stale policies do: answer ERROR, or go on and only say so")
+    ] = "deny"
+
+
+class JournalSection(Section, frozen=True, kw_only=True):
+    """The decision journal on disk."""
+
+    dir: Annotated[Path, _doc("folder of the segments; belongs to one sidecar", "path")]
+    segment_bytes: Annotated[int, _doc("size of one segment file", "bytes", ge=64 * 1024, le=1 << 30)] = 16 * MIB
+    cap_bytes: Annotated[int, _doc("all segments together", "bytes", ge=128 * 1024)] = 2048 * MIB
+    on_full: Annotated[
+        Literal["deny", "drop_oldest"],
+        _doc("when the cap is reached: answer ERROR, or drop the oldest segment and record a gap"),
+    ] = "deny"
+    sync: Annotated[
+        Literal["none", "interval", "each"],
+        _doc("when records reach the disk itself: as the kernel likes, every `sync_ms`, or before each answer"),
+    ] = "interval"
+    sync_ms: Annotated[
+        int,
+        _doc(
+            "a power cut may lose this much with sync: interval; a killed process loses nothing", "ms", ge=1, le=60_000
+        ),
+    ] = 100
+
+
+class Upstream(Section, frozen=True, kw_only=True):
+    """The collector that decisions are shipped to."""
+
+    address: Annotated[str, _doc("TCP with mutual TLS", "host:port")] = ""
+    spiffe_id: Annotated[str, _doc("the collector that must answer at `address`", "SPIFFE ID")] = ""
+    socket: Annotated[Path, _doc("a collector on this machine instead", "path")] = ""
+
+
+class Control(Section, frozen=True, kw_only=True):
+    """The control socket: reload, status, Explain, decision tail. Its folder names who may enter."""
+
+    socket: Annotated[Path, _doc("path of the socket; its folder gets mode 0750", "path")]
+    group: Annotated[str, _doc("group that may enter the folder; empty: our own", "group name")] = ""
+
+
+class Metrics(Section, frozen=True, kw_only=True):
+    """Prometheus metrics at /metrics, with /livez and /readyz beside them."""
+
+    address: Annotated[str, _doc("plain HTTP; empty: none", "host:port")] = "127.0.0.1:9464"
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """Our own events, on standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], _doc("least severe event that is written")] = "info"
+    format: Annotated[Literal["json", "console"], _doc("one JSON object per line, or text for people")] = "json"
+
+
+class Process(Section, frozen=True, kw_only=True):
+    """The rights that the process keeps."""
+
+    run_as: Annotated[str, _doc("ordinary user to become when started as root", "user name")] = ""
+    allow_root: Annotated[bool, _doc("stay root; refused otherwise, since a sidecar needs no right of root")] = False
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    name: Annotated[str, _doc("name of this sidecar in the decision stream; empty: its SPIFFE ID")] = ""
+    identity: Identity = Identity()
+    listeners: Listeners = Listeners()
+    peps: Annotated[
+        list[str], _doc("Envoys that may assert `source.principal`; nobody else may call ext_authz", "SPIFFE IDs")
+    ] = []
+    policy: Policy
+    mapping: Annotated[MappingConfig, _doc("what a call is: trust domains, tools, destinations, routes")] = (
+        MappingConfig()
+    )
+    journal: JournalSection
+    upstream: Upstream | None = None
+    control: Control
+    metrics: Metrics = Metrics()
+    limits: Limits = Limits()
+    log: Log = Log()
+    process: Process = Process()
+    file: Annotated[str, msgspec.Meta(extra={"hidden": True})] = ""
+
+    @property
+    def workload_api(self) -> str:
+        """The Workload API endpoint in force: the file's, else the environment's (Workload Endpoint section 4)."""
+        return self.identity.workload_api or os.environ.get(ENDPOINT_VARIABLE, "")
+
+
+SOCKET_BYTES_MAX = 90  # of the 107 that sockaddr_un takes; the rest is for the temporary name while binding
+
+
+class HostPort(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def host_port(text: str) -> HostPort | None:
+    """`host:port` taken apart, or None. The host is an IP address (IPv6 in brackets) or `localhost`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        return None
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        is_v6 = ipaddress.ip_address(bare).version == 6
+    except ValueError:
+        return HostPort(bare, int(port)) if bare == "localhost" else None
+    return HostPort(bare, int(port)) if is_v6 == (bare != host) else None
+
+
+def check(config: Config) -> list[str]:
+    """What single fields cannot show: addresses, SPIFFE IDs, sockets, and fields that contradict each other."""
+    return [*_addresses(config), *_spiffe_ids(config), *_sockets(config), *_contradictions(config)]
+
+
+def _addresses(config: Config) -> Iterator[str]:
+    named = {
+        "listeners.ext_authz.address": config.listeners.ext_authz and config.listeners.ext_authz.address,
+        "listeners.check_address": config.listeners.check_address,
+        "metrics.address": config.metrics.address,
+    }
+    for path, text in named.items():
+        if text and host_port(text) is None:
+            yield f"`{path}`: `{text}` is not an address; write an IP address and a port, as in 127.0.0.1:9191"
+    # The collector is dialled, not bound, so a name is fine there.
+    if config.upstream and config.upstream.address and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", config.upstream.address):
+        yield f"`upstream.address`: `{config.upstream.address}` is not host:port"
+
+
+def _spiffe_ids(config: Config) -> Iterator[str]:
+    named = [(f"peps[{i}]", one) for i, one in enumerate(config.peps)]
+    named += [(f"listeners.agents[{i}].spiffe_id", one.spiffe_id) for i, one in enumerate(config.listeners.agents)]
+    named += [("identity.spiffe_id", config.identity.spiffe_id)] if config.identity.spiffe_id else []
+    if config.listeners.ext_authz and config.listeners.ext_authz.spiffe_id:
+        named.append(("listeners.ext_authz.spiffe_id", config.listeners.ext_authz.spiffe_id))
+    if config.upstream and config.upstream.spiffe_id:
+        named.append(("upstream.spiffe_id", config.upstream.spiffe_id))
+    for path, text in named:
+        try:
+            found = spiffe_id.parse(text)
+        except IdentityError as error:
+            yield f"`{path}`: {error}"
+        else:
+            if not found.path:
+                yield f"`{path}`: `{text}` names a trust domain, not a workload; write spiffe://trust-domain/path"
+
+
+def sockets(config: Config) -> list[tuple[str, str]]:
+    """(field, path) of every Unix socket that the sidecar makes."""
+    made = [(f"listeners.agents[{i}].socket", one.socket) for i, one in enumerate(config.listeners.agents)]
+    if config.listeners.ext_authz and config.listeners.ext_authz.socket:
+        made.append(("listeners.ext_authz.socket", config.listeners.ext_authz.socket))
+    return [*made, ("control.socket", config.control.socket)]
+
+
+def _sockets(config: Config) -> Iterator[str]:
+    folders: dict[str, str] = {}
+    for field, path in sockets(config):
+        if len(path.encode()) > SOCKET_BYTES_MAX:
+            yield f"`{field}`: `{path}` is longer than {SOCKET_BYTES_MAX} bytes; choose a shorter folder"
+        # The folder is what tells callers apart, so two sockets in one folder would be one identity with two names.
+        taken = folders.setdefault(os.path.dirname(path), field)
+        if taken != field:
+            yield f"`{field}`: shares its folder with `{taken}`; the folder names who may enter, so give it its own"
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    door = config.listeners.ext_authz
+    if door and bool(door.address) == bool(door.socket):
+        yield "`listeners.ext_authz`: give either `address` (TCP with mutual TLS) or `socket`"
+    if door and door.socket and not door.spiffe_id:
+        yield "`listeners.ext_authz.spiffe_id`: is missing; name the Envoy that the socket belongs to"
+    if door and door.address and not config.peps:
+        yield "`peps`: is empty, so nobody could call `listeners.ext_authz`; list the SPIFFE IDs of your Envoys"
+    if not door and not config.listeners.agents and not config.listeners.check_address:
+        yield "`listeners`: has no door; give `ext_authz`, `agents` or `check_address`"
+    if not config.workload_api:
+        yield f"`identity.workload_api`: is empty and {ENDPOINT_VARIABLE} is not set; give unix:///path"
+    up = config.upstream
+    if up and bool(up.address) == bool(up.socket):
+        yield "`upstream`: give either `address` with `spiffe_id`, or `socket`"
+    if up and up.address and not up.spiffe_id:
+        yield "`upstream.spiffe_id`: is missing; name the collector that must answer at `upstream.address`"
+    if config.journal.cap_bytes < 2 * config.journal.segment_bytes:
+        yield "`journal.cap_bytes`: is less than two segments; raise it or lower `journal.segment_bytes`"
+    if not config.policy.policies:
+        yield "`policy.policies`: is empty; name at least one Cedar file or folder"

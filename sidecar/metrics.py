@@ -1,0 +1,169 @@
+"""Prometheus metrics, with /livez and /readyz beside them, on a port of their own.
+
+Everything is read when Prometheus asks: the data plane counts natively and never touches this module. Labels are names
+of our own (doors, outcomes, causes); nothing of a request becomes one.
+"""
+
+import socket
+import socketserver
+import threading
+import wsgiref.simple_server
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from sidecar._proto.remit.control.v1 import control_pb2
+from sidecar.config import HostPort
+from sidecar.errors import ConfigError
+
+NS = 1e-9
+CLIENT_TIMEOUT_S = 10
+TEXT = ("content-type", "text/plain; charset=utf-8")
+
+
+class Facts(Protocol):
+    """What the metrics read of a running sidecar."""
+
+    def counters(self) -> dict[str, Any]:
+        """As `fastpath.call.Pdp.counters`."""
+
+    def error_counts(self) -> dict[str, int]:
+        """{cause: times} of errors outside the native call."""
+
+    def reload_counts(self) -> dict[str, int]:
+        """{"applied" | "refused": times}."""
+
+    def status(self) -> control_pb2.StatusResponse:
+        """What is in force now."""
+
+
+class SidecarCollector(Collector):
+    """Turns the facts of one sidecar into metric families at each scrape."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        counters = self._facts.counters()
+        yield _counter("remit_decisions", "decisions by door and outcome", ("door", "outcome"), counters["decisions"])
+        yield _latency(counters["latency_ns"])
+        causes = {**self._facts.error_counts(), **counters["causes"]}
+        yield _counter("remit_errors", "calls that could not be decided, by cause", ("cause",), _single(causes))
+        yield _counter("remit_replayed", "answers given again to a repeated request id", (), {(): counters["replayed"]})
+        yield _counter("remit_malformed", "messages that did not decode", (), {(): counters["malformed"]})
+        yield _counter("remit_reloads", "reloads by result", ("result",), _single(self._facts.reload_counts()))
+        yield from _gauges(self._facts.status())
+
+
+def _single(counts: dict[str, int]) -> dict[tuple[str, ...], int]:
+    return {(name,): n for name, n in counts.items()}
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _latency(doors: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]]) -> Metric:
+    """Cumulative buckets in seconds from counts per bucket; the last bucket has no bound."""
+    family = HistogramMetricFamily("remit_decision_latency_seconds", "from received bytes to answer", labels=("door",))
+    for door, (bounds, counts, total_ns) in doors.items():
+        sums, so_far = [], 0
+        for bound, count in zip([*(f"{b * NS:g}" for b in bounds), "+Inf"], counts, strict=True):
+            so_far += count
+            sums.append((bound, so_far))
+        family.add_metric((door,), sums, total_ns * NS)
+    return family
+
+
+def _gauges(now: control_pb2.StatusResponse) -> Iterator[Metric]:
+    figures = {
+        "remit_ready": ("1 while calls are decided", int(now.ready)),
+        "remit_generation": ("policy generation in force", now.generation),
+        "remit_revocation_epoch": ("revocation epoch in force", now.revocation_epoch),
+        "remit_bundle_generation": ("grows with every change of the trust bundles", now.bundle_generation),
+        "remit_svid_not_after_seconds": ("Unix time at which our SVID ends; 0: none", now.svid_not_after_unix),
+        "remit_journal_bytes": ("size of all journal segments", now.journal.bytes),
+        "remit_journal_last_sequence": ("last record written", now.journal.last_sequence),
+        "remit_stream_connected": ("1 while the collector acknowledges", int(now.stream.connected)),
+        "remit_stream_lag_records": ("records that the collector does not hold yet", now.stream.lag),
+    }
+    for name, (text, value) in figures.items():
+        yield GaugeMetricFamily(name, text, value=value)
+
+
+def registry(facts: Facts) -> CollectorRegistry:
+    """A registry of its own, so that nothing in the process adds to it unseen."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(SidecarCollector(facts))
+    ProcessCollector(registry=made)
+    return made
+
+
+def wsgi_app(facts: Facts) -> Callable[..., Iterable[bytes]]:
+    """/metrics, /livez (the process answers), /readyz (calls are decided; else 503 with the reason)."""
+    metrics = make_wsgi_app(registry(facts))
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            return metrics(environ, start_response)
+        if path == "/livez":
+            start_response("200 OK", [TEXT])
+            return [b"live\n"]
+        if path == "/readyz":
+            now = facts.status()
+            start_response("200 OK" if now.ready else "503 Service Unavailable", [TEXT])
+            return [b"ready\n" if now.ready else now.not_ready.encode() + b"\n"]
+        start_response("404 Not Found", [TEXT])
+        return [b"try /metrics, /livez or /readyz\n"]
+
+    return app
+
+
+class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, address: HostPort) -> None:
+        if ":" in address.host:
+            self.address_family = socket.AF_INET6
+        super().__init__((address.host, address.port), _Quiet)
+
+    def server_bind(self) -> None:
+        # WSGIServer would ask DNS for our own name here, which can take seconds and serves nothing.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _Quiet(wsgiref.simple_server.WSGIRequestHandler):
+    timeout = CLIENT_TIMEOUT_S
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Scrapes are no events of ours."""
+
+
+class MetricsServer:
+    """Owns the metrics port and its thread."""
+
+    def __init__(self, address: HostPort, facts: Facts) -> None:
+        try:
+            self._server = _Server(address)
+        except OSError as error:
+            cause = (error.strerror or str(error)).lower()
+            raise ConfigError(f"`metrics.address`: cannot listen on {address}: {cause}; choose another port") from None
+        self._server.set_app(wsgi_app(facts))
+        self.address = HostPort(address.host, self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
