@@ -3,7 +3,7 @@
 wire reads it, canonical judges it, mapping turns it into a Request. All text is borrowed from the received bytes or from the arena.
 """
 from fastpath.value cimport Arena
-from fastpath.wire cimport Text
+from fastpath.wire cimport Text, text_of
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
@@ -17,6 +17,7 @@ cdef struct HeaderLine:      # one occurrence; the `headers` map gives one line 
     Text value
     uint8_t joined           # from the map: a comma may join several values
     uint8_t sanitised        # the value was not UTF-8, or carries Envoy's replacement
+    uint32_t order           # position as received
 
 
 cdef struct HttpCall:
@@ -58,6 +59,12 @@ cdef struct CanonicalRules:
     uint8_t strict_path      # raw path differs from canonical: refuse (default 1); 0: collapse and go on
     uint32_t headers_max     # lines
     uint32_t path_bytes_max
+
+
+cdef inline void call_refuse(HttpCall *call, const char *reason) noexcept nogil:
+    """Note the first reason why the call is malformed or ambiguous."""
+    if call.refusal.n == 0:
+        call.refusal = text_of(reason)
 
 
 # Decode `n` bytes of envoy.service.auth.v3.CheckRequest. 0, or 1 when they are not one (then nothing in `call` may be used).

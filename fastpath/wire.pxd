@@ -65,6 +65,7 @@ cdef struct Reader:          # a position in one message
     const uint8_t *end
     int depth                # how many messages and groups may still be nested below this message
     int error                # WireError; once set nothing more is read
+    uint32_t groups          # skipped so far
 
 
 cdef struct WireField:       # one field as it stands on the wire
@@ -74,14 +75,10 @@ cdef struct WireField:       # one field as it stands on the wire
     Text bytes               # of WIRE_BYTES, borrowed
 
 
-cpdef enum ShapeKind:
-    SHAPE_UNKNOWN = 0        # not in the message type: skipped, whatever it holds
-    SHAPE_VARINT = 1
-    SHAPE_FIXED64 = 2
-    SHAPE_FIXED32 = 3
-    SHAPE_STRING = 4         # must be UTF-8
-    SHAPE_BYTES = 5
-    SHAPE_MESSAGE = 6
+cdef enum ShapeKind:
+    SHAPE_SCALAR = 0         # nothing to check beyond the wire; also a number that the message type does not have
+    SHAPE_STRING = 1         # must be UTF-8
+    SHAPE_MESSAGE = 2
 
 
 cdef struct Shape:           # a message type, as much of it as decides whether bytes are one
@@ -95,12 +92,13 @@ cdef inline void reader_open(Reader *r, Text message) noexcept nogil:
     r.end = r.p + message.n
     r.depth = WIRE_DEPTH_MAX
     r.error = WIRE_OK
+    r.groups = 0
 
 
 # Read the next field into `f`; groups are skipped. False at the end or on an error (`r.error`).
 cdef bint reader_next(Reader *r, WireField *f) noexcept nogil
-# Whether n bytes are a message of this shape, all nested messages included: a WireError. The verdict is upb's. After WIRE_OK
-# `reader_next` cannot fail on the message and on those in it.
+# Whether n bytes are a message of this shape, all nested messages included: a WireError. The verdict is upb's. After
+# WIRE_OK `reader_next` cannot fail on the message and on those in it.
 cdef int wire_check(const void *p, size_t n, const Shape *shape) noexcept nogil
 # Set one field of a shape that is being built (at import).
 cdef void shape_field(Shape *shape, int number, int kind, const Shape *message) noexcept nogil

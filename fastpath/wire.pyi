@@ -20,15 +20,6 @@ class WireError(IntEnum):
     WIRE_TOO_DEEP = 5
     WIRE_BAD_UTF8 = 6
 
-class ShapeKind(IntEnum):
-    SHAPE_UNKNOWN = 0
-    SHAPE_VARINT = 1
-    SHAPE_FIXED64 = 2
-    SHAPE_FIXED32 = 3
-    SHAPE_STRING = 4
-    SHAPE_BYTES = 5
-    SHAPE_MESSAGE = 6
-
 def is_utf8(data: bytes) -> bool:
     """Whether `data` is UTF-8 by RFC 3629."""
 
