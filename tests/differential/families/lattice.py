@@ -1,0 +1,64 @@
+"""Family 3: booleans from {true, false, raises, non-bool} under every connective, in every operand order."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.differential.case import Case, Expr, Policy, ex
+from tests.differential.families.common import effects, over_world
+from tests.differential.world import make_entities, make_world
+
+# Each kind as constants and as values that only the request knows, so that no compiler can fold them all.
+TRUE = ("true", "context.t", "1 == 1", "principal == principal", "context.one < 2", '"a" like "*"')
+FALSE = ("false", "context.f", "1 == 2", "context.one > 2", '"a" like "b"', "principal != principal")
+RAISES = (
+    "(9223372036854775807 + context.one == 0)", "(9223372036854775807 + 1 == 0)", "(context.max * 2 > 0)",
+    "(-context.min == 0)", "(context.min - context.one < 0)",
+)  # fmt: skip
+RAISES_ILL = (
+    "context.missing", '(context.one + "a" == 0)', "(1 < true)", "(1 in [principal])", 'ip("x").isIpv4()',
+    '(1 like "*")', "context.t.x", "principal.missing", 'principal.getTag("none")', "(context.one is User)",
+)  # fmt: skip
+NON_BOOL = ("1", '"a"', "context.one", "principal", "[true]", "{}", "context", 'ip("1.2.3.4")', "context.zero", '""')
+
+
+def make(rng: Random, *, typed: bool, columns: bool) -> Case:
+    world = make_world(rng, typed=typed, columns=columns, types=2, ids=2)
+    fixed = (("t", "bool"), ("f", "bool"), ("one", "long"), ("zero", "long"), ("max", "long"), ("min", "long"))
+    groups = world.context[1] if columns else ()
+    world.context = (
+        "record",
+        tuple((name, type_, True) for name, type_ in fixed) + tuple(f for f in groups if f[0] not in dict(fixed)),
+    )
+    pool = effects(rng)
+    policies = tuple(_policy(rng, typed, pool) for _ in range(40))
+    case = over_world("lattice", world, make_entities(world), policies)
+    known = {"t": True, "f": False, "one": 1, "zero": 0, "max": 2**63 - 1, "min": -(2**63)}
+    # Some requests say otherwise, so that the same programs take other turns.
+    swapped = known | {"t": False, "f": True, "one": 3}
+    requests = tuple(
+        dict(r, context=r["context"] | rng.choice((known, known, swapped)))
+        for r in case.requests[: 4 if not columns else 2]
+    )
+    return case.with_(requests=requests)
+
+
+def boolean(rng: Random, depth: int, typed: bool) -> Expr:
+    if depth == 0:
+        kinds = [TRUE, FALSE] * 2 + [RAISES] if typed else [TRUE, FALSE] * 4 + [RAISES, RAISES_ILL, NON_BOOL]
+        return ex(rng.choice(rng.choice(kinds)))
+    form = rng.choice(("&&", "&&", "||", "||", "!", "if"))
+    operands = [boolean(rng, depth - 1 if rng.random() < 0.7 else 0, typed) for _ in range(3)]
+    if form == "!":
+        return ex("!(", operands[0], ")")
+    if form == "if":
+        return ex("(if ", operands[0], " then ", operands[1], " else ", operands[2], ")")
+    return ex("(", operands[0], f" {form} ", operands[1], ")")
+
+
+def _policy(rng: Random, typed: bool, pool: list[str]) -> Policy:
+    clauses = tuple(
+        (rng.choice(("when", "when", "unless")), boolean(rng, rng.randrange(4), typed))
+        for _ in range(rng.choice((1, 1, 2, 3)))
+    )
+    return Policy(effect=rng.choice(pool), clauses=clauses)
