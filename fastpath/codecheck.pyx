@@ -8,6 +8,7 @@ from fastpath.image cimport IMAGE_COLUMNS, Header
 from fastpath.program cimport (
     EVAL_ARITY,
     EVAL_OK,
+    OP_ACTION,
     OP_ADD,
     OP_AND,
     OP_ATTR,
@@ -16,6 +17,7 @@ from fastpath.program cimport (
     OP_COLUMN,
     OP_COLUMN_GROUP,
     OP_CONST,
+    OP_CONTEXT,
     OP_CONTAINS,
     OP_CONTAINS_ALL,
     OP_CONTAINS_ANY,
@@ -46,51 +48,55 @@ from fastpath.program cimport (
     OP_NE,
     OP_OFFSET,
     OP_OR,
+    OP_PRINCIPAL,
     OP_RAISE,
     OP_RECORD,
+    OP_RESOURCE,
     OP_RETURN,
     OP_SET,
     OP_SUB,
 )
 from fastpath.value cimport KIND_SET, KIND_STRING, Cell, cell_at, text_compare
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memchr
 
-cdef enum:
-    FLAG_OPERAND = 1     # a word follows
-    FLAG_TEXT = 2        # .. and is a constant string
-    FLAG_JUMP = 4        # .. and is a jump target
 
-cdef struct OpForm:
-    uint8_t pops
-    uint8_t pushes
-    uint8_t flags
-
-cdef OpForm forms[OP_COUNT]
+cdef inline uint64_t bit(int op) noexcept nogil:
+    return <uint64_t> 1 << op
 
 
-cdef int _forms_fill() except -1:
-    cdef int op
-    for op in range(<int> OP_COUNT):
-        forms[op].pops, forms[op].pushes = 1, 1
-    for op in (OP_CONST, OP_CONST + 1, OP_CONST + 2, OP_CONST + 3, OP_CONST + 4, OP_COLUMN, OP_HAS_COLUMN,
-               OP_COLUMN_GROUP, OP_EXTRA, OP_HAS_EXTRA, OP_RAISE):
-        forms[op].pops = 0
-    for op in (OP_RETURN, OP_AND, OP_OR, OP_BRANCH):
-        forms[op].pushes = 0
-    forms[<int> OP_JUMP].pops = forms[<int> OP_JUMP].pushes = 0
-    forms[<int> OP_DUP].pushes = 2
-    for op in (OP_ADD, OP_SUB, OP_MUL, OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_IN, OP_CONTAINS, OP_CONTAINS_ALL,
-               OP_CONTAINS_ANY, OP_GET_TAG, OP_HAS_TAG, OP_DECIMAL_LT, OP_DECIMAL_LE, OP_DECIMAL_GT, OP_DECIMAL_GE,
-               OP_IS_IN_RANGE, OP_OFFSET, OP_DURATION_SINCE):
-        forms[op].pops = 2
-    for op in (OP_COLUMN_GROUP, OP_EXTRA, OP_HAS_EXTRA, OP_ATTR, OP_HAS, OP_IS, OP_LIKE):
-        forms[op].flags = FLAG_OPERAND | FLAG_TEXT
-    for op in (OP_AND, OP_OR, OP_BRANCH, OP_JUMP):
-        forms[op].flags = FLAG_OPERAND | FLAG_JUMP
-    for op in (OP_CONST, OP_RECORD):
-        forms[op].flags = FLAG_OPERAND
-    return 0
+# Sets of instructions, one bit each. What stands in none of the first three takes one value and leaves one.
+cdef uint64_t TAKES_NONE = (
+    bit(OP_CONST) | bit(OP_PRINCIPAL) | bit(OP_ACTION) | bit(OP_RESOURCE) | bit(OP_CONTEXT) | bit(OP_COLUMN)
+    | bit(OP_HAS_COLUMN) | bit(OP_COLUMN_GROUP) | bit(OP_EXTRA) | bit(OP_HAS_EXTRA) | bit(OP_RAISE) | bit(OP_JUMP)
+)
+cdef uint64_t TAKES_TWO = (
+    bit(OP_ADD) | bit(OP_SUB) | bit(OP_MUL) | bit(OP_EQ) | bit(OP_NE) | bit(OP_LT) | bit(OP_LE) | bit(OP_GT) | bit(OP_GE)
+    | bit(OP_IN) | bit(OP_CONTAINS) | bit(OP_CONTAINS_ALL) | bit(OP_CONTAINS_ANY) | bit(OP_GET_TAG) | bit(OP_HAS_TAG)
+    | bit(OP_DECIMAL_LT) | bit(OP_DECIMAL_LE) | bit(OP_DECIMAL_GT) | bit(OP_DECIMAL_GE) | bit(OP_IS_IN_RANGE)
+    | bit(OP_OFFSET) | bit(OP_DURATION_SINCE)
+)
+cdef uint64_t LEAVES_NONE = bit(OP_RETURN) | bit(OP_AND) | bit(OP_OR) | bit(OP_BRANCH) | bit(OP_JUMP)
+cdef uint64_t WITH_TARGET = bit(OP_AND) | bit(OP_OR) | bit(OP_BRANCH) | bit(OP_JUMP)
+cdef uint64_t WITH_TEXT = (
+    bit(OP_COLUMN_GROUP) | bit(OP_EXTRA) | bit(OP_HAS_EXTRA) | bit(OP_ATTR) | bit(OP_HAS) | bit(OP_IS) | bit(OP_LIKE)
+)
+cdef uint64_t WITH_CONSTANT = WITH_TEXT | bit(OP_CONST) | bit(OP_RECORD)
+cdef uint64_t WITH_OPERAND = WITH_CONSTANT | WITH_TARGET
+
+
+cdef inline int32_t taken(uint32_t op, uint32_t a) noexcept nogil:
+    if op == OP_SET or op == OP_RECORD:
+        return <int32_t> a
+    if (TAKES_NONE >> op) & 1:
+        return 0
+    return 2 if (TAKES_TWO >> op) & 1 else 1
+
+
+cdef inline int32_t left(uint32_t op) noexcept nogil:
+    if (LEAVES_NONE >> op) & 1:
+        return 0
+    return 2 if op == OP_DUP else 1
 
 
 cdef inline bint refuse(View *view, const char *cause) noexcept nogil:
@@ -160,12 +166,12 @@ cdef bint operand_fits(View *view, uint32_t op, uint32_t a, uint32_t k) noexcept
         return column_fits(view, a)
     if op == OP_RAISE:
         return (EVAL_OK < a <= EVAL_ARITY) or refuse(view, b"program raises an unknown error")
-    if not forms[op].flags & FLAG_OPERAND or forms[op].flags & FLAG_JUMP:
+    if not (WITH_CONSTANT >> op) & 1:
         return True
     if k >= header.constant_count:
         return refuse(view, b"program names no constant")
     constant = <const Cell *> (view.base + header.off_constants) + k
-    if forms[op].flags & FLAG_TEXT and constant.kind != KIND_STRING:
+    if (WITH_TEXT >> op) & 1 and constant.kind != KIND_STRING:
         return refuse(view, b"program names a constant that is not text")
     if op == OP_COLUMN_GROUP:
         return group_fits(view, constant)
@@ -199,9 +205,7 @@ cdef bint walk_jump(View *view, Walk *walk, uint32_t at, uint32_t op, uint32_t k
 
 cdef bint walk_step(View *view, Walk *walk, uint32_t at, uint32_t op, uint32_t a) noexcept nogil:
     """Move the depth over one instruction."""
-    cdef int32_t pops = forms[op].pops
-    if op == OP_SET or op == OP_RECORD:
-        pops = <int32_t> a
+    cdef int32_t pops = taken(op, a)
     if walk.depths[at] >= 0:
         if walk.depth >= 0 and walk.depth != walk.depths[at]:
             return refuse(view, b"stack differs between two ways to an instruction")
@@ -212,7 +216,7 @@ cdef bint walk_step(View *view, Walk *walk, uint32_t at, uint32_t op, uint32_t a
         return refuse(view, b"program takes more values than it has")
     if op == OP_RETURN and walk.depth != 1:
         return refuse(view, b"program returns other than one value")
-    walk.depth += forms[op].pushes - pops
+    walk.depth += left(op) - pops
     # AND and OR hold the value that they took until they have jumped.
     if walk.depth > walk.stack:
         return refuse(view, b"program needs more stack than declared")
@@ -230,14 +234,14 @@ cdef bint walk_all(View *view, Walk *walk) noexcept nogil:
         at += 1
         if op >= OP_COUNT:
             return refuse(view, b"program has an unknown instruction")
-        if forms[op].flags & FLAG_OPERAND:
+        if (WITH_OPERAND >> op) & 1:
             if at == walk.n or walk.depths[at] >= 0:
                 return refuse(view, b"instruction and operand are torn apart")
             k = walk.code[at]
             at += 1
         if not operand_fits(view, op, a, k) or not walk_step(view, walk, start, op, a):
             return False
-        if forms[op].flags & FLAG_JUMP and not walk_jump(view, walk, start, op, k):
+        if (WITH_TARGET >> op) & 1 and not walk_jump(view, walk, start, op, k):
             return False
         if op == OP_RETURN or op == OP_JUMP:
             walk.depth = -1
@@ -259,5 +263,3 @@ cdef bint code_check(View *view, const Policy *policy, int32_t *depths) noexcept
         depths[i] = -1
     return walk_all(view, &walk)
 
-
-_forms_fill()

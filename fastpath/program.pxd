@@ -6,12 +6,14 @@ indexes within the program (k). All the `when` and `unless` of a policy are one 
 on the stack: `when {A} unless {B}` is `A && !B` with Cedar's type check of each clause, left to right.
 
 Shapes (image.pxd InputShape): a record cell in which each field's value is a string cell naming the declared kind of the
-attribute of context.input: "String", "Long", "Bool", "decimal", "datetime", "duration", "ipaddr", "Set<..>"; a nested record cell
+attribute of context.input: "String", "Long", "Bool", "decimal", "datetime", "duration", "ipaddr", "Set<..>", "Entity<type>"; a set of records is "Set<Record>", without their shape; a nested record cell
 for a record type; a trailing "?" on the field's key marks it optional.
 """
 from fastpath.image cimport Policy
-from fastpath.value cimport Arena, Cell
-from libc.stdint cimport uint32_t, uint64_t
+from fastpath.table cimport Table
+from fastpath.value cimport Arena, Cell, Uid
+from fastpath.wire cimport Text
+from libc.stdint cimport uint32_t
 
 
 cpdef enum Op:
@@ -55,6 +57,7 @@ cpdef enum Op:
     OP_HAS_TAG = 37
     OP_SET = 38           # a: count; pop a values, push the set
     OP_RECORD = 39        # a: count, +k: constant string of keys joined by NUL, sorted; values were pushed in that order
+                          # (a constant set of the keys instead when one of them holds a NUL; a set has the same order)
     OP_DUP = 40
     OP_RAISE = 41         # a: EvalError; a construct that always errs when reached (wrong arity)
     OP_IP = 42            # pop String, push ip (EXTENSION error)
@@ -99,3 +102,22 @@ cpdef enum EvalError:
     EVAL_ARITY = 7         # wrong number of arguments to an extension function
     EVAL_UNSENT = 8        # not a Cedar error: reads an input that the caller did not send; ends the whole decision
     EVAL_LIMIT = 9         # not a Cedar error: arena or step limit; ends the whole decision in ERROR
+
+
+cdef struct EvalContext:     # what programs read of a call; all borrowed
+    const Uid *principal     # resolved by table_resolve
+    const Uid *action
+    const Uid *resource
+    const Uid *resource_parent   # resolved; only when the store does not have the resource, else NULL
+    const Cell *columns      # COLUMN_COUNT cells
+    const Cell *extras       # KIND_RECORD
+    const Text *unsent
+    uint32_t unsent_count
+    Text missing             # set with EVAL_UNSENT: the name that was read
+
+
+# Whether `uid` is `group` or below it, as `in` has it.
+cdef bint context_is_in(const Table *t, const EvalContext *context, const Uid *uid, const Uid *group) noexcept nogil
+# Run the conditions of a policy of a verified table. EVAL_OK with `satisfied` set, or why they could not be evaluated.
+# What it builds is in the arena, which is as before when it returns.
+cdef int program_run(const Table *t, const Policy *policy, EvalContext *context, Arena *arena, bint *satisfied) noexcept nogil
