@@ -19,8 +19,8 @@ HERE = pathlib.Path(__file__).parent
 NATIVE = {
     "fastpath.value": ["libxxhash"],
     "fastpath.table": ["libxxhash"],
-    "fastpath.request": ["jansson", "libutf8proc", "libcrypto", "libxxhash"],
-    "fastpath.mcp": ["jansson", "libcrypto", "libxxhash"],
+    "fastpath.json_tree": ["jansson"],
+    "fastpath.arguments": ["libcrypto"],
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
     "fastpath.call": ["libcrypto", "libxxhash"],
