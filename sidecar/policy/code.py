@@ -120,7 +120,7 @@ _POP = (
     Op.OFFSET,
     Op.DURATION_SINCE,
 )
-_EFFECT = {op: 0 for op in Op} | dict.fromkeys(_PUSH, 1) | dict.fromkeys(_POP, -1)
+_EFFECT = dict.fromkeys(Op, 0) | dict.fromkeys(_PUSH, 1) | dict.fromkeys(_POP, -1)
 COUNT_MAX = (1 << 24) - 1
 
 

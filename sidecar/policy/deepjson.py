@@ -2,9 +2,9 @@
 
 import json
 import re
-from json.decoder import scanstring
 from typing import Any
 
+_DECODER = json.JSONDecoder()
 _NEXT = re.compile(r'[\s,:]*(?:([{\[])|([}\]])|(")|([^\s,:{}\[\]"]+))')
 
 
@@ -23,7 +23,7 @@ def loads(text: str) -> Any:
             continue
         value: Any
         if quote:
-            value, at = scanstring(text, at, True)  # type: ignore[arg-type]
+            value, at = _DECODER.raw_decode(text, at - 1)
             if isinstance(stack[-1], dict) and keys[-1] is None:
                 keys[-1] = value
                 continue

@@ -19,7 +19,8 @@ def load_entities(
     """The entities of a Cedar JSON document, ancestors transitively closed.
 
     With `schema` the schema-directed short forms are understood and the schema's action entities are added. Raises
-    PolicyError that names the entity for what is malformed, against the schema, cyclic or there twice with different content.
+    PolicyError that names the entity for what is malformed, against the schema, cyclic, or there twice with different
+    content.
     """
     if not isinstance(document, str):
         if not document and schema is None:

@@ -1,7 +1,7 @@
 """Writes the image of fastpath/image.pxd: policies, entities and constants as one flat, position-independent block.
 
-Everything that has an order is sorted by bytes (uids by type then id, types by name, policies by id), so equal content gives
-equal bytes whatever the order of files or the seed of Python's hashes.
+Everything that has an order is sorted by bytes (uids by type then id, types by name, policies by id), so equal content
+gives equal bytes whatever the order of files or the seed of Python's hashes.
 """
 
 import struct
@@ -280,8 +280,8 @@ class _Writer:
         off_list, count, _ = self._array(listed)
         _POLICY.pack_into(
             self.out, at, policy.forbid, policy.flags, principal.op, action.op, resource.op, 0, 0, 0,
-            self._node(principal), self._type(principal), self._node(action), self._node(resource), self._type(resource),
-            len(policy.program.words), off_list, count, policy.program.stack, code,
+            self._node(principal), self._type(principal), self._node(action), self._node(resource),
+            self._type(resource), len(policy.program.words), off_list, count, policy.program.stack, code,
         )  # fmt: skip
         texts = (policy.id, policy.template, policy.reason, policy.obligation, policy.annotations)
         for i, text in enumerate(texts):
@@ -333,5 +333,5 @@ def extras_read(policies: Iterable[PolicyRow]) -> set[str]:
 
 
 def write_image(source: Source) -> bytes:
-    """The image of `source`, little-endian; its length is a multiple of 8. Policy ids and entity uids must be unique."""
+    """The image of `source`, little-endian, a multiple of 8 bytes long. Policy ids and uids must be unique."""
     return _Writer(source).image()

@@ -1,7 +1,7 @@
 """A small tokenizer of Cedar policy text: splits it into policies and refuses what would kill the real parser.
 
-It knows strings, comments, brackets, `if` and the operators that chain; everything else is left to cedarpy, which parses
-the text afterwards (Cedar grammar: docs "Grammar specification for Cedar policies").
+It knows strings, comments, brackets, `if` and the operators that chain; everything else is left to cedarpy, which
+parses the text afterwards (Cedar grammar: docs "Grammar specification for Cedar policies").
 """
 
 import re
@@ -82,6 +82,7 @@ class _Splitter:
         self.limits = limits
         self.line = 1
         self.line_start = 0
+        self.end = 0
         self.pieces: list[Piece] = []
         self._begin_policy()
 
@@ -105,7 +106,8 @@ class _Splitter:
             if self.start < 0:
                 self.start = match.start()
                 self.at = (self.line, match.start() - self.line_start + 1)
-            getattr(self, "_" + kind)(token, match)
+            self.end = match.end()
+            getattr(self, "_" + kind)(token)
             if kind == "string":
                 self._newlines(match.start() + token.rfind("\n"), token.count("\n"))
             if self.start >= 0:
@@ -127,11 +129,11 @@ class _Splitter:
         if len(self.levels) - 1 + self.ifs > self.limits.depth_max:
             raise self._error(f"is nested deeper than {self.limits.depth_max} levels (line {self.line})")
 
-    def _string(self, token: str, match: re.Match[str]) -> None:
+    def _string(self, token: str) -> None:
         if self.annotation == "id" and self.id is None:
             self.id = token[1:-1]
 
-    def _word(self, token: str, match: re.Match[str]) -> None:
+    def _word(self, token: str) -> None:
         level = self.levels[-1]
         if self.before == ("other", "@"):
             self.annotation = token
@@ -150,13 +152,13 @@ class _Splitter:
             if level.ifs:
                 level.ifs[-1] = True
 
-    def _open(self, token: str, match: re.Match[str]) -> None:
+    def _open(self, token: str) -> None:
         if token == "[" and self.before[0] in ("word", "close"):
             self._member()
         self.levels.append(_Level(_CLOSES[token]))
         self._depth()
 
-    def _close(self, token: str, match: re.Match[str]) -> None:
+    def _close(self, token: str) -> None:
         level = self.levels[-1]
         if level.close != token:
             raise self._error(f"has `{token}` without its opening bracket (line {self.line})")
@@ -164,24 +166,24 @@ class _Splitter:
         self.levels.pop()
         self.annotation = ""
 
-    def _end(self, token: str, match: re.Match[str]) -> None:
+    def _end(self, _token: str) -> None:
         if len(self.levels) > 1:
             raise self._error(f"has `;` where `{self.levels[-1].close}` is expected (line {self.line})")
-        text = self.text[self.start : match.end()]
+        text = self.text[self.start : self.end]
         # A character is at most four bytes: most policies need no encoding to be judged.
         if len(text) * 4 > self.limits.policy_bytes_max and len(text.encode()) > self.limits.policy_bytes_max:
             raise self._error(f"is larger than {self.limits.policy_bytes_max} bytes")
         self.pieces.append(Piece(text, self.source, *self.at, self.id))
         self._begin_policy()
 
-    def _chain(self, token: str, match: re.Match[str]) -> None:
+    def _chain(self, _token: str) -> None:
         level = self.levels[-1]
         level.chain += 1
         level.members = 0
         if level.chain > self.limits.chain_max:
             raise self._error(f"has more than {self.limits.chain_max} operators in a row (line {self.line})")
 
-    def _dot(self, token: str, match: re.Match[str]) -> None:
+    def _dot(self, _token: str) -> None:
         self._member()
 
     def _member(self) -> None:
@@ -190,12 +192,12 @@ class _Splitter:
         if level.members > self.limits.members_max:
             raise self._error(f"has more than {self.limits.members_max} member accesses in a row (line {self.line})")
 
-    def _comma(self, token: str, match: re.Match[str]) -> None:
+    def _comma(self, _token: str) -> None:
         level = self.levels[-1]
         self.ifs -= len(level.ifs)
         level.part()
 
-    def _other(self, token: str, match: re.Match[str]) -> None:
+    def _other(self, token: str) -> None:
         if token != "::":
             self.levels[-1].members = 0
 
@@ -203,8 +205,8 @@ class _Splitter:
 def split(source: PolicyText, limits: PolicyLimits = DEFAULT_LIMITS) -> list[Piece]:
     """The policies of `source`, in order.
 
-    Raises PolicyError, naming the policy and its line, when a policy is too large, nested too deeply, chained too far, or
-    not complete.
+    Raises PolicyError, naming the policy and its line, when a policy is too large, nested too deeply, chained too far,
+    or not complete.
     """
     try:
         size = len(source.text.encode())

@@ -1,6 +1,6 @@
 """Cedar conditions (EST JSON) to programs of fastpath/program.pxd.
 
-The Cedar JSON policy format ("EST") names every construct by the one key of an object. Chains of one kind (`a && b && c`,
+The Cedar JSON policy format ("EST") names every construct by the one key of an object. Chains of one kind (`a && b`,
 `a + b + c`, `a.b.c`) lean to the left and are walked in a loop, so their length costs no Python stack; what is left of
 nesting is bracket depth, which the lexer caps.
 
@@ -73,9 +73,9 @@ _CALLS = {
 }
 # Constructs whose value, when they have one, is a Bool: no check is needed after them.
 _BOOLEAN = frozenset(_LOGIC) | {
-    "==", "!=", "<", "<=", ">", ">=", "in", "is", "like", "has", "!", "isEmpty", "contains", "containsAll", "containsAny",
-    "hasTag", "lessThan", "lessThanOrEqual", "greaterThan", "greaterThanOrEqual", "isIpv4", "isIpv6", "isLoopback",
-    "isMulticast", "isInRange",
+    "==", "!=", "<", "<=", ">", ">=", "in", "is", "like", "has", "!", "isEmpty", "contains", "containsAll",
+    "containsAny", "hasTag", "lessThan", "lessThanOrEqual", "greaterThan", "greaterThanOrEqual", "isIpv4", "isIpv6",
+    "isLoopback", "isMulticast", "isInRange",
 }  # fmt: skip
 WILDCARD = b"\xff"
 

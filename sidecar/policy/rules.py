@@ -1,0 +1,136 @@
+"""Parsed policies and links to rows of the image: ids, scopes, flags and programs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sidecar.errors import PolicyError
+from sidecar.policy import annotations as notes
+from sidecar.policy.code import Constants
+from sidecar.policy.image import PolicyRow, Scope, ScopeRow
+from sidecar.policy.links import Link, PlacedLink, check_ids, check_slots, slots_of
+from sidecar.policy.parse import Parsed
+from sidecar.policy.program import Program, compile_conditions
+
+T = TypeVar("T")
+_SCOPES = {"All": Scope.ANY, "==": Scope.EQ, "in": Scope.IN, "is": Scope.IS}
+
+
+def name_policies(parsed: Sequence[Parsed], *, positional: bool) -> dict[str, Parsed]:
+    """Policies and templates by id; PolicyError when one has none or shares it."""
+    named: dict[str, Parsed] = {}
+    for policy in parsed:
+        id_ = f"policy{policy.position}" if positional else policy.annotations.get("id")
+        if not id_:
+            raise PolicyError(f'{policy.piece.title} has no `@id`; give it a unique one: @id("..")')
+        if id_ in named:
+            raise PolicyError(f"{policy.piece.title} has an id that {named[id_].piece.title} has already")
+        named[id_] = policy
+        if not positional:
+            _check_annotations(policy)
+    return named
+
+
+def _named_error(policy: Parsed, step: Callable[[], T]) -> T:
+    """Run `step` and put the policy's name before its PolicyError."""
+    try:
+        return step()
+    except PolicyError as error:
+        raise PolicyError(f"{policy.piece.title} {error}") from None
+
+
+def _check_annotations(policy: Parsed) -> None:
+    _named_error(policy, lambda: notes.check(policy.annotations))
+
+
+def _uid(value: Mapping[str, str]) -> tuple[str, str]:
+    return value["type"], value["id"]
+
+
+def _scope(est: Mapping[str, Any], slots: Mapping[str, tuple[str, str]]) -> ScopeRow:
+    """The row of one scope constraint (EST), its slot filled from `slots`."""
+    if "entities" in est:
+        return ScopeRow(Scope.IN_LIST, uids=tuple(_uid(uid) for uid in est["entities"]))
+    op = _SCOPES[est["op"]]
+    if op is Scope.IS:
+        within = est.get("in")
+        if within is None:
+            return ScopeRow(op, type=est["entity_type"])
+        return ScopeRow(Scope.IS_IN, uid=_filled(within, slots), type=est["entity_type"])
+    return ScopeRow(op, uid=None if op is Scope.ANY else _filled(est, slots))
+
+
+def _filled(est: Mapping[str, Any], slots: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    return slots[est["slot"]] if "slot" in est else _uid(est["entity"])
+
+
+def _row(
+    id_: str, policy: Parsed, program: Program, link: Link | None, template: str, *, positional: bool
+) -> PolicyRow:
+    est = policy.est
+    slots = {name: (uid.type, uid.id) for name, uid in link.slots.items()} if link else {}
+    noted = policy.annotations
+    forbid = est["effect"] == "forbid"
+    return PolicyRow(
+        id=id_,
+        forbid=forbid,
+        flags=0 if positional else notes.flags(noted, forbid=forbid),
+        principal=_scope(est["principal"], slots),
+        action=_scope(est["action"], slots),
+        resource=_scope(est["resource"], slots),
+        program=program,
+        template=template,
+        reason=noted.get("reason", ""),
+        obligation=noted.get("obligation", ""),
+        annotations=notes.as_json(noted),
+    )
+
+
+@dataclass(slots=True)
+class RuleSet:
+    """A policy set on its way to rows of the image."""
+
+    named: dict[str, Parsed]
+    links: Sequence[PlacedLink]
+    constants: Constants
+    columns: bool
+    positional: bool
+
+    def _template(self, placed: PlacedLink) -> str:
+        """The id of a link's template. Positional sets know a template by its `@id` as well, as cedarpy does."""
+        wanted = placed.link.template
+        if wanted in self.named and self.named[wanted].template:
+            return wanted
+        if self.positional:
+            found = [id_ for id_, p in self.named.items() if p.template and p.annotations.get("id") == wanted]
+            if len(found) == 1:
+                return found[0]
+        cause = "which is a policy without slots" if wanted in self.named else "which does not exist"
+        raise PolicyError(f"{placed.where}: link `{placed.link.id}` names the template `{wanted}`, {cause}")
+
+    def rows(self) -> list[PolicyRow]:
+        """One row per policy and per link; PolicyError names the policy or the link's place."""
+        taken = {id_: policy.piece.title for id_, policy in self.named.items()}
+        check_ids(self.links, taken)
+        linked: dict[str, list[PlacedLink]] = {}
+        for place in self.links:
+            template = self._template(place)
+            check_slots(place, slots_of(self.named[template].est))
+            linked.setdefault(template, []).append(place)
+        rows = []
+        # Sorted, so that constants and code come in the same order whatever the order of the files.
+        for id_ in sorted(self.named, key=str.encode):
+            rows += self._rows_of(id_, linked.get(id_, []))
+        return rows
+
+    def _rows_of(self, id_: str, links: list[PlacedLink]) -> list[PolicyRow]:
+        policy = self.named[id_]
+        if not policy.template:
+            return [_row(id_, policy, self._program(policy, self.constants), None, "", positional=self.positional)]
+        # A template without links decides nothing, but it must compile all the same.
+        program = self._program(policy, self.constants if links else Constants())
+        return [_row(place.link.id, policy, program, place.link, id_, positional=self.positional) for place in links]
+
+    def _program(self, policy: Parsed, constants: Constants) -> Program:
+        clauses = policy.est["conditions"]
+        return _named_error(policy, lambda: compile_conditions(clauses, constants, columns=self.columns))
