@@ -13,7 +13,7 @@ from fastpath.json_tree import JsonError, canonical
 
 def has_one_shortest_form(value: float) -> bool:
     """Not a tie between two shortest texts, where Python and printf may choose differently (2**-24 is one)."""
-    return repr(value).rstrip("0").rstrip(".") in {f"{value:.{n}g}" for n in range(1, 18)}
+    return repr(value).removesuffix(".0") in {f"{value:.{n}g}" for n in range(1, 18)}
 
 
 SCALARS = (
