@@ -5,8 +5,10 @@ A value stands here as a tuple that begins with its Kind. Python orders and comp
 Python would take for equal to 1.
 """
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from fastpath.extension import parse
@@ -31,6 +33,10 @@ LONG_MIN = -(1 << 63)
 LONG_MAX = (1 << 63) - 1
 DEPTH_MAX = 64
 UID_UNKNOWN = 0xFFFFFFFF
+
+# Cedar grammar, IDENT: what no part of a type's name may be.
+_KEYWORDS = frozenset({"true", "false", "if", "then", "else", "in", "is", "like", "has", "__cedar"})
+_NAME = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*(::[_a-zA-Z][_a-zA-Z0-9]*)*", re.ASCII)
 
 _CELL = struct.Struct("<BBHIq")
 _UID = struct.Struct("<QIIII")
@@ -122,6 +128,12 @@ def _of_object(value: dict[str, Any], where: str, depth: int) -> Value:
     return of_record({key: of_json(item, f"{where}.{key}", depth + 1) for key, item in value.items()})
 
 
+@lru_cache(maxsize=4096)
+def is_type_name(text: str) -> bool:
+    """Whether `text` is the name of an entity type, with its namespace (Cedar grammar, PATH)."""
+    return _NAME.fullmatch(text) is not None and _KEYWORDS.isdisjoint(text.split("::"))
+
+
 def uid_of_json(value: object, where: str) -> Uid:
     """(type, id) of `{"type": .., "id": ..}`; PolicyError when it is not one."""
     if (
@@ -130,6 +142,8 @@ def uid_of_json(value: object, where: str) -> Uid:
         and isinstance(value["type"], str)
         and isinstance(value["id"], str)
     ):
+        if not is_type_name(value["type"]):
+            _refuse(where, f"names the type `{value['type']}`, which is no type name")
         return value["type"], value["id"]
     return _refuse(where, 'is not an entity uid: {"type": .., "id": ..} is expected')
 

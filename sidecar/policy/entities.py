@@ -30,6 +30,9 @@ def load_entities(
         text = str(cedarpy.Entities.from_json_str(document, schema))
     except ValueError as error:
         raise PolicyError(f"{name}: {_diagnose(document, schema, str(error))}") from None
+    if not text.startswith("["):
+        # cedarpy reads a malformed escape (`{"__entity": ..}` that is no uid) as a record, which it then cannot print.
+        raise PolicyError(f"{name}: {text.strip('<>')}")
     return [_row(entity, name) for entity in json.loads(text)]
 
 

@@ -1,15 +1,13 @@
 """Template links: `links.jsonl`, one link per line, and the policies that they make."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from sidecar.errors import PolicyError
+from sidecar.policy.cells import is_type_name
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
-
-_NAME = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*(::[_a-zA-Z][_a-zA-Z0-9]*)*", re.ASCII)
 
 
 class EntityUid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +90,7 @@ def check_slots(placed: PlacedLink, needed: set[str]) -> None:
             tail = "" if cause == "does not fill" else ", which the template does not have"
             raise PolicyError(f"{placed.where}: link `{link.id}` {cause} the slot `{slot}` of `{link.template}`{tail}")
     for slot, uid in sorted(link.slots.items()):
-        if not _NAME.fullmatch(uid.type) or "__cedar" in uid.type.split("::"):
+        if not is_type_name(uid.type):
             raise PolicyError(
                 f"{placed.where}: link `{link.id}` has the type `{uid.type}` in `{slot}`, which is no type name"
             )
