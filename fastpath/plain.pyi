@@ -1,0 +1,5 @@
+"""Cells as Python objects; used by other native modules alone."""
+
+import datetime
+
+EPOCH: datetime.datetime

@@ -1,0 +1,84 @@
+"""Cells as Python objects (Cedar JSON entity format: values, `__entity`, `__extn`)."""
+from fastpath.value cimport (
+    KIND_BOOL, KIND_DATETIME, KIND_DECIMAL, KIND_DURATION, KIND_ENTITY, KIND_IP, KIND_LONG, KIND_RECORD, KIND_SET,
+    KIND_STRING, Cell, Field, Ip, Uid, cell_at, uid_id, uid_type,
+)
+
+from libc.stdint cimport int64_t, uint32_t
+
+import datetime
+import ipaddress
+
+cdef enum:
+    DECIMAL_ONE = 10_000
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+cdef object uid_plain(const Uid *uid):
+    if uid is NULL:
+        return None
+    return {"type": uid_type(uid)[:uid.type_len].decode(), "id": uid_id(uid)[:uid.id_len].decode("utf-8", "replace")}
+
+
+cdef object record_plain(const Cell *c):
+    cdef const Field *fields = <const Field *> cell_at(c)
+    cdef uint32_t i
+    out = {}
+    for i in range(c.n):
+        out[(<const char *> cell_at(&fields[i].key))[:fields[i].key.n].decode()] = cell_plain(&fields[i].value)
+    return out
+
+
+cdef object set_plain(const Cell *c):
+    cdef const Cell *members = <const Cell *> cell_at(c)
+    cdef uint32_t i
+    return [cell_plain(members + i) for i in range(c.n)]
+
+
+cdef object ip_plain(const Ip *ip):
+    address = ipaddress.IPv6Address(ip.addr[:16]) if ip.v6 else ipaddress.IPv4Address(ip.addr[12:16])
+    full = 128 if ip.v6 else 32
+    return f"{address}" if ip.prefix == full else f"{address}/{ip.prefix}"
+
+
+cdef object datetime_plain(int64_t ms):
+    try:
+        return (EPOCH + datetime.timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:
+        return f"{ms}ms since 1970-01-01"
+
+
+cdef object decimal_plain(int64_t v):
+    sign = "-" if v < 0 else ""
+    whole, part = divmod(abs(int(v)), DECIMAL_ONE)
+    return f"{sign}{whole}.{part:04}"
+
+
+cdef object extension_plain(str function, object text):
+    return {"__extn": {"fn": function, "arg": text}}
+
+
+cdef object cell_plain(const Cell *c):
+    """Recursion is bounded by VALUE_DEPTH_MAX."""
+    if c.kind == KIND_BOOL:
+        return c.v != 0
+    if c.kind == KIND_LONG:
+        return c.v
+    if c.kind == KIND_STRING:
+        return (<const char *> cell_at(c))[:c.n].decode("utf-8", "replace")
+    if c.kind == KIND_ENTITY:
+        return {"__entity": uid_plain(<const Uid *> cell_at(c))}
+    if c.kind == KIND_SET:
+        return set_plain(c)
+    if c.kind == KIND_RECORD:
+        return record_plain(c)
+    if c.kind == KIND_DECIMAL:
+        return extension_plain("decimal", decimal_plain(c.v))
+    if c.kind == KIND_IP:
+        return extension_plain("ip", ip_plain(<const Ip *> cell_at(c)))
+    if c.kind == KIND_DATETIME:
+        return extension_plain("datetime", datetime_plain(c.v))
+    if c.kind == KIND_DURATION:
+        return extension_plain("duration", f"{c.v}ms")
+    return None
