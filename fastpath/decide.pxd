@@ -1,5 +1,5 @@
 """The decision: the one place that makes an ALLOW."""
-from fastpath.program cimport EvalError
+from fastpath.program cimport EvalContext, EvalError
 from fastpath.request cimport Request
 from fastpath.table cimport Table
 from fastpath.value cimport Arena, Cell
@@ -38,6 +38,7 @@ cdef struct Authority:       # live state; read by decide, changed by sidecar/au
     uint64_t boot            # random per process start; first half of every evaluation id
     uint64_t sequence        # last evaluation number; the second half
     Text not_ready           # reason code while the sidecar must not decide ("not_ready.svid", ..), else empty
+    const Cell *columns      # COLUMN_COUNT cells of live state for this call, or NULL: none is held, the absent values stay
 
 
 cdef enum:
@@ -75,8 +76,16 @@ cdef struct All:             # where a caller wants every policy, not the first 
     uint32_t satisfied_count
     uint32_t erring_count
     uint32_t cap             # of each array
+    uint8_t *causes          # EvalError of each in `erring`, or NULL
 
 
 # Decide one call. `arena` holds the request and gives scratch; `all` may be NULL. Fills `out` and never fails itself:
 # whatever goes wrong is OUTCOME_ERROR with its reason.
 cdef void decide(const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all) noexcept nogil
+# Why `peer` may not call now: its own refusal, "identity.expired", "identity.bundle_changed"; empty when it may. decide applies it
+# first; doors ask it before they parse a byte. `now_unix_ns` 0: read the clock.
+cdef Text peer_refusal(const Peer *peer, const Authority *authority, int64_t now_unix_ns) noexcept nogil
+
+
+# What the evaluator reads of `request`, resolved against `table`: the start of every decision.
+cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil

@@ -1,9 +1,11 @@
-"""A verified caller as `decide` reads it."""
+"""A verified caller."""
 
-INT64_MAX: int
+from typing import Final
+
+INT64_MAX: Final[int]
 
 class VerifiedPeer:
-    """Who calls, and until when that holds. Immutable; safe to share between threads."""
+    """Who calls, and until when that holds. Read by `decide` at every call."""
 
     def __init__(
         self,
@@ -14,22 +16,12 @@ class VerifiedPeer:
         not_after_s: int = ...,
         bundle_generation: int = 0,
         refusal: str = "",
-    ) -> None:
-        """`kind` is a PeerKind; ValueError when it is none. `refusal` is a reason code: such a peer is never allowed."""
-    @property
-    def kind(self) -> int:
-        """A PeerKind: 0 none, 1 agent, 2 allow-listed Envoy."""
+    ) -> None: ...
     @property
     def spiffe_id(self) -> str: ...
     @property
-    def credential(self) -> str:
-        """"x509-svid:<serial hex>" or "unix:<uid>"; for the record."""
+    def refusal(self) -> str: ...
     @property
-    def refusal(self) -> str:
-        """Reason code when verification refused the peer, else empty."""
+    def bundle_generation(self) -> int: ...
     @property
-    def bundle_generation(self) -> int:
-        """Of the bundles that it was verified against; 0 for a Unix socket."""
-    @property
-    def not_after_s(self) -> int:
-        """Unix time at which the credential ends; INT64_MAX for a Unix socket."""
+    def not_after_s(self) -> int: ...

@@ -1,0 +1,83 @@
+"""The decision. The data plane calls the native `decide`; this face is for tests, benches, `policy test` and Explain."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from fastpath.table import Generation
+
+class Outcome(IntEnum):
+    OUTCOME_UNSPECIFIED = 0
+    OUTCOME_ALLOW = 1
+    OUTCOME_DENY = 2
+    OUTCOME_STEP_UP = 3
+    OUTCOME_ERROR = 4
+
+class PeerKind(IntEnum):
+    PEER_NONE = 0
+    PEER_AGENT = 1
+    PEER_ENVOY = 2
+
+ARENA_BYTES: Final[int]
+"""Default size of a request's arena."""
+CAUSES: Final[tuple[str, ...]]
+"""Names of EvalError, by number; the first, no error, is empty."""
+OUTCOMES: Final[tuple[str, ...]]
+"""Names of Outcome, by number: "ALLOW", "DENY", .."""
+
+class Evaluation(NamedTuple):
+    outcome: str
+    """Name of the Outcome."""
+    reason: str
+    """Stable reason code."""
+    reasons: list[str]
+    """Ids of all determining policies: the satisfied forbids, else the satisfied permits."""
+    errors: list[tuple[str, str]]
+    """(id, cause) of every policy that erred."""
+    shadows: list[tuple[str, str]]
+    """(id, cause or "") of the first shadow policies that were satisfied or erred."""
+    obligation: str
+    input_missing: str
+    cacheable: bool
+    evaluation_id: str
+
+class Prepared: ...
+
+class Evaluator:
+    def __init__(self, generation: Generation, *, strict: bool | None = None) -> None: ...
+    @property
+    def generation(self) -> Generation: ...
+    def prepare(
+        self,
+        principal: tuple[str, str],
+        action: tuple[str, str],
+        resource: tuple[str, str],
+        context_blob: bytes = b"",
+        *,
+        resource_parent: tuple[str, str] | None = None,
+        unsent: Sequence[str] = (),
+        arena_bytes: int = ...,
+    ) -> Prepared: ...
+    def evaluate_prepared(self, prepared: Prepared) -> Evaluation: ...
+    def evaluate(
+        self,
+        principal: tuple[str, str],
+        action: tuple[str, str],
+        resource: tuple[str, str],
+        context_blob: bytes = b"",
+        *,
+        resource_parent: tuple[str, str] | None = None,
+        unsent: Sequence[str] = (),
+        arena_bytes: int = ...,
+    ) -> Evaluation: ...
+    def trace(
+        self,
+        principal: tuple[str, str],
+        action: tuple[str, str],
+        resource: tuple[str, str],
+        context_blob: bytes = b"",
+        *,
+        resource_parent: tuple[str, str] | None = None,
+        unsent: Sequence[str] = (),
+        every: bool = False,
+    ) -> list[tuple[str, str, bool, bool | None, str]]: ...

@@ -1,0 +1,700 @@
+"""The decision: peer, request, generation and live state in; outcome, reasons and what the record needs out."""
+from collections import namedtuple
+
+from fastpath.bounds cimport View, view_cell
+from fastpath.candidates cimport candidates_walk, scope_matches
+from fastpath.columns cimport (
+    COL_CALL_BODY_COMPLETE,
+    COL_CALL_PROTOCOL,
+    COL_DEST,
+    COL_RISK_SOURCE_AGE_S,
+    COL_TASK_PRESENT,
+    COLUMN_COUNT,
+    ColumnGroup,
+    column_group,
+    columns_absent,
+)
+from fastpath.columns import COLUMNS
+from fastpath.image cimport EFFECT_FORBID, IMAGE_COLUMNS, NONE32, POLICY_CURABLE, POLICY_SHADOW, Policy, Span
+from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
+from fastpath.request cimport EXTRAS_MAX
+from fastpath.table cimport Generation, table_node, table_policy, table_resolve
+from fastpath.value cimport (
+    KIND_BOOL,
+    KIND_ENTITY,
+    KIND_LONG,
+    KIND_RECORD,
+    KIND_SET,
+    KIND_STRING,
+    Field,
+    Uid,
+    arena_take,
+    cell_at,
+    cell_copy,
+    cell_point,
+    text_compare,
+    uid_equal,
+    uid_make,
+)
+from libc.stdint cimport INT64_MAX
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset, strlen
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+from sidecar.errors import ProtocolError
+
+cdef extern from *:
+    """
+    #define remit_next(p) __atomic_add_fetch((p), 1, __ATOMIC_RELAXED)
+    """
+    uint64_t remit_next(uint64_t *p) nogil
+
+cdef enum:
+    VISITS_PER_LOOK = 256    # candidates evaluated between two looks at the clock
+    STOP_LATE = 100          # ends the walk beside EVAL_UNSENT and EVAL_LIMIT
+
+cdef struct Selected:        # the first LISTED_MAX policies in the table's order, and how many there were
+    uint32_t index[LISTED_MAX]
+    uint8_t error[LISTED_MAX]
+    uint32_t n
+    uint32_t total
+
+cdef struct Run:             # one evaluation over the candidates
+    const Table *t
+    const Authority *authority
+    EvalContext context
+    Arena *arena
+    All *all
+    int64_t deadline_ns
+    uint32_t visits
+    Selected permits
+    Selected forbids
+    Selected errors
+    Selected shadows
+    uint32_t forbids_hard    # satisfied forbids that no approval lifts
+    uint32_t forbids_erring
+    uint32_t obliged_permit  # first satisfied permit with an obligation, or NONE32
+    uint32_t obliged_forbid
+
+
+# ---------------------------------------------------------------- texts and clocks
+
+
+cdef inline Text literal(const char *s) noexcept nogil:
+    cdef Text t
+    t.p = s
+    t.n = <uint32_t> strlen(s)
+    return t
+
+
+cdef inline Text span_text(const Table *t, const Span *span) noexcept nogil:
+    cdef Text text
+    text.p = <const char *> t.image + span.off
+    text.n = span.n
+    return text
+
+
+cdef Text joined(Arena *arena, Text head, Text tail) noexcept nogil:
+    """Both texts in the arena, or the head alone when they do not fit."""
+    cdef Text made
+    cdef char *room = <char *> arena_take(arena, <size_t> head.n + tail.n)
+    if room is NULL:
+        return head
+    memcpy(room, head.p, head.n)
+    memcpy(room + head.n, tail.p, tail.n)
+    made.p = room
+    made.n = head.n + tail.n
+    return made
+
+
+cdef int64_t clock_ns(int clock) noexcept nogil:
+    cdef timespec now
+    clock_gettime(clock, &now)
+    return 1000000000 * <int64_t> now.tv_sec + now.tv_nsec
+
+
+cdef inline int64_t monotonic_ns(const Authority *authority) noexcept nogil:
+    return authority.now_ns if authority.now_ns else clock_ns(CLOCK_MONOTONIC)
+
+
+cdef inline int64_t unix_ns(const Authority *authority) noexcept nogil:
+    return authority.now_unix_ns if authority.now_unix_ns else clock_ns(CLOCK_REALTIME)
+
+
+# ---------------------------------------------------------------- collecting
+
+
+cdef void select(Selected *selected, uint32_t index, int error) noexcept nogil:
+    """Keep the smallest indexes: the order of candidates is the index's, the order of a record is the table's."""
+    cdef uint32_t at = selected.n
+    selected.total += 1
+    while at > 0 and selected.index[at - 1] > index:
+        at -= 1
+    if at == LISTED_MAX:
+        return
+    if selected.n < LISTED_MAX:
+        selected.n += 1
+    memmove(selected.index + at + 1, selected.index + at, (selected.n - 1 - at) * sizeof(uint32_t))
+    memmove(selected.error + at + 1, selected.error + at, selected.n - 1 - at)
+    selected.index[at] = index
+    selected.error[at] = <uint8_t> error
+
+
+cdef void note_error(Run *run, uint32_t index, int error) noexcept nogil:
+    select(&run.errors, index, error)
+    if run.all is not NULL and run.all.erring_count < run.all.cap:
+        run.all.erring[run.all.erring_count] = index
+        if run.all.causes is not NULL:
+            run.all.causes[run.all.erring_count] = <uint8_t> error
+        run.all.erring_count += 1
+
+
+cdef void note_satisfied(Run *run, const Policy *policy, uint32_t index) noexcept nogil:
+    if policy.effect == EFFECT_FORBID:
+        select(&run.forbids, index, EVAL_OK)
+        run.forbids_hard += not policy.flags & POLICY_CURABLE
+        if policy.obligation.n and index < run.obliged_forbid:
+            run.obliged_forbid = index
+    else:
+        select(&run.permits, index, EVAL_OK)
+        if policy.obligation.n and index < run.obliged_permit:
+            run.obliged_permit = index
+    if run.all is not NULL and run.all.satisfied_count < run.all.cap:
+        run.all.satisfied[run.all.satisfied_count] = index
+        run.all.satisfied_count += 1
+
+
+cdef bint too_late(Run *run) noexcept nogil:
+    run.visits += 1
+    if run.visits % VISITS_PER_LOOK or run.deadline_ns == 0:
+        return False
+    return monotonic_ns(run.authority) > run.deadline_ns
+
+
+cdef int visit(void *state, uint32_t index) noexcept nogil:
+    cdef Run *run = <Run *> state
+    cdef const Policy *policy = table_policy(run.t, index)
+    cdef bint satisfied = False
+    cdef int error
+    if not scope_matches(run.t, &run.context, policy):
+        return 0
+    if too_late(run):
+        return STOP_LATE
+    error = program_run(run.t, policy, &run.context, run.arena, &satisfied)
+    if policy.flags & POLICY_SHADOW:
+        # A shadow never decides, not even by what it could not evaluate.
+        if error != EVAL_OK or satisfied:
+            select(&run.shadows, index, error)
+        return 0
+    if error != EVAL_OK:
+        note_error(run, index, error)
+        run.forbids_erring += policy.effect == EFFECT_FORBID
+        return error if error == EVAL_UNSENT or error == EVAL_LIMIT else 0
+    if satisfied:
+        note_satisfied(run, policy, index)
+    return 0
+
+
+# ---------------------------------------------------------------- before and after the evaluation
+
+
+cdef Text peer_refusal(const Peer *peer, const Authority *authority, int64_t now_unix_ns) noexcept nogil:
+    """Repeated per call, since a connection outlives the credential and the bundle that it was accepted with."""
+    cdef int64_t now = now_unix_ns if now_unix_ns else unix_ns(authority)
+    if peer is NULL:
+        return literal(b"identity.missing")
+    if peer.refusal.n:
+        return peer.refusal
+    if peer.kind != PEER_AGENT and peer.kind != PEER_ENVOY:
+        return literal(b"identity.missing")
+    if now // 1000000000 > peer.not_after_s:
+        return literal(b"identity.expired")
+    # Generation 0 is a Unix socket's: no bundle stands behind it.
+    if peer.bundle_generation and peer.bundle_generation < authority.bundle_generation:
+        return literal(b"identity.bundle_changed")
+    return literal(b"")
+
+
+cdef void authority_fill(const Authority *authority, Request *request) noexcept nogil:
+    """The columns of live state (task to risk) as the authority holds them; what it does not hold stays absent.
+
+    dest, cred and call are the door's, and no door can set these.
+    """
+    cdef int column
+    if authority.columns is not NULL:
+        for column in range(<int> COL_TASK_PRESENT, <int> COL_RISK_SOURCE_AGE_S + 1):
+            cell_copy(request.columns + column, authority.columns + column)
+
+
+cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
+    memset(context, 0, sizeof(EvalContext))
+    table_resolve(table, request.principal)
+    table_resolve(table, request.action)
+    table_resolve(table, request.resource)
+    context.principal = request.principal
+    context.action = request.action
+    context.resource = request.resource
+    context.columns = request.columns
+    context.extras = &request.extras
+    context.unsent = request.unsent
+    context.unsent_count = request.unsent_count
+    if request.resource_parent is NULL or uid_equal(request.resource_parent, request.resource):
+        return
+    if table_node(table, request.resource.index) is NULL or not table_node(table, request.resource.index).present:
+        table_resolve(table, request.resource_parent)
+        context.resource_parent = request.resource_parent
+
+
+cdef bint only_request_read(const Table *t) noexcept nogil:
+    """Whether no policy reads live state: `dest` and `call` are functions of the request."""
+    cdef uint64_t read[2]
+    cdef int column
+    read[0] = t.header.columns_read[0]
+    read[1] = t.header.columns_read[1]
+    read[COL_DEST >> 6] &= ~(<uint64_t> 1 << (COL_DEST & 63))
+    for column in range(<int> COL_CALL_PROTOCOL, <int> COL_CALL_BODY_COMPLETE + 1):
+        read[column >> 6] &= ~(<uint64_t> 1 << (column & 63))
+    return (read[0] | read[1]) == 0
+
+
+cdef void finish(Decision *out, int outcome, Text reason) noexcept nogil:
+    out.outcome = <uint8_t> outcome
+    out.reason = reason
+
+
+# ---------------------------------------------------------------- the outcome
+
+
+cdef uint32_t list_selected(const Table *t, const Selected *selected, Listed *out) noexcept nogil:
+    cdef uint32_t i
+    for i in range(selected.n):
+        out[i].id = span_text(t, &table_policy(t, selected.index[i]).id)
+        out[i].error = selected.error[i]
+    return selected.total
+
+
+cdef Text obligation_of(const Table *t, uint32_t index) noexcept nogil:
+    return span_text(t, &table_policy(t, index).obligation) if index != NONE32 else literal(b"")
+
+
+cdef void stopped(Run *run, int stop, Decision *out) noexcept nogil:
+    if stop == EVAL_UNSENT:
+        out.input_missing = run.context.missing
+        finish(out, OUTCOME_DENY, joined(run.arena, literal(b"input.missing."), run.context.missing))
+    elif stop == STOP_LATE:
+        out.late = 1
+        finish(out, OUTCOME_ERROR, literal(b"late"))
+    else:
+        finish(out, OUTCOME_ERROR, literal(b"limit"))
+
+
+cdef void forbidden(Run *run, Decision *out) noexcept nogil:
+    """Some forbid is satisfied: an approval helps when it lifts all of them, and something permits."""
+    cdef const Policy *first = table_policy(run.t, run.forbids.index[0])
+    cdef Text reason = span_text(run.t, &first.reason) if first.reason.n else literal(b"policy.forbid")
+    out.obligation = obligation_of(run.t, run.obliged_forbid)
+    if run.forbids_hard or run.permits.total == 0 or run.forbids_erring:
+        finish(out, OUTCOME_DENY, reason)
+    else:
+        finish(out, OUTCOME_STEP_UP, reason)
+
+
+cdef void conclude(Run *run, Decision *out) noexcept nogil:
+    if run.forbids.total:
+        forbidden(run, out)
+    elif run.t.strict and run.forbids_erring:
+        finish(out, OUTCOME_DENY, literal(b"policy.error"))
+    elif run.permits.total:
+        # The only ALLOW there is.
+        out.obligation = obligation_of(run.t, run.obliged_permit)
+        finish(out, OUTCOME_ALLOW, literal(b"ok"))
+    else:
+        finish(out, OUTCOME_DENY, literal(b"policy.none"))
+
+
+cdef void list_all(const Run *run, Decision *out) noexcept nogil:
+    """What determined, erred and shadowed; after a stop only what erred, since the rest is incomplete."""
+    out.errors_total = list_selected(run.t, &run.errors, out.errors)
+    out.shadows_total = list_selected(run.t, &run.shadows, out.shadows)
+    if run.forbids.total:
+        out.policies_total = list_selected(run.t, &run.forbids, out.policies)
+    else:
+        out.policies_total = list_selected(run.t, &run.permits, out.policies)
+
+
+cdef void keep_determining(const Run *run, All *all) noexcept nogil:
+    """Of all satisfied policies the forbids, if there are any."""
+    cdef uint32_t kept = 0
+    cdef uint32_t i
+    if run.forbids.total == 0:
+        return
+    for i in range(all.satisfied_count):
+        if table_policy(run.t, all.satisfied[i]).effect == EFFECT_FORBID:
+            all.satisfied[kept] = all.satisfied[i]
+            kept += 1
+    all.satisfied_count = kept
+
+
+cdef void evaluate(
+    Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out, All *all
+) noexcept nogil:
+    cdef Run run
+    cdef int stop
+    memset(&run, 0, sizeof(Run))
+    run.t = table
+    run.authority = authority
+    run.arena = arena
+    run.all = all
+    run.deadline_ns = request.deadline_ns
+    run.obliged_permit = run.obliged_forbid = NONE32
+    authority_fill(authority, request)
+    request_context(table, request, &run.context)
+    stop = candidates_walk(table, &run.context, visit, &run)
+    if stop:
+        # Lists of a walk that did not end would pass for complete.
+        memset(&run.permits, 0, sizeof(Selected))
+        memset(&run.forbids, 0, sizeof(Selected))
+        if all is not NULL:
+            all.satisfied_count = 0
+        stopped(&run, stop, out)
+    else:
+        conclude(&run, out)
+        if all is not NULL:
+            keep_determining(&run, all)
+    list_all(&run, out)
+    out.cacheable = only_request_read(table)
+
+
+cdef void judge(
+    const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all
+) noexcept nogil:
+    """What keeps a call from being evaluated, in this order: our own state, the peer, the request."""
+    cdef Text refusal
+    if authority.not_ready.n:
+        finish(out, OUTCOME_ERROR, authority.not_ready)
+        return
+    if table is NULL or table.image is NULL:
+        finish(out, OUTCOME_ERROR, literal(b"not_ready.rules"))
+        return
+    refusal = peer_refusal(peer, authority, 0)
+    if refusal.n == 0:
+        refusal = request.refusal
+    if refusal.n:
+        finish(out, OUTCOME_DENY, refusal)
+        return
+    if request.principal is NULL or request.action is NULL or request.resource is NULL or arena.failed:
+        # The door could not build what it should have built.
+        finish(out, OUTCOME_ERROR, literal(b"limit"))
+        return
+    evaluate(request, table, authority, arena, out, all)
+
+
+cdef void hex16(uint64_t value, char *out) noexcept nogil:
+    cdef int i
+    for i in range(16):
+        out[15 - i] = b"0123456789abcdef"[value & 15]
+        value >>= 4
+
+
+cdef void decide(
+    const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all
+) noexcept nogil:
+    cdef int64_t now
+    cdef int64_t started = request.started_ns
+    memset(out, 0, sizeof(Decision))
+    finish(out, OUTCOME_ERROR, literal(b"internal"))
+    if all is not NULL:
+        all.satisfied_count = all.erring_count = 0
+    if started == 0:
+        started = monotonic_ns(authority)
+    out.epoch = authority.epoch
+    out.sequence = remit_next(&authority.sequence)
+    hex16(authority.boot, out.evaluation_id)
+    hex16(out.sequence, out.evaluation_id + 16)
+    if table is not NULL:
+        out.generation = table.generation
+    judge(peer, request, table, authority, arena, out, all)
+    now = monotonic_ns(authority)
+    if request.deadline_ns and now > request.deadline_ns:
+        out.late = 1
+        finish(out, OUTCOME_ERROR, literal(b"late"))
+    out.latency_ns = now - started
+
+
+# ---------------------------------------------------------------- Python face
+
+Evaluation = namedtuple(
+    "Evaluation", "outcome reason reasons errors shadows obligation input_missing cacheable evaluation_id"
+)
+CAUSES = ("", "type", "attribute", "tag", "entity", "overflow", "extension", "arity", "unsent", "limit")
+OUTCOMES = tuple(outcome.name.removeprefix("OUTCOME_") for outcome in Outcome)
+KINDS = {"entity": KIND_ENTITY, "bool": KIND_BOOL, "long": KIND_LONG, "string": KIND_STRING, "set": KIND_SET}
+COLUMN_KINDS = tuple(KINDS[kind] for _, kind, _ in COLUMNS)
+ARENA_BYTES = 1 << 20
+
+
+cdef str _str(Text text):
+    return text.p[:text.n].decode() if text.n else ""
+
+
+cdef str _policy_id(const Table *t, uint32_t index):
+    return _str(span_text(t, &table_policy(t, index).id))
+
+
+cdef class Prepared:
+    """One canonical request, ready to be evaluated any number of times, by one thread at a time."""
+    cdef Generation generation
+    cdef Request request
+    cdef Cell live[COLUMN_COUNT]     # columns given by the caller in place of an authority
+    cdef Arena arena
+    cdef size_t mark                 # arena.used when the request is complete
+    cdef All all
+    cdef bint busy
+    cdef list kept                   # bytes that the request borrows
+
+    def __cinit__(self, Generation generation, size_t arena_bytes):
+        cdef uint32_t policies = generation.policy_count + 1
+        self.generation = generation
+        self.kept = []
+        self.arena.cap = arena_bytes
+        self.arena.base = <uint8_t *> malloc(arena_bytes)
+        self.all.cap = policies
+        self.all.satisfied = <uint32_t *> malloc(policies * sizeof(uint32_t))
+        self.all.erring = <uint32_t *> malloc(policies * sizeof(uint32_t))
+        self.all.causes = <uint8_t *> malloc(policies)
+        if (
+            self.arena.base is NULL or self.all.satisfied is NULL or self.all.erring is NULL or self.all.causes is NULL
+        ):
+            raise MemoryError
+        memset(&self.request, 0, sizeof(Request))
+        columns_absent(self.request.columns)
+        columns_absent(self.live)
+        self.request.extras.kind = KIND_RECORD
+
+    def __dealloc__(self):
+        free(self.arena.base)
+        free(self.all.satisfied)
+        free(self.all.erring)
+        free(self.all.causes)
+
+    cdef Uid *_uid(self, object uid) except? NULL:
+        cdef bytes type_ = uid[0].encode()
+        cdef bytes id_ = uid[1].encode()
+        cdef Uid *made = uid_make(&self.arena, type_, <uint32_t> len(type_), id_, <uint32_t> len(id_))
+        if made is NULL:
+            raise ProtocolError("request: does not fit into the arena")
+        return made
+
+    cdef Text _text(self, str text):
+        cdef bytes data = text.encode()
+        cdef Text made
+        self.kept.append(data)
+        made.p = data
+        made.n = <uint32_t> len(data)
+        return made
+
+    cdef int _unsent(self, object names) except -1:
+        if len(names) > EXTRAS_MAX:
+            raise ProtocolError(f"request: more than {EXTRAS_MAX} unsent inputs")
+        for name in names:
+            self.request.unsent[self.request.unsent_count] = self._text(name)
+            self.request.unsent_count += 1
+        return 0
+
+    cdef int _context(self, bytes blob) except -1:
+        """Check the cells of `blob` and take them: columns where the image has them, extras else."""
+        cdef View view
+        cdef const Cell *record = <const Cell *> <const char *> blob
+        self.kept.append(blob)
+        memset(&view, 0, sizeof(View))
+        view.base = <const uint8_t *> record
+        view.size = len(blob)
+        view.budget = len(blob)
+        if view.size < sizeof(Cell) or record.kind != KIND_RECORD:
+            raise ProtocolError("context: is not a record")
+        if not view_cell(&view, record, 0):
+            raise ProtocolError(f"context: {view.cause.decode()}")
+        if self.generation._header().flags & IMAGE_COLUMNS:
+            return self._split(record)
+        cell_copy(&self.request.extras, record)
+        return 0
+
+    cdef int _split(self, const Cell *record) except -1:
+        cdef const Field *fields = <const Field *> cell_at(record)
+        cdef Field *extras = <Field *> arena_take(&self.arena, (<size_t> record.n + 1) * sizeof(Field))
+        cdef const ColumnGroup *group
+        cdef uint32_t i
+        if extras is NULL:
+            raise ProtocolError("context: does not fit into the arena")
+        for i in range(record.n):
+            group = column_group(<const char *> cell_at(&fields[i].key), fields[i].key.n)
+            if group is NULL:
+                cell_copy(&extras[self.request.extras.n].key, &fields[i].key)
+                cell_copy(&extras[self.request.extras.n].value, &fields[i].value)
+                self.request.extras.n += 1
+            elif group.whole:
+                self._column(group.members[0].column, &fields[i].value)
+            else:
+                self._group(group, &fields[i].value)
+        cell_point(&self.request.extras, extras)
+        return 0
+
+    cdef int _group(self, const ColumnGroup *group, const Cell *record) except -1:
+        cdef const Field *fields = <const Field *> cell_at(record)
+        cdef uint32_t i, member
+        if record.kind != KIND_RECORD:
+            raise ProtocolError(f"context.{_str(group.name)}: is not a record")
+        for i in range(record.n):
+            for member in range(group.count):
+                if text_compare(
+                    group.members[member].key.p, group.members[member].key.n,
+                    <const char *> cell_at(&fields[i].key), fields[i].key.n,
+                ) == 0:
+                    self._column(group.members[member].column, &fields[i].value)
+                    break
+            else:
+                key = (<const char *> cell_at(&fields[i].key))[:fields[i].key.n].decode()
+                raise ProtocolError(f"context.{_str(group.name)}: has no column `{key}`")
+        return 0
+
+    cdef int _column(self, uint32_t column, const Cell *value) except -1:
+        if value.kind != <int> COLUMN_KINDS[column]:
+            raise ProtocolError(f"context.{COLUMNS[column][0]}: is not a {COLUMNS[column][1]}")
+        cell_copy(self.request.columns + column, value)
+        cell_copy(self.live + column, value)
+        return 0
+
+
+cdef class Evaluator:
+    """Evaluates canonical requests against one generation: what tests, benches, `policy test` and Explain call.
+
+    The peer is taken as verified and the live state as given in the context; everything else is `decide` itself.
+    Usable by several threads.
+    """
+    cdef readonly Generation generation
+    cdef Peer peer
+    cdef Authority authority
+    cdef int strict
+
+    def __init__(self, Generation generation, *, strict=None):
+        """`strict` overrides how the generation treats an error in a forbid whose scope matches."""
+        self.generation = generation
+        self.peer.kind = PEER_AGENT
+        self.peer.not_after_s = INT64_MAX
+        self.strict = generation.table.strict if strict is None else bool(strict)
+
+    def prepare(
+        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(),
+        arena_bytes=ARENA_BYTES,
+    ):
+        """A Prepared request. Uids are (type, id); `context_blob` is a record cell at offset 0 with its data behind it.
+
+        With an image compiled for live-state columns, members of the context that are groups of columns fill the
+        columns; columns not given have their absent values. `unsent` names inputs that the caller did not send. Raises
+        ProtocolError when the context is no such value, RuleTableError when the generation is closed.
+        """
+        cdef Prepared made = Prepared(self.generation, arena_bytes)
+        made.request.principal = made._uid(principal)
+        made.request.action = made._uid(action)
+        made.request.resource = made._uid(resource)
+        if resource_parent is not None:
+            made.request.resource_parent = made._uid(resource_parent)
+        made._unsent(unsent)
+        if context_blob:
+            made._context(context_blob)
+        made.mark = made.arena.used
+        return made
+
+    def evaluate_prepared(self, Prepared prepared):
+        """The Evaluation of a request that `prepare` of this generation made."""
+        cdef Decision decision
+        cdef Authority authority
+        cdef Table table
+        if prepared.generation is not self.generation:
+            raise ValueError("the request was prepared for another generation")
+        if prepared.busy:
+            raise RuntimeError("the request is being evaluated by another thread")
+        table = self.generation.enter()[0]
+        table.strict = self.strict
+        authority = self.authority
+        self.authority.sequence += 1
+        authority.columns = prepared.live
+        prepared.busy = True
+        prepared.arena.used = prepared.mark
+        prepared.arena.failed = 0
+        with nogil:
+            decide(&self.peer, &prepared.request, &table, &authority, &prepared.arena, &decision, &prepared.all)
+        try:
+            return _evaluation(&table, &decision, &prepared.all)
+        finally:
+            prepared.busy = False
+            self.generation.leave()
+
+    def evaluate(
+        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(),
+        arena_bytes=ARENA_BYTES,
+    ):
+        """prepare() and evaluate_prepared() in one."""
+        return self.evaluate_prepared(
+            self.prepare(
+                principal, action, resource, context_blob, resource_parent=resource_parent, unsent=unsent,
+                arena_bytes=arena_bytes,
+            )
+        )
+
+    def trace(self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(), every=False):
+        """What each policy says: (id, "permit" or "forbid", scope matched, satisfied or None when it erred, cause).
+
+        Policies whose scope does not match are left out unless `every`; their conditions are not evaluated.
+        """
+        cdef Prepared prepared = self.prepare(
+            principal, action, resource, context_blob, resource_parent=resource_parent, unsent=unsent
+        )
+        cdef const Table *table = self.generation.enter()
+        cdef EvalContext context
+        cdef const Policy *policy
+        cdef uint32_t i
+        cdef bint satisfied
+        cdef bint matched
+        cdef int error
+        found = []
+        try:
+            request_context(table, &prepared.request, &context)
+            for i in range(table.header.policy_count):
+                policy = table_policy(table, i)
+                matched = scope_matches(table, &context, policy)
+                if not matched and not every:
+                    continue
+                satisfied = False
+                error = program_run(table, policy, &context, &prepared.arena, &satisfied) if matched else EVAL_OK
+                found.append((
+                    _policy_id(table, i),
+                    "forbid" if policy.effect == EFFECT_FORBID else "permit",
+                    bool(matched),
+                    None if error else bool(satisfied),
+                    CAUSES[error],
+                ))
+        finally:
+            self.generation.leave()
+        return found
+
+
+cdef object _evaluation(const Table *t, const Decision *decision, const All *all):
+    cdef uint32_t i
+    reasons = sorted([all.satisfied[i] for i in range(all.satisfied_count)])
+    errors = sorted([(all.erring[i], all.causes[i]) for i in range(all.erring_count)])
+    shadows = [
+        (_str(decision.shadows[i].id), CAUSES[decision.shadows[i].error])
+        for i in range(min(decision.shadows_total, <uint32_t> LISTED_MAX))
+    ]
+    return Evaluation(
+        OUTCOMES[decision.outcome],
+        _str(decision.reason),
+        [_policy_id(t, index) for index in reasons],
+        [(_policy_id(t, index), CAUSES[cause]) for index, cause in errors],
+        shadows,
+        _str(decision.obligation),
+        _str(decision.input_missing),
+        bool(decision.cacheable),
+        decision.evaluation_id[:32].decode(),
+    )
