@@ -1,5 +1,6 @@
 """Policies, entities, links and schema in; one image of fastpath/image.pxd and a report out."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,11 @@ class Compiled:
     image: bytes
     report: CompileReport
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the image: "sha256:<hex>"."""
+        return "sha256:" + hashlib.sha256(self.image).hexdigest()
+
 
 def _validate(pieces: Sequence[Piece], schema: cedarpy.Schema) -> None:
     """Refuse policies that the schema does not allow (Cedar strict validation)."""
@@ -72,6 +78,7 @@ def compile_image(
     policies: str | Sequence[PolicyText],
     *,
     entities: Sequence[dict[str, Any]] | str = (),
+    entities_name: str = "entities",
     links: Iterable[Link | PlacedLink | Mapping[str, Any]] = (),
     schema: str | None = None,
     positional_ids: bool = False,
@@ -98,7 +105,7 @@ def compile_image(
         _validate_links(chosen, known)
     constants = Constants()
     rows = RuleSet(named, chosen, constants, columns, positional_ids).rows()
-    store = load_entities(entities, None if known is None else known.handle)
+    store = load_entities(entities, None if known is None else known.handle, entities_name)
     image = write_image(Source(rows, store, constants, {} if known is None else input_shapes(known), columns))
     templates = {id_: policy for id_, policy in named.items() if policy.template}
     return Compiled(image, _report(rows, templates, len(chosen), len(store), known))

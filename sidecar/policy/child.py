@@ -1,0 +1,119 @@
+"""The compiler as a process of its own: `python -m sidecar.policy.child`, a job on stdin, its result on stdout.
+
+cedarpy parses by recursion and can be made to overflow its stack, take memory or run long. Here it dies alone: address
+space and processor time are capped, no core is written, and the parent (worker.py) reads a death as a refusal.
+"""
+
+import os
+import resource
+import sys
+
+import lmdb
+import msgspec
+
+from fastpath.table import IMAGE_KEY
+from sidecar.errors import PolicyError
+from sidecar.policy.compile import Compiled, CompileReport, compile_image
+from sidecar.policy.links import parse_links
+from sidecar.policy.source import SourceTexts
+
+LMDB_FORMAT = 0
+"""LMDB 0.9 writes format v1, which every released library reads."""
+MAP_SLACK_BYTES = 1 << 20
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One compilation. Without `output` nothing is written."""
+
+    texts: SourceTexts
+    output: str
+    """Path of the LMDB file to write; it must not exist."""
+    allow_empty: bool
+    columns: bool
+    memory_bytes_max: int
+    """Address space of the child, in bytes."""
+    cpu_s_max: int
+    """Processor time of the child, in seconds."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of a job: an error, or the image's size in bytes, its SHA-256 and the report."""
+
+    error: str = ""
+    size: int = 0
+    digest: str = ""
+    report: CompileReport | None = None
+
+
+def _confine(job: Job) -> None:
+    """Cap this process. Limits that are lower already stay."""
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_AS: job.memory_bytes_max,
+        resource.RLIMIT_CPU: job.cpu_s_max,
+    }
+    for what, limit in wanted.items():
+        _, hard = resource.getrlimit(what)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(what, (limit, limit))
+
+
+def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True) -> Compiled:
+    """The image of `texts`, in this process. An empty policy set denies everything, so it must be asked for."""
+    links = parse_links(texts.links.text, texts.links.name, texts.limits) if texts.links else []
+    compiled = compile_image(
+        texts.policies,
+        entities=texts.entities.text if texts.entities else (),
+        entities_name=texts.entities.name if texts.entities else "entities",
+        links=links,
+        schema=texts.schema,
+        columns=columns,
+        limits=texts.limits,
+    )
+    if compiled.report.policies == 0 and not allow_empty:
+        raise PolicyError("there is no policy, which would deny every call; add one, or set `allow_empty`")
+    return compiled
+
+
+def write_file(path: str, image: bytes) -> None:
+    """Write the LMDB file of a generation: one committed transaction, synchronised, mode 0444."""
+    size = len(image) + MAP_SLACK_BYTES
+    env = lmdb.open(path, map_size=size, subdir=False, lock=False, mode=0o600, lib_version=LMDB_FORMAT)
+    try:
+        with env.begin(write=True) as txn:
+            txn.put(IMAGE_KEY, image)
+        env.sync(True)
+    finally:
+        env.close()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, 0o444)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def run(job: Job) -> Result:
+    """Compile and write. A refusal is a result, not an exception."""
+    try:
+        compiled = compile_texts(job.texts, allow_empty=job.allow_empty, columns=job.columns)
+        if job.output:
+            write_file(job.output, compiled.image)
+    except PolicyError as error:
+        return Result(error=str(error))
+    except MemoryError:
+        return Result(error=f"the compiler needs more than {job.memory_bytes_max} bytes of memory")
+    except (OSError, lmdb.Error) as error:
+        return Result(error=f"`{job.output}` cannot be written: {str(error).lower()}")
+    return Result(size=len(compiled.image), digest=compiled.digest, report=compiled.report)
+
+
+def main() -> None:
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    _confine(job)
+    sys.stdout.buffer.write(msgspec.json.encode(run(job)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Compiled generations on disk: one immutable LMDB file each, and a manifest whose rename puts one in force.
+
+    lock                        held (flock) by the one writer
+    manifest.json               the generation in force and the two before it
+    generation-0000000007.mdb   key "image": the image of fastpath/image.pxd; mode 0444, never written again
+
+A publish that dies at any moment leaves the old generation or the new one in force, never neither; what it left lying
+about is removed by the next writer.
+"""
+
+import contextlib
+import errno
+import fcntl
+import filecmp
+import importlib.metadata
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from fastpath.table import Generation
+from sidecar.errors import PolicyError, RuleTableError
+from sidecar.policy.compile import CompileReport
+from sidecar.policy.image import VERSION
+from sidecar.policy.source import PolicySource
+from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, compile_in_child
+
+MANIFEST = "manifest.json"
+LOCK = "lock"
+KEEP_BEFORE = 2
+"""Generations before the one in force that stay on disk."""
+_FILE = re.compile(r"generation-(\d{10})\.mdb")
+_TEMPORARY = ".new-"
+
+
+class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One generation's file: name in the folder, SHA-256 of the image ("sha256:<hex>") and its size in bytes."""
+
+    generation: int
+    file: str
+    digest: str
+    size: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The generation in force."""
+
+    generation: int
+    """Grows with every publish and is never used again."""
+    file: str
+    digest: str
+    """SHA-256 of the image: "sha256:<hex>"."""
+    size: int
+    """Of the image, in bytes."""
+    image_version: int
+    engine: str
+    """What parsed the policies, as "cedarpy 4.12.2"."""
+    built_from: dict[str, str]
+    """SHA-256 of each source text by its name."""
+    published_unix_s: int
+    report: CompileReport
+    previous: list[Stored]
+    """The generations before, newest first."""
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.generation, self.file, self.digest, self.size)
+
+
+class GenerationStore:
+    """A folder of generations. Reading needs no lock; one process at a time may publish."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Open or make the folder (mode 0700) and remove what an interrupted publish left; PolicyError if it cannot."""
+        self.directory = os.fspath(directory)
+        try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            with self._locked():
+                self._clean()
+        except BlockingIOError:
+            pass  # a writer is at work; it cleans up after itself
+        except OSError as error:
+            raise PolicyError(f"`{self.directory}` cannot be used: {_cause(error)}") from None
+
+    # ------------------------------------------------------------ reading
+
+    def current(self) -> Manifest | None:
+        """The manifest of the generation in force, or None before the first publish; RuleTableError if damaged."""
+        path = os.path.join(self.directory, MANIFEST)
+        try:
+            with open(path, "rb") as file:
+                return msgspec.json.decode(file.read(), type=Manifest)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RuleTableError(f"`{path}` cannot be read: {_cause(error)}") from None
+        except msgspec.DecodeError as error:
+            raise RuleTableError(f"`{path}` is damaged: {str(error).lower()}; publish again") from None
+
+    def open_current(self, *, strict: bool = True) -> Generation:
+        """The generation in force, verified; the caller closes it. RuleTableError if there is none or it is damaged."""
+        manifest = self.current()
+        if manifest is None:
+            raise RuleTableError(f"`{self.directory}` holds no generation; publish policies first")
+        return self._open(manifest.stored, strict=strict)
+
+    def _open(self, stored: Stored, *, strict: bool) -> Generation:
+        if os.path.basename(stored.file) != stored.file:
+            raise RuleTableError(f"manifest names the file `{stored.file}` outside its folder; publish again")
+        path = os.path.join(self.directory, stored.file)
+        return Generation.open(
+            path, generation=stored.generation, digest=stored.digest, size=stored.size, strict=strict
+        )
+
+    # ------------------------------------------------------------ publishing
+
+    def publish(
+        self, source: PolicySource, *, compile_s: int = COMPILE_S, memory_bytes_max: int = MEMORY_BYTES_MAX
+    ) -> Manifest:
+        """Compile `source` in a child and put it in force; equal content keeps the generation that is.
+
+        When this returns, the manifest and all it names are durable. Raises PolicyError, and changes nothing, when the
+        source is refused, the compiler dies, another process publishes, or the disk fails.
+        """
+        try:
+            with self._locked():
+                self._clean()
+                return self._publish(source, compile_s, memory_bytes_max)
+        except BlockingIOError:
+            raise PolicyError(f"another process is publishing into `{self.directory}`; try again") from None
+        except OSError as error:
+            raise PolicyError(f"`{self.directory}` cannot be written: {_cause(error)}") from None
+
+    def _publish(self, source: PolicySource, compile_s: int, memory_bytes_max: int) -> Manifest:
+        texts = source.read()
+        before = self._current_or_none()
+        number = self._next_number(before)
+        name = f"generation-{number:010d}.mdb"
+        temporary = os.path.join(self.directory, _TEMPORARY + name)
+        result = compile_in_child(
+            texts,
+            output=temporary,
+            allow_empty=source.paths.allow_empty,
+            compile_s=compile_s,
+            memory_bytes_max=memory_bytes_max,
+        )
+        if result.report is None:
+            raise PolicyError("the compiler gave no report; publish again")
+        stored = Stored(number, name, result.digest, result.size)
+        self._verify(msgspec.structs.replace(stored, file=os.path.basename(temporary)))
+        if before is not None and self._same(temporary, before):
+            os.unlink(temporary)
+            return before
+        os.rename(temporary, os.path.join(self.directory, name))
+        self._sync_folder()
+        manifest = Manifest(
+            generation=number,
+            file=name,
+            digest=stored.digest,
+            size=stored.size,
+            image_version=VERSION,
+            engine=f"cedarpy {importlib.metadata.version('cedarpy')}",
+            built_from=texts.digests(),
+            published_unix_s=int(time.time()),
+            report=result.report,
+            previous=[] if before is None else [before.stored, *before.previous][:KEEP_BEFORE],
+        )
+        self._commit(manifest)
+        self._clean()
+        return manifest
+
+    def _current_or_none(self) -> Manifest | None:
+        """The manifest in force; a damaged one counts as none, since publishing is how it is mended."""
+        try:
+            return self.current()
+        except RuleTableError:
+            return None
+
+    def _next_number(self, before: Manifest | None) -> int:
+        """One more than every number that ever was in force or on disk."""
+        numbers = [int(match.group(1)) for match in map(_FILE.fullmatch, os.listdir(self.directory)) if match]
+        return max([0, *numbers, *([before.generation] if before else [])]) + 1
+
+    def _verify(self, stored: Stored) -> None:
+        """Refuse to put in force what no reader would open."""
+        try:
+            self._open(stored, strict=True).close()
+        except RuleTableError as error:
+            raise PolicyError(f"the compiled generation does not verify: {error}") from error
+
+    def _same(self, temporary: str, before: Manifest) -> bool:
+        """Whether the file in force has the same bytes; it may be open here, so it is compared without LMDB."""
+        try:
+            return filecmp.cmp(temporary, os.path.join(self.directory, before.file), shallow=False)
+        except FileNotFoundError:
+            return False
+
+    def _commit(self, manifest: Manifest) -> None:
+        """INVARIANT (commit point): the generation in force changes by this rename and by nothing else."""
+        path = os.path.join(self.directory, MANIFEST)
+        temporary = os.path.join(self.directory, _TEMPORARY + MANIFEST)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    # ------------------------------------------------------------ housekeeping
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the one writer; BlockingIOError when another process is. The lock ends with the process."""
+        descriptor = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _clean(self) -> None:
+        """Remove temporary files and generations that no manifest names. A damaged manifest leaves all generations."""
+        names = os.listdir(self.directory)
+        doomed = [name for name in names if name.startswith(_TEMPORARY)]
+        with contextlib.suppress(RuleTableError):
+            manifest = self.current()
+            kept = set() if manifest is None else {manifest.file, *(stored.file for stored in manifest.previous)}
+            # Before the first manifest a generation cannot be in force either.
+            doomed += [name for name in names if _FILE.fullmatch(name) and name not in kept]
+        for name in doomed:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.directory, name))
+
+
+def _cause(error: OSError) -> str:
+    code = errno.errorcode.get(error.errno or 0, "")
+    return f"{(error.strerror or str(error)).lower()}{f' ({code})' if code else ''}"
