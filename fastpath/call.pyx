@@ -1,0 +1,438 @@
+"""The data plane in one object: bytes of a call in, bytes of the answer out (ARCHITECTURE: the way of one call).
+
+Python enters with the bytes and the verified peer and leaves with the reply; everything between runs without the GIL
+and touches no Python object. What the call reads (generation, mapping, state) is taken once at its start, so that one
+answer never mixes two of them.
+"""
+from fastpath.c.openssl cimport SHA256
+from fastpath.canonical cimport canonical_call
+from fastpath.counters cimport counters_add, counters_bump, counters_view
+from fastpath.decide cimport OUTCOME_ERROR, PEER_ENVOY, Decision, decide, peer_refusal
+from fastpath.envoy cimport HttpCall, envoy_decode
+from fastpath.journal cimport JOURNAL_FULL
+from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
+from fastpath.peer cimport VerifiedPeer
+from fastpath.record cimport RECORD_BYTES_MAX, record_encode
+from fastpath.replay cimport (
+    REPLAY_ANSWERED,
+    REPLAY_NEW,
+    REPLAY_PENDING,
+    REPLAY_REUSED,
+    REPLAY_UNTRACKED,
+    ReplayKey,
+)
+from fastpath.reply cimport reply_check, reply_ext_authz
+from fastpath.request cimport (
+    DOOR_BATCH,
+    DOOR_CHECK,
+    DOOR_EXPLAIN,
+    DOOR_EXT_AUTHZ,
+    DOOR_EXT_AUTHZ_NETWORK,
+    Request,
+    request_init,
+)
+from fastpath.table cimport Generation
+from fastpath.value cimport Arena, arena_take, uid_make
+from fastpath.wire cimport (
+    WIRE_BYTES,
+    Out,
+    Reader,
+    Text,
+    WireField,
+    out_close,
+    out_open,
+    out_raw,
+    reader_next,
+    reader_open,
+    text_of,
+)
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+import secrets
+
+cdef extern from * nogil:
+    """
+    static inline uint64_t remit_take(uint64_t *p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
+    """
+    uint64_t remit_take(uint64_t *p)
+
+
+cdef enum GrpcStatus:        # grpc/status.proto
+    GRPC_OK = 0
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_UNAVAILABLE = 14
+    GRPC_UNAUTHENTICATED = 16
+
+cdef enum:
+    REPLY_BYTES = 16384      # room for the answer to one question
+    BATCH_MAX = 64           # questions in one BatchCheck
+    BATCH_ITEMS_FIELD = 1    # BatchCheckRequest.items and BatchCheckResponse.items
+    CAUSES_MAX = 1024        # distinct reason codes counted; a policy set has fewer
+
+
+cdef class Scratch:
+    """Native memory of one call in flight: the arena, then the reply."""
+    cdef Arena arena
+    cdef uint8_t *reply
+
+    def __cinit__(self, size_t arena_bytes):
+        memset(&self.arena, 0, sizeof(Arena))
+        self.arena.base = <uint8_t *> malloc(arena_bytes)
+        self.arena.cap = arena_bytes
+        self.reply = <uint8_t *> malloc(BATCH_MAX * REPLY_BYTES)
+        if self.arena.base == NULL or self.reply == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.arena.base)
+        free(self.reply)
+
+
+cdef int64_t _read(int clock) noexcept nogil:
+    cdef timespec t
+    clock_gettime(clock, &t)
+    return <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef Request *_new_request(Call *c, int door, int64_t budget_ns) noexcept nogil:
+    """An empty request on the arena, timed; NULL when even that does not fit."""
+    cdef Request *request = <Request *> arena_take(c.arena, sizeof(Request))
+    cdef int64_t injected = c.authority.now_ns
+    if request == NULL:
+        return NULL
+    request_init(request)
+    # Nobody is named until the mapping names them: what is refused earlier is recorded with empty uids.
+    request.principal = request.action = request.resource = uid_make(c.arena, b"", 0, b"", 0)
+    if request.principal == NULL:
+        return NULL
+    request.door = door
+    request.started_ns = injected if injected else _read(CLOCK_MONOTONIC)
+    request.started_unix_ns = c.authority.now_unix_ns if c.authority.now_unix_ns else _read(CLOCK_REALTIME)
+    request.deadline_ns = request.started_ns + budget_ns
+    return request
+
+
+cdef void _refuse(Request *request, const char *reason) noexcept nogil:
+    if request.refusal.n == 0:
+        request.refusal = text_of(reason)
+
+
+cdef void _fail(Decision *decision, const char *reason) noexcept nogil:
+    """Turn whatever was decided into ERROR."""
+    decision.outcome = OUTCOME_ERROR
+    decision.reason = text_of(reason)
+    decision.obligation.n = 0
+    decision.policies_total = 0
+    decision.cacheable = 0
+
+
+cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
+    """Decide, record, count. The record is in the journal before the answer exists (design: nothing answered is lost)."""
+    cdef Out record
+    # The number is taken from the shared state, so that two calls never get one id; the snapshot carries it to decide.
+    c.authority.sequence = remit_take(&pdp.live.sequence)
+    decide(c.peer, c.request, c.table, &c.authority, c.arena, &c.decision, NULL)
+    if pdp.has_journal:
+        record.p = <uint8_t *> arena_take(c.arena, RECORD_BYTES_MAX)
+        record.n = 0
+        record.cap = RECORD_BYTES_MAX
+        record.failed = record.p == NULL
+        if not record.failed:
+            record_encode(&record, c.peer, c.request, c.table, &c.authority, &c.decision)
+        if record.failed:
+            _fail(&c.decision, b"limit")
+        elif pdp.journal.append(record.p, record.n) == 0:
+            _fail(&c.decision, b"journal.full" if pdp.journal.state == JOURNAL_FULL else b"journal.failed")
+    counters_add(&pdp.counters_, c.request.door, &c.decision)
+
+
+cdef void _status(Call *c, int code, Text message) noexcept nogil:
+    """Answer with a gRPC status: the reply is its message."""
+    c.code = code
+    c.reply.n = 0
+    c.reply.failed = 0
+    out_raw(&c.reply, message.p, message.n)
+
+
+cdef bint _open_request(Pdp pdp, Call *c, int door) noexcept nogil:
+    """Begin a call; false when it cannot even be judged, and then the status is set."""
+    c.request = _new_request(c, door, pdp.budget_ns)
+    if c.request == NULL:
+        _status(c, GRPC_UNAVAILABLE, text_of(b"limit"))
+        return False
+    return True
+
+
+cdef bint _refused_peer(Pdp pdp, Call *c) noexcept nogil:
+    """Whether the caller may not ask at all; then it is recorded and answered, and no byte of its message was parsed."""
+    cdef Text refusal = peer_refusal(c.peer, &c.authority, c.request.started_unix_ns)
+    if refusal.n == 0:
+        return False
+    _decide(pdp, c)
+    _status(c, GRPC_UNAUTHENTICATED, refusal)
+    return True
+
+
+cdef void _malformed(Pdp pdp, Call *c) noexcept nogil:
+    counters_bump(&pdp.counters_.malformed)
+    _refuse(c.request, b"request.malformed")
+    _decide(pdp, c)
+    _status(c, GRPC_INVALID_ARGUMENT, text_of(b"request.malformed"))
+
+
+cdef void _ext_authz(Pdp pdp, Call *c, Text message) noexcept nogil:
+    cdef HttpCall *http
+    if not _open_request(pdp, c, DOOR_EXT_AUTHZ) or _refused_peer(pdp, c):
+        return
+    http = <HttpCall *> arena_take(c.arena, sizeof(HttpCall))
+    if http == NULL:
+        _status(c, GRPC_UNAVAILABLE, text_of(b"limit"))
+        return
+    memset(http, 0, sizeof(HttpCall))
+    if envoy_decode(<const uint8_t *> message.p, message.n, c.arena, http) != 0:
+        _malformed(pdp, c)
+        return
+    if not http.has_http:
+        c.request.door = DOOR_EXT_AUTHZ_NETWORK
+    if c.peer.kind != PEER_ENVOY:
+        # INVARIANT (who asserts): only an allow-listed PEP may name a principal other than itself.
+        _refuse(c.request, b"identity.not_a_pep")
+    elif c.rules != NULL:
+        canonical_call(http, &pdp.canonical, c.arena)
+        mapping_apply(c.rules, http, c.table, c.arena, c.request)
+    _decide(pdp, c)
+    reply_ext_authz(&c.reply, &c.decision, c.request, &pdp.reply_rules)
+
+
+cdef void _replay_key(const Call *c, Text message, uint64_t revision, ReplayKey *key) noexcept nogil:
+    """Identify a repeated request: caller and request id, content, and what decides it."""
+    cdef uint8_t parts[96]
+    SHA256(<const unsigned char *> c.peer.spiffe_id.p, c.peer.spiffe_id.n, &parts[0])
+    SHA256(<const unsigned char *> c.request.request_id.p, c.request.request_id.n, &parts[32])
+    SHA256(parts, 64, key.caller)
+    SHA256(<const unsigned char *> message.p, message.n, key.content)
+    key.generation = c.table.generation if c.table != NULL else 0
+    key.epoch = c.authority.epoch
+    key.revision = revision
+
+
+cdef void _answer_check(Pdp pdp, Call *c) noexcept nogil:
+    _decide(pdp, c)
+    if c.decision.outcome == OUTCOME_ERROR and c.request.door != DOOR_BATCH:
+        _status(c, GRPC_UNAVAILABLE, c.decision.reason)
+        return
+    reply_check(&c.reply, &c.decision, c.request)
+
+
+cdef void _check_once(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """Decide a mapped Check unless the same question was answered already."""
+    cdef ReplayKey key
+    cdef int64_t now = c.request.started_ns
+    cdef int found = REPLAY_UNTRACKED
+    if c.request.request_id.n and c.request.refusal.n == 0:
+        _replay_key(c, message, pdp.revision, &key)
+        found = pdp.replay.begin(&key, now, &c.reply)
+    if found == REPLAY_ANSWERED:
+        counters_bump(&pdp.counters_.replayed)
+        return
+    if found == REPLAY_PENDING:
+        _status(c, GRPC_UNAVAILABLE, text_of(b"request.in_flight"))
+        return
+    if found == REPLAY_REUSED:
+        _refuse(c.request, b"request.id_reused")
+    _answer_check(pdp, c)
+    if found == REPLAY_NEW:
+        if c.decision.outcome == OUTCOME_ERROR:
+            # The sidecar's own state failed the call: a retry deserves a new decision.
+            pdp.replay.forget(&key)
+        else:
+            pdp.replay.answer(&key, &c.reply)
+
+
+cdef bint _map_check(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """Who asks and what; false when the message is not a CheckRequest."""
+    if c.rules == NULL:
+        return True
+    mapping_principal(c.rules, c.peer.spiffe_id, c.table, c.arena, c.request)
+    return mapping_check(c.rules, <const uint8_t *> message.p, message.n, c.table, c.arena, c.request) == 0
+
+
+cdef void _check(Pdp pdp, Call *c, Text message) noexcept nogil:
+    if not _open_request(pdp, c, DOOR_CHECK) or _refused_peer(pdp, c):
+        return
+    if not _map_check(pdp, c, message):
+        _malformed(pdp, c)
+        return
+    _check_once(pdp, c, message)
+
+
+cdef void _explain(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """A dry run in the name of an agent: recorded as such, nothing else moves."""
+    if not _open_request(pdp, c, DOOR_EXPLAIN) or _refused_peer(pdp, c):
+        return
+    if not _map_check(pdp, c, message):
+        _status(c, GRPC_INVALID_ARGUMENT, text_of(b"request.malformed"))
+        return
+    c.request.dry_run = 1
+    _answer_check(pdp, c)
+
+
+cdef int _batch_item(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """Answer one question of a batch into the reply; 0, or 1 when its status ends the whole batch."""
+    cdef size_t start = out_open(&c.reply, BATCH_ITEMS_FIELD)
+    cdef size_t used = c.arena.used
+    cdef Out whole = c.reply
+    c.reply.p += whole.n
+    c.reply.n = 0
+    c.reply.cap = min(<size_t> REPLY_BYTES, whole.cap - whole.n)
+    if not _open_request(pdp, c, DOOR_BATCH):
+        return 1
+    if not _map_check(pdp, c, message):
+        _malformed(pdp, c)
+        return 1
+    _check_once(pdp, c, message)
+    if c.code != GRPC_OK or c.reply.failed:
+        return 1
+    whole.n += c.reply.n
+    c.reply = whole
+    out_close(&c.reply, start)
+    # What the item built is no longer needed: the bound holds per item, not per batch.
+    c.arena.used = used
+    return c.reply.failed
+
+
+cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
+    cdef Reader reader
+    cdef WireField f
+    cdef int count = 0
+    cdef Out start = c.reply
+    if not _open_request(pdp, c, DOOR_BATCH) or _refused_peer(pdp, c):
+        return
+    reader_open(&reader, message)
+    while reader_next(&reader, &f):
+        if f.number != BATCH_ITEMS_FIELD:
+            continue
+        count += 1
+        if f.type != WIRE_BYTES or count > BATCH_MAX or _batch_item(pdp, c, f.bytes):
+            break
+    else:
+        if reader.error == 0 and count:
+            return
+    # A batch is answered whole or not at all.
+    start.n = 0
+    c.reply.p, c.reply.cap = start.p, start.cap
+    if c.code == GRPC_OK or c.code == GRPC_INVALID_ARGUMENT:
+        _status(c, GRPC_INVALID_ARGUMENT, text_of(b"request.batch"))
+    else:
+        _status(c, c.code, text_of(b"not_ready.batch"))
+
+
+cdef class Pdp:
+    """Decides calls. Thread-safe: each call uses the generation, mapping and state in force when it started."""
+
+    def __init__(self, *, journal, int budget_ms=50, bint strict_path=True, int headers_max=1024,
+                 int path_bytes_max=8192, int mcp_status=403, bint identity_headers=True, size_t arena_bytes=4 << 20):
+        self.journal = journal
+        self.has_journal = journal is not None
+        self.budget_ns = <int64_t> budget_ms * 1000000
+        self.canonical.strict_path = strict_path
+        self.canonical.headers_max = headers_max
+        self.canonical.path_bytes_max = path_bytes_max
+        memset(&self.reply_rules, 0, sizeof(self.reply_rules))
+        self.reply_rules.mcp_status = mcp_status
+        self.reply_rules.identity_header = identity_headers
+        self.arena_bytes = arena_bytes
+        self.replay = Replay()
+        self._scratch = []
+        self._causes = {}
+        self.put_clock(0, 0, secrets.randbits(64), 0)
+        self.put_state(epoch=0, bundle_generation=0, not_ready="not_ready.starting")
+
+    def put_generation(self, Generation generation):
+        """Put a generation in force; None: no decision until there is one. Calls in flight keep theirs."""
+        self._generation = generation
+
+    def put_mapping(self, Mapping mapping not None):
+        self._mapping = mapping
+        self.revision += 1
+
+    def put_state(self, *, epoch, bundle_generation, str not_ready):
+        """Put live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
+        if bundle_generation != self.live.bundle_generation:
+            self.revision += 1
+        self.live.epoch = epoch
+        self.live.bundle_generation = bundle_generation
+        self._not_ready = not_ready.encode("ascii")
+
+    def put_clock(self, now_ns, now_unix_ns, boot, sequence):
+        """Inject clock and ids (tests); a clock of 0 is the real one."""
+        self.live.now_ns, self.live.now_unix_ns = now_ns, now_unix_ns
+        self.live.boot, self.live.sequence = boot, sequence
+
+    def ext_authz(self, bytes request not None, VerifiedPeer peer not None):
+        """(gRPC status code, CheckResponse bytes, or the status message when the code is not 0)."""
+        return self._answer(DOOR_EXT_AUTHZ, request, peer)
+
+    def check(self, bytes request not None, VerifiedPeer peer not None):
+        return self._answer(DOOR_CHECK, request, peer)
+
+    def batch_check(self, bytes request not None, VerifiedPeer peer not None):
+        return self._answer(DOOR_BATCH, request, peer)
+
+    def explain(self, bytes request not None, VerifiedPeer peer not None):
+        """Like check, as a dry run; the record names the door."""
+        return self._answer(DOOR_EXPLAIN, request, peer)
+
+    def counters(self):
+        """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}, ..}."""
+        view = counters_view(&self.counters_)
+        view["causes"] = dict(self._causes)
+        return view
+
+    cdef tuple _answer(self, int door, bytes request, object peer):
+        # These names keep what the call borrows alive until it has been answered.
+        cdef Generation generation = self._generation
+        cdef Mapping mapping = self._mapping
+        cdef VerifiedPeer caller = peer
+        cdef bytes not_ready = self._not_ready if mapping is not None else b"not_ready.mapping"
+        cdef Scratch scratch = self._scratch.pop() if self._scratch else Scratch(self.arena_bytes)
+        cdef Call c
+        cdef Text message
+        memset(&c, 0, sizeof(Call))
+        c.peer = &caller.peer
+        c.table = &generation.table if generation is not None else NULL
+        c.rules = mapping.rules if mapping is not None else NULL
+        c.authority = self.live
+        c.authority.not_ready.p, c.authority.not_ready.n = not_ready, <uint32_t> len(not_ready)
+        scratch.arena.used, scratch.arena.failed = 0, 0
+        c.arena = &scratch.arena
+        c.reply.p = scratch.reply
+        c.reply.cap = BATCH_MAX * REPLY_BYTES
+        message.p, message.n = request, <uint32_t> len(request)
+        with nogil:
+            if door == DOOR_EXT_AUTHZ:
+                _ext_authz(self, &c, message)
+            elif door == DOOR_CHECK:
+                _check(self, &c, message)
+            elif door == DOOR_EXPLAIN:
+                _explain(self, &c, message)
+            else:
+                _batch(self, &c, message)
+        reply = PyBytes_FromStringAndSize(<char *> c.reply.p, c.reply.n)
+        self._count_cause(c.decision.reason)
+        self._scratch.append(scratch)
+        return c.code, reply
+
+    cdef int _count_cause(self, Text reason) except -1:
+        """Count a reason code; policies choose some of them, so their number is bounded here."""
+        if reason.n == 0:
+            return 0
+        cause = (<bytes> reason.p[:reason.n]).decode("utf-8", "replace")
+        if cause in self._causes or len(self._causes) < CAUSES_MAX:
+            self._causes[cause] = self._causes.get(cause, 0) + 1
+        return 0
