@@ -1,0 +1,636 @@
+"""Encoded answers: envoy.service.auth.v3.CheckResponse and remit.authz.v1.CheckResponse.
+
+INVARIANT (deny first): a reply begins as an encoded DENY in the caller's memory. The real answer is written behind it and takes
+its place only when it is whole, so neither a full buffer nor a fault on the way can leave bytes that mean ALLOW. To Envoy an
+empty CheckResponse means just that (status.code 0), whatever else the message holds.
+
+What a caller may see (EX-19): the evaluation id, the reason code (of the fixed catalogue, or the author's @reason, which is made
+for callers) and the obligation. Policy ids, generation and epoch go into dynamic metadata, which the proxy keeps. Of an ERROR
+callers see no reason at all. Header names and values are our own constants, hex, and a principal checked byte by byte (EX-18).
+"""
+from fastpath.decide cimport (
+    LISTED_MAX, OUTCOME_ALLOW, OUTCOME_DENY, OUTCOME_ERROR, OUTCOME_STEP_UP, Decision, Listed
+)
+from fastpath.request cimport DOOR_EXT_AUTHZ_NETWORK, Request
+from fastpath.value cimport Arena, uid_id, uid_make
+from fastpath.wire cimport (
+    Out, Text, out_bytes, out_close, out_open, out_raw, out_text, out_uint, out_varint, text_is, text_of, utf8_valid
+)
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memchr, memcpy, memmove, memset, strlen
+
+cdef enum:
+    CODE_PERMISSION_DENIED = 7   # google.rpc.Code
+    CODE_UNAVAILABLE = 14
+    HTTP_OK = 200
+    HTTP_BAD_REQUEST = 400
+    HTTP_FORBIDDEN = 403
+    HTTP_UNAVAILABLE = 503
+    OVERWRITE_IF_EXISTS_OR_ADD = 2   # envoy.config.core.v3.HeaderValueOption.HeaderAppendAction
+    CODE_BYTES_MAX = 128         # a reason or obligation in an answer
+    DENIAL_ID_BYTES_MAX = 256
+    REQUEST_ID_BYTES_MAX = 128
+    AGENT_BYTES_MAX = 512
+    IDS_BYTES_MAX = 1536         # policy ids listed in one answer
+    EVALUATION_ID_BYTES = 32
+
+# Client-forgeable names that only the sidecar may set; removed on ALLOW unless set there. What a client may say itself
+# (x-agent-task) is not among them.
+cdef const char *OWN_HEADERS[10]
+OWN_HEADERS[:] = [
+    "x-remit-agent", "x-remit-evaluation-id", "x-remit-outcome", "x-remit-reason", "x-remit-decision", "x-remit-task",
+    "x-remit-subject", "x-remit-policy", "x-remit-approval", "x-remit-obligation",
+]
+
+cdef uint8_t DENY[128]
+cdef size_t DENY_BYTES
+cdef uint8_t[4] DENY_SHORT = [0x0A, 0x02, 0x08, CODE_PERMISSION_DENIED]   # status { code: 7 }
+cdef uint8_t[2] DENY_CHECK = [0x18, OUTCOME_DENY]                          # outcome: OUTCOME_DENY
+
+
+# ---------------------------------------------------------------- texts
+
+
+cdef inline Text no_text() noexcept nogil:
+    return text_of("")
+
+
+cdef inline Text evaluation_id(const Decision *decision) noexcept nogil:
+    """The id, or nothing when it is not the hex that it must be."""
+    cdef Text t
+    cdef int i
+    cdef char c
+    for i in range(EVALUATION_ID_BYTES):
+        c = decision.evaluation_id[i]
+        if not ((c >= c"0" and c <= c"9") or (c >= c"a" and c <= c"f")):
+            return no_text()
+    t.p = &decision.evaluation_id[0]
+    t.n = EVALUATION_ID_BYTES
+    return t
+
+
+cdef int outcome_of(const Decision *decision) noexcept nogil:
+    """The outcome to answer with; ERROR for a value that decide never gives, and for an ALLOW without an evaluation id."""
+    cdef int outcome = decision.outcome
+    if outcome == OUTCOME_ALLOW:
+        return OUTCOME_ALLOW if evaluation_id(decision).n else OUTCOME_ERROR
+    return outcome if outcome == OUTCOME_DENY or outcome == OUTCOME_STEP_UP else OUTCOME_ERROR
+
+
+cdef inline bint is_cacheable(const Decision *decision) noexcept nogil:
+    """Only what policy alone decided holds for the next call."""
+    cdef int outcome = outcome_of(decision)
+    return decision.cacheable and (outcome == OUTCOME_ALLOW or outcome == OUTCOME_DENY)
+
+
+cdef Text plain(Text t, uint32_t bytes_max) noexcept nogil:
+    """`t` when it is UTF-8 of bounded length without ASCII control characters, else nothing."""
+    cdef uint32_t i
+    if t.n > bytes_max or not utf8_valid(t.p, t.n):
+        return no_text()
+    for i in range(t.n):
+        if <uint8_t> t.p[i] < 0x20 or t.p[i] == 0x7F:
+            return no_text()
+    return t
+
+
+cdef Text printable(Text t, uint32_t bytes_max) noexcept nogil:
+    """`t` when it is printable ASCII of bounded length, as a header or a grpc-message must be, else nothing."""
+    cdef uint32_t i
+    if t.n > bytes_max:
+        return no_text()
+    for i in range(t.n):
+        if t.p[i] < 0x20 or t.p[i] > 0x7E:
+            return no_text()
+    return t
+
+
+cdef inline Text public_reason(const Decision *decision) noexcept nogil:
+    """The reason that callers see: none of an ERROR, whose cause is ours."""
+    cdef Text reason = plain(decision.reason, CODE_BYTES_MAX)
+    if outcome_of(decision) == OUTCOME_ERROR:
+        return text_of("unavailable")
+    return reason if reason.n else text_of("denied")
+
+
+cdef inline bint is_protocol(const Request *request, const char *name) noexcept nogil:
+    return request is not NULL and text_is(request.protocol, name)
+
+
+cdef void put(Out *out, const char *literal) noexcept nogil:
+    out_raw(out, literal, strlen(literal))
+
+
+cdef inline void put_text(Out *out, Text t) noexcept nogil:
+    out_raw(out, t.p, t.n)
+
+
+# ---------------------------------------------------------------- JSON bodies
+
+
+cdef void put_json(Out *out, Text t) noexcept nogil:
+    """A JSON string (RFC 8259 section 7) of text that `plain` has passed."""
+    cdef uint32_t i, start = 0
+    put(out, '"')
+    for i in range(t.n):
+        if t.p[i] == c'"' or t.p[i] == c"\\":
+            out_raw(out, t.p + start, i - start)
+            put(out, "\\")
+            start = i
+    out_raw(out, t.p + start, t.n - start)
+    put(out, '"')
+
+
+cdef void put_member(Out *out, const char *name, Text value) noexcept nogil:
+    """`,"name":"value"`."""
+    put(out, ',"')
+    put(out, name)
+    put(out, '":')
+    put_json(out, value)
+
+
+cdef inline uint32_t skip_digits(Text t, uint32_t i) noexcept nogil:
+    while i < t.n and t.p[i] >= c"0" and t.p[i] <= c"9":
+        i += 1
+    return i
+
+
+cdef bint is_json_number(Text t) noexcept nogil:
+    """RFC 8259 section 6."""
+    cdef uint32_t i = 1 if t.p[0] == c"-" else 0, start
+    start = i
+    i = skip_digits(t, i)
+    if i == start or (t.p[start] == c"0" and i > start + 1):
+        return False
+    if i < t.n and t.p[i] == c".":
+        start = i + 1
+        i = skip_digits(t, start)
+        if i == start:
+            return False
+    if i < t.n and (t.p[i] | 0x20) == c"e":
+        start = i + 1
+        if start < t.n and (t.p[start] == c"+" or t.p[start] == c"-"):
+            start += 1
+        i = skip_digits(t, start)
+        if i == start:
+            return False
+    return i == t.n
+
+
+cdef bint is_json_escape(Text t, uint32_t i) noexcept nogil:
+    """Whether what follows the backslash at i is an escape of RFC 8259 section 7."""
+    cdef uint32_t k
+    if i + 1 >= t.n or t.p[i + 1] == 0 or memchr(b'"\\/bfnrtu', t.p[i + 1], 9) is NULL:
+        return False
+    if t.p[i + 1] != c"u":
+        return True
+    for k in range(i + 2, i + 6):
+        if k >= t.n or t.p[k] == 0 or memchr(b"0123456789abcdefABCDEF", t.p[k], 22) is NULL:
+            return False
+    return True
+
+
+cdef bint is_json_string(Text t) noexcept nogil:
+    cdef uint32_t i = 1
+    while i + 1 < t.n and t.p[i] != c'"':
+        if t.p[i] != c"\\":
+            i += 1
+        elif is_json_escape(t, i):
+            i += 2
+        else:
+            return False
+    return t.n >= 2 and i + 1 == t.n and t.p[i] == c'"'
+
+
+cdef bint is_json_scalar(Text t) noexcept nogil:
+    """Whether the text is one JSON string or number: safe to stand where a value stands."""
+    if t.n == 0 or plain(t, DENIAL_ID_BYTES_MAX).n == 0:
+        return False
+    return is_json_string(t) if t.p[0] == c'"' else is_json_number(t)
+
+
+cdef inline bint is_mismatch(const Decision *decision) noexcept nogil:
+    return decision.outcome == OUTCOME_DENY and text_is(decision.reason, "mcp.header_mismatch")
+
+
+cdef const char *mcp_message(const Decision *decision) noexcept nogil:
+    if is_mismatch(decision):
+        return "header and body disagree"
+    if outcome_of(decision) == OUTCOME_DENY:
+        return "the call is denied"
+    if outcome_of(decision) == OUTCOME_STEP_UP:
+        return "the call needs an approval"
+    return "authorization is unavailable"
+
+
+cdef const char *mcp_code(const Decision *decision) noexcept nogil:
+    """JSON-RPC error codes: MCP's own for a mismatch, implementation-defined for a denial, internal error otherwise."""
+    if is_mismatch(decision):
+        return "-32020"
+    return "-32603" if outcome_of(decision) == OUTCOME_ERROR else "-32001"
+
+
+cdef void put_facts(Out *out, const Decision *decision) noexcept nogil:
+    """`"evaluation_id":..` and what else a caller may know."""
+    cdef Text obligation = plain(decision.obligation, CODE_BYTES_MAX)
+    put(out, '"evaluation_id":')
+    put_json(out, evaluation_id(decision))
+    put_member(out, "reason", public_reason(decision))
+    if outcome_of(decision) == OUTCOME_STEP_UP and obligation.n:
+        put_member(out, "obligation", obligation)
+
+
+cdef void put_mcp_body(Out *out, const Decision *decision, const Request *request) noexcept nogil:
+    put(out, '{"jsonrpc":"2.0","id":')
+    if is_json_scalar(request.denial_id):
+        put_text(out, request.denial_id)
+    else:
+        put(out, "null")
+    put(out, ',"error":{"code":')
+    put(out, mcp_code(decision))
+    put(out, ',"message":"')
+    put(out, mcp_message(decision))
+    put(out, '","data":{')
+    put_facts(out, decision)
+    put(out, "}}}")
+
+
+cdef const char *error_word(const Decision *decision) noexcept nogil:
+    if outcome_of(decision) == OUTCOME_ERROR:
+        return "unavailable"
+    return "denied" if decision.outcome == OUTCOME_DENY else "step_up"
+
+
+cdef void put_http_body(Out *out, const Decision *decision) noexcept nogil:
+    put(out, '{"error":"')
+    put(out, error_word(decision))
+    put(out, '",')
+    put_facts(out, decision)
+    put(out, "}")
+
+
+cdef void put_grpc_body(Out *out, const Decision *decision) noexcept nogil:
+    """Becomes the grpc-message: short ASCII (envoy#11079)."""
+    put(out, error_word(decision))
+    put(out, ": ")
+    put_text(out, printable(public_reason(decision), CODE_BYTES_MAX))
+    put(out, " (evaluation ")
+    put_text(out, evaluation_id(decision))
+    put(out, ")")
+
+
+# ---------------------------------------------------------------- HTTP part of a CheckResponse
+
+
+cdef void put_header(Out *out, uint32_t field, const char *name, Text value) noexcept nogil:
+    """A HeaderValueOption that overwrites: `append` for older proxies, `append_action` for newer, which differ on unset."""
+    cdef size_t option = out_open(out, field), inner
+    inner = out_open(out, 1)
+    out_bytes(out, 1, name, strlen(name))
+    out_bytes(out, 2, value.p, value.n)
+    out_close(out, inner)
+    inner = out_open(out, 2)
+    out_uint(out, 1, 0)
+    out_close(out, inner)
+    out_uint(out, 3, OVERWRITE_IF_EXISTS_OR_ADD)
+    out_close(out, option)
+
+
+cdef int denied_status(const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+    if outcome_of(decision) == OUTCOME_ERROR:
+        return HTTP_UNAVAILABLE
+    if is_mismatch(decision):
+        return HTTP_BAD_REQUEST
+    # Only for clients that drop other bodies; some proxies take a denial with status 200 for an ALLOW.
+    if is_protocol(request, "mcp") and rules is not NULL and rules.mcp_status == HTTP_OK:
+        return HTTP_OK
+    return HTTP_FORBIDDEN
+
+
+cdef void put_denied(
+    Out *out, uint32_t field, const Decision *decision, const Request *request, const ReplyRules *rules
+) noexcept nogil:
+    """A DeniedHttpResponse: status, content type, body."""
+    cdef size_t response = out_open(out, field), inner
+    inner = out_open(out, 1)
+    out_uint(out, 1, denied_status(decision, request, rules))
+    out_close(out, inner)
+    if not is_protocol(request, "grpc"):
+        put_header(out, 2, "content-type", text_of("application/json"))
+    inner = out_open(out, 3)
+    if is_protocol(request, "mcp"):
+        put_mcp_body(out, decision, request)
+    elif is_protocol(request, "grpc"):
+        put_grpc_body(out, decision)
+    else:
+        put_http_body(out, decision)
+    out_close(out, inner)
+    out_close(out, response)
+
+
+cdef Text agent_of(const Request *request) noexcept nogil:
+    cdef Text t = no_text()
+    if request is not NULL and request.principal is not NULL:
+        t.p = uid_id(request.principal)
+        t.n = request.principal.id_len
+    return printable(t, AGENT_BYTES_MAX)
+
+
+cdef void put_allowed(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+    """An OkHttpResponse. A name that is set is never also removed: removal runs after setting."""
+    cdef size_t response = out_open(out, 3)
+    cdef bint named = rules is not NULL and rules.identity_header
+    cdef Text agent = agent_of(request)
+    cdef int i
+    if named:
+        put_header(out, 2, "x-remit-evaluation-id", evaluation_id(decision))
+        if agent.n:
+            put_header(out, 2, "x-remit-agent", agent)
+    for i in range(10):
+        if named and ((i == 0 and agent.n) or i == 1):
+            continue
+        out_bytes(out, 5, OWN_HEADERS[i], strlen(OWN_HEADERS[i]))
+    out_close(out, response)
+
+
+# ---------------------------------------------------------------- dynamic metadata
+
+
+cdef size_t open_entry(Out *out, const char *key, size_t *value) noexcept nogil:
+    """Begin an entry of a Struct and its Value."""
+    cdef size_t entry = out_open(out, 1)
+    out_bytes(out, 1, key, strlen(key))
+    value[0] = out_open(out, 2)
+    return entry
+
+
+cdef void close_entry(Out *out, size_t entry, size_t value) noexcept nogil:
+    out_close(out, value)
+    out_close(out, entry)
+
+
+cdef void put_string_entry(Out *out, const char *key, Text text) noexcept nogil:
+    cdef size_t value = 0, entry = open_entry(out, key, &value)
+    out_bytes(out, 3, text.p, text.n)
+    close_entry(out, entry, value)
+
+
+cdef void put_number_entry(Out *out, const char *key, double number) noexcept nogil:
+    cdef size_t value = 0, entry = open_entry(out, key, &value)
+    out_varint(out, 2 << 3 | 1)
+    out_raw(out, &number, 8)
+    close_entry(out, entry, value)
+
+
+cdef void put_bool_entry(Out *out, const char *key, bint flag) noexcept nogil:
+    cdef size_t value = 0, entry = open_entry(out, key, &value)
+    out_uint(out, 4, flag)
+    close_entry(out, entry, value)
+
+
+cdef uint32_t listed_fit(const Listed *listed, uint32_t total) noexcept nogil:
+    """How many of the first ids fit an answer; the total says what is left out."""
+    cdef uint32_t n = 0, used = 0, most = total if total < LISTED_MAX else LISTED_MAX
+    while n < most and listed[n].id.n <= <uint32_t> IDS_BYTES_MAX - used:
+        used += listed[n].id.n
+        n += 1
+    return n
+
+
+cdef void put_list_entry(Out *out, const char *key, const Listed *listed, uint32_t total) noexcept nogil:
+    cdef size_t value = 0, entry = open_entry(out, key, &value), inner, item
+    cdef uint32_t i
+    inner = out_open(out, 6)
+    for i in range(listed_fit(listed, total)):
+        if not utf8_valid(listed[i].id.p, listed[i].id.n):
+            continue
+        item = out_open(out, 1)
+        out_bytes(out, 3, listed[i].id.p, listed[i].id.n)
+        out_close(out, item)
+    out_close(out, inner)
+    close_entry(out, entry, value)
+
+
+cdef const char *outcome_word(const Decision *decision) noexcept nogil:
+    cdef int outcome = outcome_of(decision)
+    if outcome == OUTCOME_ALLOW:
+        return "ALLOW"
+    if outcome == OUTCOME_DENY:
+        return "DENY"
+    return "STEP_UP" if outcome == OUTCOME_STEP_UP else "ERROR"
+
+
+cdef void put_metadata(Out *out, const Decision *decision) noexcept nogil:
+    """What the proxy's access log gets, on every answer: without any, Envoy logs no duration either."""
+    cdef size_t start = out_open(out, 4)
+    cdef Text obligation = plain(decision.obligation, CODE_BYTES_MAX)
+    put_string_entry(out, "decision_id", evaluation_id(decision))
+    put_string_entry(out, "outcome", text_of(outcome_word(decision)))
+    put_string_entry(out, "reason", plain(decision.reason, CODE_BYTES_MAX))
+    put_list_entry(out, "policy_ids", decision.policies, decision.policies_total)
+    put_number_entry(out, "policies_total", decision.policies_total)
+    put_number_entry(out, "generation", <double> decision.generation)
+    put_number_entry(out, "epoch", <double> decision.epoch)
+    put_bool_entry(out, "cacheable", is_cacheable(decision))
+    if obligation.n:
+        put_string_entry(out, "obligation", obligation)
+    out_close(out, start)
+
+
+# ---------------------------------------------------------------- whole answers
+
+
+cdef void put_status(Out *out, int code) noexcept nogil:
+    """google.rpc.Status; the code is written even when it is 0."""
+    cdef size_t start = out_open(out, 1)
+    out_uint(out, 1, code)
+    out_close(out, start)
+
+
+cdef void put_response(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+    cdef bint has_http = request is NULL or request.door != DOOR_EXT_AUTHZ_NETWORK
+    cdef int outcome = outcome_of(decision)
+    if outcome == OUTCOME_ALLOW:
+        put_status(out, 0)
+        if has_http:
+            put_allowed(out, decision, request, rules)
+    elif outcome != OUTCOME_ERROR:
+        put_status(out, CODE_PERMISSION_DENIED)
+        if has_http:
+            put_denied(out, 2, decision, request, rules)
+    else:
+        # error_response: proxies that do not know field 5 see a denial.
+        put_status(out, CODE_UNAVAILABLE)
+        if has_http:
+            put_denied(out, 5, decision, request, rules)
+    put_metadata(out, decision)
+
+
+cdef bint prefill(Out *out, const uint8_t *deny, size_t n, Out *behind) noexcept nogil:
+    """Write the DENY, and open the memory behind it. False when not even the DENY fits."""
+    out_raw(out, deny, n)
+    behind.p = out.p + out.n
+    behind.n = 0
+    behind.cap = out.cap - out.n
+    behind.failed = 0
+    return not out.failed
+
+
+cdef void take_place(Out *out, size_t start, const Out *answer) noexcept nogil:
+    """Let the finished answer take the place of the DENY at `start`; an unfinished or empty one leaves it there."""
+    if answer.failed or answer.n == 0:
+        return
+    memmove(out.p + start, answer.p, answer.n)
+    out.n = start + answer.n
+
+
+cdef void reply_ext_authz(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+    cdef size_t start = out.n
+    cdef Out answer
+    cdef const uint8_t *deny = &DENY[0]
+    cdef size_t deny_bytes = DENY_BYTES
+    if out.cap - out.n < deny_bytes:
+        deny = &DENY_SHORT[0]
+        deny_bytes = sizeof(DENY_SHORT)
+    if not prefill(out, deny, deny_bytes, &answer):
+        return
+    put_response(&answer, decision, request, rules)
+    take_place(out, start, &answer)
+
+
+cdef void put_ids(Out *out, uint32_t field, const Listed *listed, uint32_t total) noexcept nogil:
+    cdef uint32_t i
+    for i in range(listed_fit(listed, total)):
+        if utf8_valid(listed[i].id.p, listed[i].id.n):
+            out_bytes(out, field, listed[i].id.p, listed[i].id.n)
+
+
+cdef void put_check(Out *out, const Decision *decision, const Request *request) noexcept nogil:
+    if request is not NULL:
+        out_text(out, 1, plain(request.request_id, REQUEST_ID_BYTES_MAX))
+    out_text(out, 2, evaluation_id(decision))
+    out_uint(out, 3, outcome_of(decision))
+    out_text(out, 4, plain(decision.reason, CODE_BYTES_MAX))
+    put_ids(out, 5, decision.policies, decision.policies_total)
+    out_uint(out, 6, decision.policies_total)
+    out_text(out, 7, plain(decision.obligation, CODE_BYTES_MAX))
+    out_uint(out, 8, decision.generation)
+    out_uint(out, 9, decision.epoch)
+    out_uint(out, 10, is_cacheable(decision))
+    put_ids(out, 11, decision.errors, decision.errors_total)
+    out_uint(out, 12, decision.errors_total)
+
+
+cdef void reply_check(Out *out, const Decision *decision, const Request *request) noexcept nogil:
+    cdef size_t start = out.n
+    cdef Out answer
+    if not prefill(out, DENY_CHECK, sizeof(DENY_CHECK), &answer):
+        return
+    put_check(&answer, decision, request)
+    take_place(out, start, &answer)
+
+
+cdef void build_deny() noexcept nogil:
+    """The constant DENY: code 7, HTTP 403, a body that says no more than that."""
+    global DENY_BYTES
+    cdef Out out
+    cdef size_t response, inner
+    out.p = DENY
+    out.n = out.failed = 0
+    out.cap = sizeof(DENY)
+    put_status(&out, CODE_PERMISSION_DENIED)
+    response = out_open(&out, 2)
+    inner = out_open(&out, 1)
+    out_uint(&out, 1, HTTP_FORBIDDEN)
+    out_close(&out, inner)
+    put_header(&out, 2, "content-type", text_of("application/json"))
+    inner = out_open(&out, 3)
+    put(&out, '{"error":"denied"}')
+    out_close(&out, inner)
+    out_close(&out, response)
+    DENY_BYTES = out.n
+
+
+build_deny()
+
+
+# ---------------------------------------------------------------- Python face
+
+
+cdef Text take_text(list keep, object text):
+    """Borrow the UTF-8 of a str, or bytes as they are; `keep` holds the memory."""
+    cdef bytes data = text if isinstance(text, bytes) else text.encode()
+    cdef Text t
+    keep.append(data)
+    t.p = data
+    t.n = len(data)
+    return t
+
+
+cdef uint32_t take_listed(list keep, list ids, Listed *listed):
+    for i, name in enumerate(ids[:LISTED_MAX]):
+        listed[i].id = take_text(keep, name)
+    return len(ids)
+
+
+cdef int take_decision(list keep, dict given, Decision *decision) except -1:
+    cdef bytes found = given.get("evaluation_id", "0" * EVALUATION_ID_BYTES).encode()[:EVALUATION_ID_BYTES]
+    memset(decision, 0, sizeof(Decision))
+    memcpy(decision.evaluation_id, <const char *> found, len(found))
+    decision.outcome = given.get("outcome", 0)
+    decision.cacheable = given.get("cacheable", False)
+    decision.reason = take_text(keep, given.get("reason", ""))
+    decision.obligation = take_text(keep, given.get("obligation", ""))
+    decision.policies_total = take_listed(keep, given.get("policies", []), decision.policies)
+    decision.errors_total = take_listed(keep, given.get("errors", []), decision.errors)
+    decision.generation = given.get("generation", 0)
+    decision.epoch = given.get("epoch", 0)
+    return 0
+
+
+cdef int take_request(list keep, dict given, Request *request, Arena *arena) except -1:
+    cdef Text principal = take_text(keep, given.get("principal", ""))
+    memset(request, 0, sizeof(Request))
+    request.door = given.get("door", 0)
+    request.protocol = take_text(keep, given.get("protocol", "http"))
+    request.denial_id = take_text(keep, given.get("denial_id", ""))
+    request.request_id = take_text(keep, given.get("request_id", ""))
+    if principal.n:
+        request.principal = uid_make(arena, "Agent", 5, principal.p, principal.n)
+        if request.principal is NULL:
+            raise MemoryError
+    return 0
+
+
+cdef bytes encode(bint envoy, dict decision, dict request, size_t cap, const ReplyRules *rules):
+    cdef Decision d
+    cdef Request r
+    cdef Arena arena
+    cdef bytearray room = bytearray(cap), memory = bytearray(1 << 16)
+    cdef Out out
+    cdef list keep = []
+    cdef const Request *asked = NULL
+    arena.base, arena.used, arena.cap, arena.failed = <uint8_t *> <char *> memory, 0, len(memory), 0
+    out.p, out.n, out.cap, out.failed = <uint8_t *> <char *> room, 0, cap, 0
+    take_decision(keep, decision, &d)
+    if request is not None:
+        take_request(keep, request, &r, &arena)
+        asked = &r
+    with nogil:
+        if envoy:
+            reply_ext_authz(&out, &d, asked, rules)
+        else:
+            reply_check(&out, &d, asked)
+    return None if out.failed else bytes(room[:out.n])
+
+
+def ext_authz(dict decision, request, *, size_t cap=4096, int mcp_status=403, bint identity_header=True):
+    cdef ReplyRules rules
+    memset(&rules, 0, sizeof(rules))
+    rules.mcp_status = mcp_status
+    rules.identity_header = identity_header
+    return encode(True, decision, request, cap, &rules)
+
+
+def check(dict decision, request, *, size_t cap=4096):
+    return encode(False, decision, request, cap, NULL)

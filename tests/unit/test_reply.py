@@ -1,0 +1,344 @@
+"""Encoded answers: never empty, never ALLOW by accident, nothing from inside (EX-01, EX-02, EX-18, EX-19)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from google.protobuf.json_format import MessageToDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastpath import reply
+from sidecar._proto.remit.authz.v1 import authz_pb2
+
+ALLOW, DENY, STEP_UP, ERROR = 1, 2, 3, 4
+PERMISSION_DENIED, UNAVAILABLE = 7, 14
+ID = "0123456789abcdef" * 2
+NETWORK_DOOR = 2
+AGENT = "spiffe://a.test/agent/billing"
+ROOM_NEEDED = 4096
+
+
+def decision(outcome: int, reason: str = "policy.forbid", **more: object) -> dict[str, object]:
+    return {
+        "outcome": outcome,
+        "reason": reason,
+        "evaluation_id": ID,
+        "generation": 7,
+        "epoch": 9,
+        "policies": ["secret-policy"],
+    } | more
+
+
+def answer(
+    given_decision: dict[str, object], request: dict[str, object] | None = None, **more: object
+) -> CheckResponse:
+    data = reply.ext_authz(given_decision, request if request is not None else {}, **more)  # type: ignore[arg-type]
+    assert data
+    return CheckResponse.FromString(data)
+
+
+# ---------------------------------------------------------------- codes
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "part", "status"),
+    [
+        (ALLOW, 0, "ok_response", None),
+        (DENY, PERMISSION_DENIED, "denied_response", 403),
+        (STEP_UP, PERMISSION_DENIED, "denied_response", 403),
+        (ERROR, UNAVAILABLE, "error_response", 503),
+        (0, UNAVAILABLE, "error_response", 503),
+        (5, UNAVAILABLE, "error_response", 503),
+        (255, UNAVAILABLE, "error_response", 503),
+    ],
+)
+def test_each_outcome_has_its_code_and_part(outcome: int, code: int, part: str, status: int | None):
+    """Design 6: what the input causes is denied, what our state causes is an error, and the status always stands there."""
+    message = answer(decision(outcome))
+    assert message.HasField("status")
+    assert (message.status.code, message.WhichOneof("http_response")) == (code, part)
+    if status:
+        assert getattr(message, part).status.code == status
+
+
+def test_an_allow_says_so_in_bytes():
+    """EX-01: an ALLOW begins with `status { code: 0 }`, written out, so that it is never an empty message."""
+    data = reply.ext_authz(decision(ALLOW), {})
+    assert data is not None
+    assert data.startswith(b"\x0a\x02\x08\x00")
+
+
+def test_an_allow_without_an_evaluation_id_is_an_error():
+    """EX-02: decide gives every decision an id; a struct that is zeros or garbage never becomes an ALLOW."""
+    for bad in ("", "0" * 31, "G" * 32, "\0" * 32):
+        assert answer(decision(ALLOW, evaluation_id=bad)).status.code == UNAVAILABLE
+
+
+TEXTS = st.one_of(st.text(max_size=40), st.binary(max_size=40), st.just("x" * 5000))
+DECISIONS = st.fixed_dictionaries(
+    {
+        "outcome": st.integers(0, 6),
+        "reason": TEXTS,
+        "obligation": TEXTS,
+        "policies": st.lists(TEXTS, max_size=20),
+        "errors": st.lists(TEXTS, max_size=20),
+        "generation": st.integers(0, 2**64 - 1),
+        "epoch": st.integers(0, 2**64 - 1),
+        "cacheable": st.booleans(),
+        "evaluation_id": st.sampled_from([ID, "", "x" * 32]),
+    }
+)
+REQUESTS = st.one_of(
+    st.none(),
+    st.fixed_dictionaries(
+        {
+            "protocol": st.sampled_from(["http", "mcp", "grpc", "network", ""]),
+            "denial_id": st.one_of(
+                TEXTS, st.sampled_from(["1", "-1.5e3", '"a"', '"a\\"b"', '"\\u00e9"', "null", "01", '"a'])
+            ),
+            "principal": TEXTS,
+            "request_id": TEXTS,
+            "door": st.integers(0, 5),
+        }
+    ),
+)
+CAPS = st.one_of(st.integers(0, 300), st.integers(0, 5000), st.just(ROOM_NEEDED))
+
+
+@settings(max_examples=800, deadline=None)
+@given(DECISIONS, REQUESTS, CAPS, st.booleans())
+def test_whatever_goes_in_an_answer_comes_out_that_allows_nothing_else(given_decision, request, cap: int, named: bool):
+    """EX-01, EX-02: with any texts and any room the answer is whole, parses, has a status, and allows only an ALLOW."""
+    data = reply.ext_authz(given_decision, request, cap=cap, identity_header=named)
+    if data is None:
+        assert cap < 4
+        return
+    assert 0 < len(data) <= cap
+    message = CheckResponse.FromString(data)
+    assert message.HasField("status")
+    if message.status.code == 0:
+        assert given_decision["outcome"] == ALLOW
+        assert given_decision["evaluation_id"] == ID
+    if cap >= ROOM_NEEDED:
+        # Nothing that fits the contract is ever cut down to the constant DENY.
+        assert message.HasField("dynamic_metadata")
+        assert (message.status.code == 0) == (
+            given_decision["outcome"] == ALLOW and given_decision["evaluation_id"] == ID
+        )
+
+
+@settings(max_examples=300, deadline=None)
+@given(DECISIONS, REQUESTS, CAPS)
+def test_whatever_goes_in_a_check_answer_parses(given_decision, request, cap: int):
+    """EX-01 for our own contract: an outcome is always named, and ALLOW only for an ALLOW."""
+    data = reply.check(given_decision, request, cap=cap)
+    if data is None:
+        assert cap < 2
+        return
+    message = authz_pb2.CheckResponse.FromString(data)
+    assert message.outcome in (ALLOW, DENY, STEP_UP, ERROR)
+    if message.outcome == ALLOW:
+        assert given_decision["outcome"] == ALLOW
+    if cap >= ROOM_NEEDED and given_decision["outcome"] in (DENY, STEP_UP):
+        assert message.outcome == given_decision["outcome"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(DECISIONS, REQUESTS)
+def test_bodies_are_json_and_headers_are_ours(given_decision, request):
+    """EX-18: whatever the texts, bodies parse, header values are printable ASCII, and the names are a fixed few."""
+    data = reply.ext_authz(given_decision, request)
+    assert data is not None
+    message = CheckResponse.FromString(data)
+    part = getattr(message, message.WhichOneof("http_response") or "denied_response")
+    for option in part.headers:
+        assert option.header.key in {"content-type", "x-remit-agent", "x-remit-evaluation-id"}
+        assert all(" " <= c <= "~" for c in option.header.value)
+    if message.WhichOneof("http_response") in ("denied_response", "error_response"):
+        if request is not None and request["protocol"] == "grpc":
+            assert all(" " <= c <= "~" for c in part.body)
+            assert len(part.body) < 256
+        else:
+            json.loads(part.body)
+
+
+# ---------------------------------------------------------------- ALLOW
+
+
+def test_an_allow_sets_overwrites_and_removes_our_own_headers():
+    """ext_authz.md 2.4: both append fields; a client's x-remit-* never reaches the upstream; no name is set and removed."""
+    part = answer(decision(ALLOW), {"principal": AGENT}).ok_response
+    assert {option.header.key: option.header.value for option in part.headers} == {
+        "x-remit-evaluation-id": ID,
+        "x-remit-agent": AGENT,
+    }
+    for option in part.headers:
+        assert option.HasField("append")
+        assert option.append.value is False
+        assert option.append_action == HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    removed = set(part.headers_to_remove)
+    assert not removed & {option.header.key for option in part.headers}
+    assert removed >= {"x-remit-outcome", "x-remit-reason", "x-remit-task"}
+    assert "x-agent-task" not in removed
+    assert all(name.startswith("x-remit-") for name in removed)
+
+
+def test_what_is_not_set_is_removed():
+    """A forged x-remit-agent does not pass when the option is off or the principal is no header value (EX-18)."""
+    for request, named in (
+        ({"principal": AGENT}, False),
+        ({"principal": "a\r\nx: y"}, True),
+        ({"principal": "é"}, True),
+        ({}, True),
+    ):
+        part = answer(decision(ALLOW), request, identity_header=named).ok_response
+        assert "x-remit-agent" in part.headers_to_remove
+        assert "x-remit-agent" not in {option.header.key for option in part.headers}
+
+
+# ---------------------------------------------------------------- DENY, STEP_UP, ERROR
+
+
+def test_a_denied_http_call_gets_a_small_json_body():
+    """EX-19: evaluation id and public reason, no policy id."""
+    part = answer(decision(DENY, "data.above_clearance")).denied_response
+    assert json.loads(part.body) == {"error": "denied", "evaluation_id": ID, "reason": "data.above_clearance"}
+    assert {option.header.key: option.header.value for option in part.headers} == {"content-type": "application/json"}
+    assert "secret-policy" not in part.body
+
+
+def test_a_step_up_names_its_obligation():
+    """An approval would help, and the answer says so."""
+    part = answer(decision(STEP_UP, "pay.over_limit", obligation="approval")).denied_response
+    assert part.status.code == 403
+    assert json.loads(part.body) == {
+        "error": "step_up",
+        "evaluation_id": ID,
+        "reason": "pay.over_limit",
+        "obligation": "approval",
+    }
+
+
+def test_an_error_tells_callers_nothing_about_us():
+    """EX-19, T17: our own state shows in the proxy's metadata only."""
+    for protocol in ("http", "mcp", "grpc"):
+        message = answer(decision(ERROR, "not_ready.svid"), {"protocol": protocol})
+        assert "svid" not in message.error_response.body
+        assert message.dynamic_metadata["reason"] == "not_ready.svid"
+
+
+def test_the_error_response_is_field_5():
+    """envoy#42098: older proxies do not know the field and see a denial with code 14."""
+    data = reply.ext_authz(decision(ERROR), {})
+    assert data is not None
+    assert data.startswith(b"\x0a\x02\x08\x0e" + bytes([5 << 3 | 2]))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "status", "code"),
+    [
+        (DENY, "task.scope", 403, -32001),
+        (STEP_UP, "pay.limit", 403, -32001),
+        (DENY, "mcp.header_mismatch", 400, -32020),
+    ],
+)
+@pytest.mark.parametrize("denial_id", ["7", '"call-1"', '"a\\"\\u00e9"', "-1.5e3"])
+def test_a_denied_mcp_call_gets_a_jsonrpc_error(outcome: int, reason: str, status: int, code: int, denial_id: str):
+    """agents.md 5.2: the request's id is echoed; a header that contradicts the body is HTTP 400 with -32020."""
+    part = answer(decision(outcome, reason), {"protocol": "mcp", "denial_id": denial_id}).denied_response
+    body = json.loads(part.body)
+    assert part.status.code == status
+    assert (body["jsonrpc"], body["id"], body["error"]["code"]) == ("2.0", json.loads(denial_id), code)
+    assert body["error"]["data"] == {"evaluation_id": ID, "reason": reason}
+    assert "secret-policy" not in part.body
+
+
+@pytest.mark.parametrize(
+    "denial_id", ["", "true", "{}", "1,2", '"a', '"a"b"', '"\\x"', '"\\u12"', "01", "1.", "-", '"' + "a" * 300 + '"']
+)
+def test_an_id_that_is_no_json_scalar_is_null(denial_id: str):
+    """EX-18: nothing from the request can change the shape of the answer."""
+    part = answer(decision(DENY), {"protocol": "mcp", "denial_id": denial_id}).denied_response
+    assert json.loads(part.body)["id"] is None
+
+
+def test_the_status_of_a_denied_mcp_call_is_configurable():
+    """403 or 200, for clients that drop other bodies; the code of the answer still denies, and other calls keep 403."""
+    mcp = answer(decision(DENY), {"protocol": "mcp"}, mcp_status=200)
+    assert (mcp.status.code, mcp.denied_response.status.code) == (PERMISSION_DENIED, 200)
+    assert answer(decision(DENY), {"protocol": "mcp"}, mcp_status=204).denied_response.status.code == 403
+    assert answer(decision(DENY), {"protocol": "http"}, mcp_status=200).denied_response.status.code == 403
+    assert answer(decision(ERROR), {"protocol": "mcp"}, mcp_status=200).error_response.status.code == 503
+
+
+def test_a_denied_grpc_call_gets_short_ascii():
+    """ext_authz.md 2.3: the body becomes the grpc-message."""
+    part = answer(decision(DENY, "task.scope"), {"protocol": "grpc"}).denied_response
+    assert part.body == f"denied: task.scope (evaluation {ID})"
+    assert len(part.headers) == 0
+
+
+def test_a_network_call_gets_no_http_part():
+    """ext_authz.md 2.1: a denial closes the connection."""
+    message = answer(decision(DENY), {"door": NETWORK_DOOR})
+    assert (message.status.code, message.WhichOneof("http_response")) == (PERMISSION_DENIED, None)
+    assert message.dynamic_metadata["decision_id"] == ID
+
+
+# ---------------------------------------------------------------- dynamic metadata
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word"), [(ALLOW, "ALLOW"), (DENY, "DENY"), (STEP_UP, "STEP_UP"), (ERROR, "ERROR")]
+)
+def test_every_answer_carries_metadata(outcome: int, word: str):
+    """ext_authz.md 2.3: decision id, reason and policies for the proxy's log, on allow and on deny."""
+    message = answer(decision(outcome, "r", policies=["p1", "p2"], cacheable=True))
+    assert MessageToDict(message.dynamic_metadata) == {
+        "decision_id": ID,
+        "outcome": word,
+        "reason": "r",
+        "policy_ids": ["p1", "p2"],
+        "policies_total": 2.0,
+        "generation": 7.0,
+        "epoch": 9.0,
+        "cacheable": outcome in (ALLOW, DENY),
+    }
+
+
+def test_listed_policies_are_capped_and_counted():
+    """Whole ids only; the total says what is missing."""
+    message = answer(decision(DENY, policies=["p" * 1000, "q" * 1000, "r"]))
+    assert list(message.dynamic_metadata["policy_ids"]) == ["p" * 1000]
+    assert message.dynamic_metadata["policies_total"] == 3
+    many = answer(decision(DENY, policies=[f"p{i}" for i in range(40)]))
+    assert (len(many.dynamic_metadata["policy_ids"]), many.dynamic_metadata["policies_total"]) == (16, 40)
+
+
+# ---------------------------------------------------------------- remit.authz.v1
+
+
+def test_a_check_answer_has_every_field():
+    """proto/remit/authz/v1: the same decision, in our own contract."""
+    given_decision = decision(
+        STEP_UP, "pay.limit", obligation="approval", policies=["a", "b"], errors=["c"], cacheable=True
+    )
+    data = reply.check(given_decision, {"request_id": "r-1"})
+    assert data is not None
+    assert MessageToDict(authz_pb2.CheckResponse.FromString(data), preserving_proto_field_name=True) == {
+        "request_id": "r-1",
+        "evaluation_id": ID,
+        "outcome": "OUTCOME_STEP_UP",
+        "reason": "pay.limit",
+        "policy_ids": ["a", "b"],
+        "policies_total": 2,
+        "obligation": "approval",
+        "generation": "7",
+        "revocation_epoch": "9",
+        "error_policy_ids": ["c"],
+        "errors_total": 1,
+    }
