@@ -14,7 +14,7 @@ from fastpath.columns cimport (
     column_group,
     columns_absent,
 )
-from fastpath.columns import COLUMNS
+from fastpath.columns import COLUMNS as _COLUMNS
 from fastpath.image cimport EFFECT_FORBID, IMAGE_COLUMNS, NONE32, POLICY_CURABLE, POLICY_SHADOW, Policy, Span
 from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
 from fastpath.request cimport EXTRAS_MAX
@@ -299,10 +299,15 @@ cdef void forbidden(Run *run, Decision *out) noexcept nogil:
         finish(out, OUTCOME_STEP_UP, reason)
 
 
+cdef bint denied_by_error(const Run *run) noexcept nogil:
+    """Strict mode: no forbid is satisfied, but one could not be evaluated."""
+    return run.t.strict and run.forbids_erring and not run.forbids.total
+
+
 cdef void conclude(Run *run, Decision *out) noexcept nogil:
     if run.forbids.total:
         forbidden(run, out)
-    elif run.t.strict and run.forbids_erring:
+    elif denied_by_error(run):
         finish(out, OUTCOME_DENY, literal(b"policy.error"))
     elif run.permits.total:
         # The only ALLOW there is.
@@ -318,15 +323,15 @@ cdef void list_all(const Run *run, Decision *out) noexcept nogil:
     out.shadows_total = list_selected(run.t, &run.shadows, out.shadows)
     if run.forbids.total:
         out.policies_total = list_selected(run.t, &run.forbids, out.policies)
-    else:
+    elif not denied_by_error(run):
         out.policies_total = list_selected(run.t, &run.permits, out.policies)
 
 
 cdef void keep_determining(const Run *run, All *all) noexcept nogil:
-    """Of all satisfied policies the forbids, if there are any."""
+    """Of all satisfied policies the forbids, if there are any; no permit determines what an erring forbid denied."""
     cdef uint32_t kept = 0
     cdef uint32_t i
-    if run.forbids.total == 0:
+    if run.forbids.total == 0 and not denied_by_error(run):
         return
     for i in range(all.satisfied_count):
         if table_policy(run.t, all.satisfied[i]).effect == EFFECT_FORBID:
@@ -428,8 +433,8 @@ Evaluation = namedtuple(
 )
 CAUSES = ("", "type", "attribute", "tag", "entity", "overflow", "extension", "arity", "unsent", "limit")
 OUTCOMES = tuple(outcome.name.removeprefix("OUTCOME_") for outcome in Outcome)
-KINDS = {"entity": KIND_ENTITY, "bool": KIND_BOOL, "long": KIND_LONG, "string": KIND_STRING, "set": KIND_SET}
-COLUMN_KINDS = tuple(KINDS[kind] for _, kind, _ in COLUMNS)
+_KINDS = {"entity": KIND_ENTITY, "bool": KIND_BOOL, "long": KIND_LONG, "string": KIND_STRING, "set": KIND_SET}
+_COLUMN_KINDS = tuple(_KINDS[kind] for _, kind, _ in _COLUMNS)
 ARENA_BYTES = 1 << 20
 
 
@@ -558,8 +563,8 @@ cdef class Prepared:
         return 0
 
     cdef int _column(self, uint32_t column, const Cell *value) except -1:
-        if value.kind != <int> COLUMN_KINDS[column]:
-            raise ProtocolError(f"context.{COLUMNS[column][0]}: is not a {COLUMNS[column][1]}")
+        if value.kind != <int> _COLUMN_KINDS[column]:
+            raise ProtocolError(f"context.{_COLUMNS[column][0]}: is not a {_COLUMNS[column][1]}")
         cell_copy(self.request.columns + column, value)
         cell_copy(self.live + column, value)
         return 0
@@ -642,7 +647,9 @@ cdef class Evaluator:
             )
         )
 
-    def trace(self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(), every=False):
+    def trace(
+        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(), every=False
+    ):
         """What each policy says: (id, "permit" or "forbid", scope matched, satisfied or None when it erred, cause).
 
         Policies whose scope does not match are left out unless `every`; their conditions are not evaluated.
