@@ -133,7 +133,7 @@ cdef class Frames:
         return 0
 
     cdef str judge(self, size_t at, uint64_t *sequence, uint32_t *length):
-        """Why no frame can be read at `at`: "end", "cut short", "length", "checksum"; or "" with its sequence and length set."""
+        """Why no frame can be read at `at`: "end", "cut short", "length", "checksum"; or "" with both values set."""
         cdef uint32_t crc
         cdef const uint8_t *p = self.look(at, 4)
         if p == NULL:
@@ -159,7 +159,7 @@ cdef class Frames:
         cdef uint32_t length = 0
         cdef str cause = self.judge(self.offset, &sequence, &length)
         if cause:
-            # What was read earlier may be stale, and a copy is not atomic against the writer: judge fresh bytes once more.
+            # What was read earlier may be stale, and a copy is not atomic against the writer: judge fresh bytes again.
             self.forget()
             cause = self.judge(self.offset, &sequence, &length)
         if cause:

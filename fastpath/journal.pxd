@@ -1,7 +1,7 @@
 """The decision journal: memory-mapped segments that a call writes without a system call.
 
-The layout of a segment and its frames is in fastpath/frames.pxd. The length of a frame is stored last, so that a torn frame
-reads as the end.
+The layout of a segment and its frames is in fastpath/frames.pxd. The length of a frame is stored last, so that a torn
+frame reads as the end.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -42,6 +42,6 @@ cdef class Journal:
     cdef int work                # maintain() has something to do
     cdef int closing
     cdef uint64_t oversized      # payloads refused for their size
-    # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns the
-    # sequence inside the lock.
+    # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns
+    # the sequence inside the lock.
     cdef uint64_t append(self, const uint8_t *payload, size_t n) noexcept nogil

@@ -1,8 +1,8 @@
 """The decision journal: appends without a system call, everything else under the GIL.
 
-Locks, outermost first: `_impl.turn` (one maintainer), `sync_lock` (a mapping that is being synced stays mapped), `lock` (the writer).
+Locks, outermost first: `_impl.turn` (one maintainer), `sync_lock` (a mapping that is being synced stays mapped), `lock`
+(the writer).
 """
-import os
 import threading
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from fastpath.c.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from fastpath.frames cimport FRAME_HEADER, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
+from fastpath.frames cimport PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
 
-from fastpath.frames import gap_record, read_frames  # noqa: F401 - the reader belongs to the journal's face
+from fastpath import frames
+from fastpath.frames import gap_record
 from fastpath.spool import Spool, list_segments
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -33,6 +34,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 from posix.mman cimport MS_SYNC, msync
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+read_frames = frames.read_frames
 
 SEGMENT_BYTES = 16 << 20
 CAP_BYTES = 2 << 30
@@ -57,8 +60,8 @@ cdef class Journal:
         pthread_cond_init(<pthread_cond_t *> self.wake, &attributes)
         pthread_condattr_destroy(&attributes)
 
-    def __init__(self, directory, *, size_t segment_bytes=SEGMENT_BYTES, uint64_t cap_bytes=CAP_BYTES, str on_full="deny",
-                 str sync="none", int sync_ms=100, bint helper=True):
+    def __init__(self, directory, *, size_t segment_bytes=SEGMENT_BYTES, uint64_t cap_bytes=CAP_BYTES,
+                 str on_full="deny", str sync="none", int sync_ms=100, bint helper=True):
         if on_full not in ("deny", "drop_oldest"):
             raise ValueError(f"`on_full` is `{on_full}`; it is `deny` or `drop_oldest`")
         if sync not in ("none", "interval", "each"):
@@ -67,7 +70,8 @@ cdef class Journal:
             raise ValueError(f"`segment_bytes` is at least {SEGMENT_BYTES_MIN} and fits twice into `cap_bytes`")
         self.size = segment_bytes
         self.sync_each = sync == "each"
-        self._impl = _Keeper(Spool(Path(directory), segment_bytes, cap_bytes), on_full, sync, sync_ms)
+        spool = Spool(Path(directory), segment_bytes, cap_bytes, durable=sync != "none")
+        self._impl = _Keeper(spool, on_full, sync, sync_ms)
         try:
             self._open()
         except BaseException:
@@ -88,7 +92,7 @@ cdef class Journal:
 
     def _open(self):
         spool = self._impl.spool
-        first_free, gaps = spool.recover(durable=self.sync_each)
+        first_free, gaps = spool.recover(each=self.sync_each)
         spool.save(clean=False)
         self.next_sequence = first_free
         self.synced = first_free - 1
@@ -194,7 +198,7 @@ cdef class Journal:
                     break
             impl.problem = impl.problem if self.state == JOURNAL_FAILED else ""
         except OSError as error:
-            # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows here and nowhere else.
+            # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows only here.
             impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
             if impl.on_full == "drop_oldest" and self.spare_count == 0:
                 impl.spool.drop_oldest()
@@ -218,7 +222,9 @@ cdef class Journal:
         cdef bint closing
         impl = self._impl
         while True:
-            wait_ms = RETRY_MS if self.spare_count == 0 else impl.sync_ms if impl.sync == "interval" else IDLE_MS
+            wait_ms = impl.sync_ms if impl.sync == "interval" else IDLE_MS
+            if self.spare_count == 0:
+                wait_ms = RETRY_MS
             with nogil:
                 closing = _wait(self, wait_ms)
             if closing:
@@ -244,7 +250,10 @@ cdef class Journal:
         return self._impl.problem
 
     def segments(self):
-        return list_segments(self._impl.directory)
+        with self._impl.turn:
+            if self._impl.spool is not None:
+                self._name_and_retire()
+            return list_segments(self._impl.directory)
 
     def acknowledged(self):
         with self._impl.turn:
@@ -296,7 +305,7 @@ cdef class Journal:
     # ------------------------------------------------------------------ end
 
     def close(self):
-        """Stop the helper, cut the current segment at its end, give the directory back. Appends are refused from now on."""
+        """Stop the helper, cut the current segment at its end, give the directory back; appends are then refused."""
         impl = self._impl
         if impl is None or impl.spool is None:
             return
@@ -403,7 +412,7 @@ cdef int _sync_locked(Journal j) noexcept nogil:
 
 
 cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
-    """Make everything up to `sequence` durable; callers that waited share one msync. 0, or 1 with the journal failed."""
+    """Make all up to `sequence` durable; callers that waited share one msync. 0, or 1 with the journal failed."""
     cdef Slot slots[SPARES_MAX + 1]
     cdef size_t bytes_used[SPARES_MAX + 1]
     cdef int count, i

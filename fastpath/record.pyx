@@ -1,7 +1,7 @@
 """Encodes the journal record of a decision (remit.decisions.v1.Record), and says what a record lacks.
 
-Only what is named here is recorded. Headers, bodies, queries, arguments and credentials have no way in: no field of Request that
-holds one is read.
+Only what is named here is recorded. Headers, bodies, queries, arguments and credentials have no way in: no field of
+Request that holds one is read.
 """
 from fastpath.columns cimport (
     COL_APPROVAL_MATCHES,
@@ -18,7 +18,6 @@ from fastpath.columns cimport (
     COL_SESSION_UNTRUSTED_SEEN,
     COL_TASK_ID,
     COL_TASK_OWNER,
-    COLUMN_COUNT,
     columns_absent,
 )
 from fastpath.decide cimport LISTED_MAX, Listed, PEER_AGENT
@@ -300,7 +299,8 @@ cdef void _put_policies(Out *out, const Decision *d, Marks *marks) noexcept nogi
         _put_text(out, F_SHADOWS, d.shadows[i].id.p, d.shadows[i].id.n, TEXT_BYTES_MAX, marks)
 
 
-cdef void _put_uid(Out *out, uint32_t type_field, uint32_t id_field, const Uid *uid, Text otherwise, Marks *marks) noexcept nogil:
+cdef void _put_uid(
+        Out *out, uint32_t type_field, uint32_t id_field, const Uid *uid, Text otherwise, Marks *marks) noexcept nogil:
     """Type and id of an entity; the id is mandatory, so it is there even when the call named no entity."""
     if uid == NULL:
         _put_text(out, id_field, otherwise.p, otherwise.n, TEXT_BYTES_MAX, marks)
@@ -387,7 +387,8 @@ cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
     out_close(out, start)
 
 
-cdef void _put_authority(Out *out, const Request *r, const Table *table, const Decision *d, Marks *marks) noexcept nogil:
+cdef void _put_authority(
+        Out *out, const Request *r, const Table *table, const Decision *d, Marks *marks) noexcept nogil:
     cdef Text task = _cell_text(_column(r, COL_TASK_ID))
     out_uint(out, F_GENERATION, d.generation)
     if table != NULL:
@@ -410,13 +411,15 @@ cdef void _put_how(Out *out, const Request *r, const Decision *d, Marks *marks) 
     _put(out, F_OBLIGATION, d.obligation, marks)
 
 
-cdef void record_encode(Out *out, const Peer *peer, const Request *request, const Table *table, const Authority *authority, const Decision *decision) noexcept nogil:
+cdef void record_encode(
+        Out *out, const Peer *peer, const Request *request, const Table *table, const Authority *authority,
+        const Decision *decision) noexcept nogil:
     cdef Marks marks
     cdef size_t start = out_open(out, 1)
     marks.truncated = False
     marks.sanitised = request.sanitised != 0
-    _put_text(out, F_EVALUATION_ID, decision.evaluation_id, sizeof(decision.evaluation_id) if decision.evaluation_id[0] else 0,
-              TEXT_BYTES_MAX, &marks)
+    _put_text(out, F_EVALUATION_ID, decision.evaluation_id,
+              sizeof(decision.evaluation_id) if decision.evaluation_id[0] else 0, TEXT_BYTES_MAX, &marks)
     out_fixed64(out, F_TIME, <uint64_t> request.started_unix_ns)
     out_uint(out, F_OUTCOME, decision.outcome)
     _put_text(out, F_REASON, decision.reason.p, decision.reason.n, TEXT_BYTES_MAX, &marks)
@@ -433,10 +436,13 @@ cdef void record_encode(Out *out, const Peer *peer, const Request *request, cons
 # ------------------------------------------------------------------ the audit minimum
 
 MANDATORY = {
-    F_EVALUATION_ID: "evaluation_id", F_TIME: "time_unix_nano", F_OUTCOME: "outcome", F_REASON: "reason", F_AGENT: "agent",
-    F_ACTION: "action", F_RESOURCE: "resource", F_GENERATION: "generation", F_EPOCH: "revocation_epoch", F_DOOR: "door",
+    F_EVALUATION_ID: "evaluation_id", F_TIME: "time_unix_nano", F_OUTCOME: "outcome", F_REASON: "reason",
+    F_AGENT: "agent", F_ACTION: "action", F_RESOURCE: "resource", F_GENERATION: "generation",
+    F_EPOCH: "revocation_epoch", F_DOOR: "door",
 }
-_WIRE_TYPE = {F_TIME: WIRE_FIXED64, F_OUTCOME: WIRE_VARINT, F_GENERATION: WIRE_VARINT, F_EPOCH: WIRE_VARINT, F_DOOR: WIRE_VARINT}
+_WIRE_TYPE = {
+    F_TIME: WIRE_FIXED64, F_OUTCOME: WIRE_VARINT, F_GENERATION: WIRE_VARINT, F_EPOCH: WIRE_VARINT, F_DOOR: WIRE_VARINT,
+}
 # An agent, action or resource may be unknown (a refused call) and is then empty; these never are.
 _NEVER_EMPTY = frozenset((F_EVALUATION_ID, F_TIME, F_OUTCOME, F_REASON))
 

@@ -11,6 +11,7 @@ A gap in the sequence never stands alone: a Gap record with the sequence of the 
 """
 
 import fcntl
+import itertools
 import json
 import mmap
 import os
@@ -23,6 +24,7 @@ from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_r
 MAGIC = b"REMITSEG"
 SEGMENT_HEADER = int(FrameLayout.SEGMENT_HEADER)
 DAMAGED_KEPT = 4
+LISTING_TRIES = 100
 HASH_BYTES = 32
 FRAME_BYTES_MIN = 24  # a payload has at least one byte
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -58,37 +60,51 @@ def first_frame_sequence(path: Path) -> int:
 
 
 def list_segments(directory: Path) -> list[Segment]:
-    """Segments with at least one frame, in sequence order; works while a writer renames and removes them."""
+    """Segments with at least one frame, in sequence order; works while a writer renames and removes them.
+
+    OSError when the directory cannot be read, or changes faster than it can be listed.
+    """
+    for _ in range(LISTING_TRIES):
+        before = _segment_names(directory)
+        found = _describe(directory, before)
+        # A listing is not atomic: a segment renamed meanwhile could show under neither name, and look like a gap.
+        if found is not None and before == _segment_names(directory):
+            return found
+    raise OSError(f"journal directory `{directory}` changes faster than it can be listed")
+
+
+def _segment_names(directory: Path) -> set[str]:
+    return {name for name in os.listdir(directory) if name.endswith((".seg", ".spare"))}
+
+
+def _describe(directory: Path, names: set[str]) -> list[Segment] | None:
     found = {}
-    for entry in os.scandir(directory):
-        stem, _, kind = entry.name.partition(".")
+    for name in names:
+        path = directory / name
         try:
-            if kind == "seg":
-                first = int(stem)
-            elif kind == "spare":
-                first = first_frame_sequence(Path(entry.path))
-            else:
-                continue
+            first = int(path.stem) if path.suffix == ".seg" else first_frame_sequence(path)
             if first:
-                found[first] = Segment(Path(entry.path), first, entry.stat().st_size)
+                found[first] = Segment(path, first, path.stat().st_size)
         except FileNotFoundError:
-            continue  # renamed or removed meanwhile: the next listing shows it under its name
+            return None
     return [found[first] for first in sorted(found)]
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by a rename that is on disk when this returns. OSError as it comes."""
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace `path` as a whole; with `durable` it is on disk when this returns. OSError as it comes."""
     room = path.with_suffix(".tmp")
     fd = os.open(room, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     finally:
         os.close(fd)
     room.replace(path)
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:
@@ -99,10 +115,10 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def write_checked(path: Path, fields: dict[str, object]) -> None:
+def write_checked(path: Path, fields: dict[str, object], *, durable: bool = True) -> None:
     """Write a small JSON file that carries its own CRC32C."""
     text = json.dumps(fields, sort_keys=True)
-    write_durably(path, f"{text}\n{crc32c(text.encode()):08x}\n".encode())
+    replace_file(path, f"{text}\n{crc32c(text.encode()):08x}\n".encode(), durable=durable)
 
 
 def read_checked(path: Path) -> dict[str, object] | None:
@@ -134,11 +150,15 @@ def _covers(payload: bytes, expected: int, sequence: int) -> bool:
 class Spool:
     """Everything of a journal that is not a native append. Not thread-safe: the journal calls it under its own lock."""
 
-    def __init__(self, directory: Path, segment_bytes: int, cap_bytes: int) -> None:
-        """Take the directory. PermissionError when others may enter it, BlockingIOError when another process has it."""
+    def __init__(self, directory: Path, segment_bytes: int, cap_bytes: int, *, durable: bool) -> None:
+        """Take the directory; `durable` says that its segments must survive a power cut.
+
+        PermissionError when others may enter it, BlockingIOError when another process has it.
+        """
         self.directory = directory
         self.segment_bytes = segment_bytes
         self.cap_bytes = cap_bytes
+        self.durable = durable
         self.problem = ""
         self.dropped_segments = 0
         self.mended_segments = 0
@@ -162,7 +182,8 @@ class Spool:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
             raise BlockingIOError(
-                error.errno, f"journal directory `{self.directory}` is in use by process {holder or 'unknown'}; stop it first"
+                error.errno,
+                f"journal directory `{self.directory}` is in use by process {holder or 'unknown'}; stop it first",
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -187,15 +208,17 @@ class Spool:
                 return head[16:SEGMENT_HEADER].hex()
         return ""
 
-    def save(self, *, clean: bool) -> None:
-        write_checked(self.directory / "journal", {"id": self.id, "floor": self.floor, "boot": boot_id(), "clean": clean})
+    def save(self, *, clean: bool, durable: bool = True) -> None:
+        """Write identity and high-water mark; `clean` marks an orderly stop."""
+        fields: dict[str, object] = {"id": self.id, "floor": self.floor, "boot": boot_id(), "clean": clean}
+        write_checked(self.directory / "journal", fields, durable=durable)
 
     # ------------------------------------------------------------------ recovery
 
-    def recover(self, *, durable: bool) -> tuple[int, list[tuple[int, str]]]:
+    def recover(self, *, each: bool) -> tuple[int, list[tuple[int, str]]]:
         """(first free sequence, gaps to record): each gap reaches from there to its sequence, for its cause.
 
-        `durable` says that the last run synced every record before it was answered, so that a power cut lost none.
+        `each` says that every record was synced before it was answered, so that a power cut lost none.
         """
         for path in self.directory.glob("*.tmp"):
             path.unlink()
@@ -216,7 +239,7 @@ class Spool:
         end = gaps[-1][0] if gaps else free - 1
         if damaged_spares:
             reach(end + 1, CAUSE_DAMAGED)
-        if not self.stopped_cleanly and not durable:
+        if not self.stopped_cleanly and not each:
             reach((gaps[-1][0] if gaps else free - 1) + 1, CAUSE_POWER)
         self._forget_damaged()
         return free, gaps
@@ -256,7 +279,7 @@ class Spool:
             return file.read(SEGMENT_HEADER) == header_of(self.id)
 
     def mend(self, path: Path, first: int, next_first: int | None) -> int:
-        """Rewrite a damaged segment: its good frames, and a Gap in place of each run of bad ones. The last sequence it then holds.
+        """The last sequence of a damaged segment, rewritten: good frames stay, a Gap replaces each run of bad ones.
 
         `next_first` is the first sequence of the segment behind it; None for the newest.
         """
@@ -281,7 +304,7 @@ class Spool:
         kept = path.with_name(f"{first:020d}.damaged")
         kept.unlink(missing_ok=True)
         os.link(path, kept)
-        write_durably(path, bytes(out))
+        replace_file(path, bytes(out))
         self.mended_segments += 1
         return expected - 1
 
@@ -292,14 +315,16 @@ class Spool:
     # ------------------------------------------------------------------ mapped segments
 
     def create(self) -> tuple[int, mmap.mmap]:
-        """(id, mapping) of a new empty segment whose blocks exist on disk: writing to it cannot fail for want of space."""
+        """(id, mapping) of a new empty segment whose blocks exist, so that writing cannot fail for want of space."""
         number = self._next_id
         path = self.directory / f"{number:06d}.spare"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, self.segment_bytes)
             os.pwrite(fd, header_of(self.id), 0)
-            os.fsync(fd)
+            if self.durable:
+                os.fsync(fd)
+                sync_directory(self.directory)
             mapped = mmap.mmap(fd, self.segment_bytes)
         except BaseException:
             path.unlink()
@@ -319,7 +344,8 @@ class Spool:
         path.rename(named)
         self._maps[number] = (mapped, named)
         self.floor = first
-        self.save(clean=False)
+        # Only a missing newest segment is found by it: not worth a wait for the disk.
+        self.save(clean=False, durable=False)
 
     def release(self, number: int, end: int | None = None) -> None:
         """Unmap a segment and cut it at `end`; an empty one is removed."""
@@ -337,13 +363,15 @@ class Spool:
 
     def bytes_held(self) -> int:
         """Bytes of segments and spares on disk."""
-        return sum(entry.stat().st_size for entry in os.scandir(self.directory) if entry.name.endswith((".seg", ".spare")))
+        return sum(
+            entry.stat().st_size for entry in os.scandir(self.directory) if entry.name.endswith((".seg", ".spare"))
+        )
 
     def has_room(self) -> bool:
         return self.bytes_held() + self.segment_bytes <= self.cap_bytes
 
     def drop_oldest(self) -> bool:
-        """Replace the oldest segments, if possible one segment's size of them, by one Gap; False when that frees nothing."""
+        """Replace the oldest segments, if possible one segment's size, by one Gap; False when that frees nothing."""
         held = list_segments(self.directory)
         freed = count = 0
         while count < len(held) - 1 and freed < self.segment_bytes:
@@ -357,18 +385,18 @@ class Spool:
         gap = header_of(self.id) + frame(last, gap_record(first, last, CAUSE_DROPPED))
         if freed <= len(gap):
             return False
-        write_durably(held[0].path, gap)
+        replace_file(held[0].path, gap)
         for segment in held[1:count]:
             segment.path.unlink()
         self.dropped_segments += count
         return True
 
     def acknowledge(self, sequence: int, digest: bytes) -> None:
-        """Upstream holds everything up to `sequence`: remember it durably, and remove segments that are wholly below."""
+        """Upstream holds all up to `sequence`: remember it durably, and remove segments that are wholly below."""
         self.acknowledged, self.acknowledged_hash = sequence, digest
         write_checked(self.directory / "cursor", {"journal": self.id, "sequence": sequence, "hash": digest.hex()})
         held = list_segments(self.directory)
-        for segment, behind in zip(held, held[1:], strict=False):
+        for segment, behind in itertools.pairwise(held):
             if behind.first_sequence > sequence + 1:
                 break
             segment.path.unlink()

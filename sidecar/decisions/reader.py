@@ -1,0 +1,143 @@
+"""Reads a journal's records in order, across segments, while its writer goes on."""
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from fastpath.frames import Frames, gap_range, gap_record
+from fastpath.spool import Segment, list_segments
+
+CAUSE_MISSING = "missing: not held by the sidecar any more"
+
+Entry = tuple[int, bytes]
+"""(sequence, payload)"""
+
+
+class SpoolReader:
+    """Gives every record behind `after` once, in order. Where records are missing it gives a Gap in their place.
+
+    `listing` gives the segments in order; `mend` is asked to repair the segment that starts at a sequence when frames
+    in it are damaged (a reader in another process has none and gives a Gap instead). Not thread-safe.
+    """
+
+    def __init__(
+        self, listing: Callable[[], list[Segment]], after: int, *, mend: Callable[[int], None] | None = None
+    ) -> None:
+        self.expected = after + 1
+        self._listing = listing
+        self._mend = mend
+        self._frames: Frames | None = None
+        self._first = 0  # of the segment being read
+        self._left = 0  # first sequence of the last segment that was read to its end
+        self._sealed = False  # a later segment was there before the end was read
+        self._tries = 0  # at this segment, to get what seems to be missing
+        self._ready: deque[Entry] = deque()
+
+    def read(self, records_max: int, bytes_max: int) -> list[Entry]:
+        """At most so many records, none further once they have `bytes_max` bytes; empty when nothing is new."""
+        given: list[Entry] = []
+        size = 0
+        while len(given) < records_max and size < bytes_max:
+            entry = self._next()
+            if entry is None:
+                break
+            given.append(entry)
+            size += len(entry[1])
+        return given
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+        self._frames = None
+
+    def _next(self) -> Entry | None:
+        while not self._ready:
+            if self._frames is None and not self._enter():
+                return None
+            if not self._step() and not self._leave():
+                return None
+        return self._ready.popleft()
+
+    def _enter(self) -> bool:
+        """Open the segment that holds the expected record, else the first one behind it."""
+        held = [segment for segment in self._listing() if segment.first_sequence > self._left]
+        if not held:
+            return False
+        reached = [segment for segment in held if segment.first_sequence <= self.expected]
+        chosen = reached[-1] if reached else held[0]
+        try:
+            self._frames = Frames(chosen.path)
+        except FileNotFoundError:
+            return False  # removed meanwhile; the next listing knows
+        if chosen.first_sequence != self._first:
+            self._first, self._tries = chosen.first_sequence, 0
+        self._sealed = False
+        return True
+
+    def _step(self) -> bool:
+        """Take one record of the open segment; False at its end."""
+        assert self._frames is not None
+        for sequence, payload in self._frames:
+            if sequence < self.expected:
+                continue
+            covered = gap_range(payload)
+            if sequence > self.expected and not (covered and covered[0] <= self.expected and covered[1] == sequence):
+                self._ready.append((sequence - 1, gap_record(self.expected, sequence - 1, CAUSE_MISSING)))
+            self._ready.append((sequence, payload))
+            self.expected = sequence + 1
+            return True
+        return False
+
+    def _leave(self) -> bool:
+        """Go on behind the end of the open segment; False when that is the end of what is written."""
+        assert self._frames is not None
+        behind = next((s.first_sequence for s in self._listing() if s.first_sequence > self._first), 0)
+        if behind and not self._sealed:
+            self._sealed = True  # what was appended before the writer left is read first
+            return True
+        if behind and self.expected >= behind:
+            self._finish()
+            return True
+        if (behind or self._frames.damage) and self._retry():
+            return True
+        if not behind:
+            return False
+        self._finish()
+        return True
+
+    def _retry(self) -> bool:
+        """Read the segment again, mended when it is damaged: it may have been replaced since it was opened."""
+        assert self._frames is not None
+        if self._tries >= 2:
+            return False
+        self._tries += 1
+        if self._tries == 2:
+            if self._mend is None or not (self._frames.damage or self._frames.resync()):
+                return False
+            self._mend(self._first)
+        self.close()
+        return True
+
+    def _finish(self) -> None:
+        self._left = self._first
+        self.close()
+
+
+def directory_reader(directory: Path, after: int) -> SpoolReader:
+    """A reader of a journal that another process may be writing."""
+    return SpoolReader(lambda: list_segments(directory), after)
+
+
+def last_sequence(directory: Path) -> int:
+    """Sequence of the newest record in the directory; 0 when there is none. OSError when it cannot be read."""
+    held = list_segments(directory)
+    if not held:
+        return 0
+    frames = Frames(held[-1].path)
+    try:
+        last = held[-1].first_sequence - 1
+        for last, _ in frames:  # noqa: B007 - the last one is what is asked for
+            pass
+        return last
+    finally:
+        frames.close()
