@@ -14,8 +14,8 @@ cdef struct View:            # an image, or a value made outside of one
 
 # Whether `n` items of `width` bytes at offset `off`, aligned to `align`, are inside the view.
 cdef bint view_has(View *view, uint64_t off, uint64_t n, uint32_t width, uint32_t align) noexcept nogil
-# Whether the uid at offset `off` is inside, carries its hash, and is resolved as the view asks. `index` is the node it must
-# be, or UID_UNKNOWN for whatever it says itself.
+# Whether the uid at offset `off` is inside, carries its hash, and is resolved as the view asks. `index` is the node it
+# must be, or UID_UNKNOWN for whatever it says itself.
 cdef bint view_uid(View *view, uint64_t off, uint32_t index) noexcept nogil
 # Whether the cell (itself inside) and all it names are inside, in order, and nested VALUE_DEPTH_MAX deep at most.
 cdef bint view_cell(View *view, const Cell *cell, uint32_t depth) noexcept nogil

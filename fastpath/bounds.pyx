@@ -42,7 +42,7 @@ cdef bint view_has(View *view, uint64_t off, uint64_t n, uint32_t width, uint32_
 
 
 cdef bint uid_is_node(View *view, const Uid *uid, uint64_t off, uint32_t index) noexcept nogil:
-    """INVARIANT (trusted index): a uid inside an image names its own node, so that evaluation needs no lookup for it."""
+    """INVARIANT (trusted index): a uid inside an image names its own node, so evaluation needs no lookup for it."""
     cdef const Node *node
     cdef const Type *type_
     if uid.index >= view.header.node_count or (index != UID_UNKNOWN and uid.index != index):

@@ -1,8 +1,8 @@
 """Walks the posting lists of a call. The cost follows the policies that can match, not those there are.
 
-INVARIANT (filed once): a policy stands in the lists of its principal, or of its resource, or in the list of those filed under
-nothing, once; or under its actions, under each of a list of them (structure.pyx). So no candidate is missed, and the only one
-that can be met twice is one with a list of actions.
+INVARIANT (filed once): a policy stands in the lists of its principal, or of its resource, or in the list of those filed
+under nothing, once; or under its actions, under each of a list of them (structure.pyx). So no candidate is missed, and
+the only one that can be met twice is one with a list of actions.
 """
 from fastpath.image cimport (
     SCOPE_ANY,

@@ -1,7 +1,7 @@
 """Checks of compiled conditions, done once per generation so that evaluation runs without bounds checks.
 
-A program is walked once in the order of its words with the depth of its value stack; since jumps only go forward, the depth
-at a jump's target is known before the walk arrives there, and must be the same on every way in.
+A program is walked once in the order of its words with the depth of its value stack; since jumps only go forward, the
+depth at a jump's target is known before the walk arrives there, and must be the same on every way in.
 """
 from fastpath.columns cimport COLUMN_COUNT, column_group
 from fastpath.image cimport IMAGE_COLUMNS, Header
@@ -12,7 +12,6 @@ from fastpath.program cimport (
     OP_ADD,
     OP_AND,
     OP_ATTR,
-    OP_BOOL,
     OP_BRANCH,
     OP_COLUMN,
     OP_COLUMN_GROUP,
@@ -71,8 +70,9 @@ cdef uint64_t TAKES_NONE = (
     | bit(OP_HAS_COLUMN) | bit(OP_COLUMN_GROUP) | bit(OP_EXTRA) | bit(OP_HAS_EXTRA) | bit(OP_RAISE) | bit(OP_JUMP)
 )
 cdef uint64_t TAKES_TWO = (
-    bit(OP_ADD) | bit(OP_SUB) | bit(OP_MUL) | bit(OP_EQ) | bit(OP_NE) | bit(OP_LT) | bit(OP_LE) | bit(OP_GT) | bit(OP_GE)
-    | bit(OP_IN) | bit(OP_CONTAINS) | bit(OP_CONTAINS_ALL) | bit(OP_CONTAINS_ANY) | bit(OP_GET_TAG) | bit(OP_HAS_TAG)
+    bit(OP_ADD) | bit(OP_SUB) | bit(OP_MUL) | bit(OP_EQ) | bit(OP_NE) | bit(OP_LT) | bit(OP_LE) | bit(OP_GT)
+    | bit(OP_GE) | bit(OP_IN)
+    | bit(OP_CONTAINS) | bit(OP_CONTAINS_ALL) | bit(OP_CONTAINS_ANY) | bit(OP_GET_TAG) | bit(OP_HAS_TAG)
     | bit(OP_DECIMAL_LT) | bit(OP_DECIMAL_LE) | bit(OP_DECIMAL_GT) | bit(OP_DECIMAL_GE) | bit(OP_IS_IN_RANGE)
     | bit(OP_OFFSET) | bit(OP_DURATION_SINCE)
 )
@@ -124,7 +124,7 @@ cdef bint group_fits(View *view, const Cell *name) noexcept nogil:
 
 
 cdef bint keys_fit(View *view, const Cell *keys, uint32_t count) noexcept nogil:
-    """`count` keys joined by NUL, or a set of `count` texts when a key holds a NUL; both ascending, without duplicates."""
+    """`count` keys joined by NUL, or a set of them when a key holds a NUL; both ascending, without duplicates."""
     cdef const Cell *members
     cdef uint32_t i
     if keys.kind == KIND_SET:
@@ -262,4 +262,3 @@ cdef bint code_check(View *view, const Policy *policy, int32_t *depths) noexcept
     for i in range(walk.n):
         depths[i] = -1
     return walk_all(view, &walk)
-

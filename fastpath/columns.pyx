@@ -143,7 +143,8 @@ cdef int _groups_fill() except -1:
     global group_count
     cdef ColumnGroup *group
     for name in sorted(RESERVED):
-        members = sorted((path.rpartition(".")[2], i) for i, (path, _, _) in enumerate(COLUMNS) if path.split(".")[0] == name)
+        paths = [(row[0].partition("."), i) for i, row in enumerate(COLUMNS)]
+        members = sorted((path[2] or path[0], i) for path, i in paths if path[0] == name)
         if group_count == GROUP_MAX or len(members) > GROUP_MAX:
             raise ImportError("columns.pxd: GROUP_MAX is too small")
         group = &groups[group_count]

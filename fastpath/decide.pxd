@@ -38,7 +38,7 @@ cdef struct Authority:       # live state; read by decide, changed by sidecar/au
     uint64_t boot            # random per process start; first half of every evaluation id
     uint64_t sequence        # last evaluation number; the second half
     Text not_ready           # reason code while the sidecar must not decide ("not_ready.svid", ..), else empty
-    const Cell *columns      # COLUMN_COUNT cells of live state for this call, or NULL: none is held, the absent values stay
+    const Cell *columns      # COLUMN_COUNT cells of live state for this call, or NULL: the absent values stay
 
 
 cdef enum:
@@ -70,7 +70,7 @@ cdef struct Decision:
     Text input_missing       # name behind reason `input.missing.<name>`
 
 
-cdef struct All:             # where a caller wants every policy, not the first LISTED_MAX; indexes into the table's policies
+cdef struct All:             # where a caller wants every policy, not the first LISTED_MAX; indexes into the table
     uint32_t *satisfied
     uint32_t *erring
     uint32_t satisfied_count
@@ -81,9 +81,11 @@ cdef struct All:             # where a caller wants every policy, not the first 
 
 # Decide one call. `arena` holds the request and gives scratch; `all` may be NULL. Fills `out` and never fails itself:
 # whatever goes wrong is OUTCOME_ERROR with its reason.
-cdef void decide(const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all) noexcept nogil
-# Why `peer` may not call now: its own refusal, "identity.expired", "identity.bundle_changed"; empty when it may. decide applies it
-# first; doors ask it before they parse a byte. `now_unix_ns` 0: read the clock.
+cdef void decide(
+    const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all
+) noexcept nogil
+# Why `peer` may not call now: its own refusal, "identity.expired", "identity.bundle_changed"; empty when it may. decide
+# applies it first; doors ask it before they parse a byte. `now_unix_ns` 0: read the clock.
 cdef Text peer_refusal(const Peer *peer, const Authority *authority, int64_t now_unix_ns) noexcept nogil
 
 

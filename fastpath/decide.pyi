@@ -1,8 +1,10 @@
-"""The decision. The data plane calls the native `decide`; this face is for tests, benches, `policy test` and Explain."""
+"""The decision. The data plane calls the native `decide`; this face is for tests, benches, policy tests and Explain."""
 
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+from typing_extensions import disjoint_base
 
 from fastpath.table import Generation
 
@@ -41,8 +43,10 @@ class Evaluation(NamedTuple):
     cacheable: bool
     evaluation_id: str
 
+@disjoint_base
 class Prepared: ...
 
+@disjoint_base
 class Evaluator:
     def __init__(self, generation: Generation, *, strict: bool | None = None) -> None: ...
     @property

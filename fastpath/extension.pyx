@@ -351,8 +351,9 @@ cdef int duration_parse(const char *p, uint32_t n, int64_t *out) noexcept nogil:
 def parse(str fn, str text):
     """The value that Cedar's constructor `fn` makes of `text`.
 
-    ip: (version 6?, prefix length, 16 address bytes, version 4 in the last four). decimal: times 10,000. datetime: ms since
-    1970-01-01T00:00:00Z. duration: ms. Raises ValueError when Cedar refuses the text, KeyError for an unknown constructor.
+    ip: (version 6?, prefix length, 16 address bytes, version 4 in the last four). decimal: times 10,000. datetime: ms
+    since 1970-01-01T00:00:00Z. duration: ms. Raises ValueError when Cedar refuses the text, KeyError for an unknown
+    constructor.
     """
     cdef bytes data = text.encode()
     cdef const char *p = data

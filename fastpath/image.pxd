@@ -1,8 +1,8 @@
 """The layout of a compiled generation: one flat, little-endian, position-independent image.
 
 All `off_*` are bytes from the start of the image; every section starts at a multiple of 8. Cells inside the image
-are self-relative like all cells (value.pxd). sidecar/policy/image.py writes what is described here; table.pyx verifies and reads
-it. A size or meaning that changes here changes IMAGE_VERSION.
+are self-relative like all cells (value.pxd). sidecar/policy/image.py writes what is described here; structure.pyx
+verifies it, table.pyx reads it. A size or meaning that changes here changes IMAGE_VERSION.
 """
 from fastpath.value cimport Cell
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -67,8 +67,9 @@ cdef struct Header:      # at offset 0
     uint64_t off_constants     # Cell[constant_count]
     uint64_t constant_count
     Span any_policies          # uint32_t[]: policies whose scope is filed under nothing
-    Span extras_read           # text: names under `context` that are not columns and that some policy reads, NUL-separated, sorted;
-                               # "*" as well when some policy reads `context` whole (then "http" and "input" stand there too)
+    # Text: names under `context` that are not columns and that some policy reads, NUL-separated, sorted; "*" as well
+    # when some policy reads `context` whole (then "http" and "input" stand there too).
+    Span extras_read
     Span input_actions         # InputShape[], sorted by node index of the action
 
 
@@ -112,8 +113,9 @@ cdef struct Policy:
     uint32_t resource_uid
     uint32_t resource_type
     uint32_t code_words      # 0: no conditions, satisfied when the scope matches
-    uint64_t off_action_list # uint32_t node indexes, ascending, no duplicates; when filed by its action the policy stands in
-                             # action_in of every member, so one request may meet it more than once
+    # uint32_t node indexes, ascending, no duplicates; when filed by its action the policy stands in action_in of every
+    # member, so one request may meet it more than once.
+    uint64_t off_action_list
     uint32_t action_count
     uint32_t stack           # value stack depth of the program
     uint64_t code            # index of the first word in the code section; links share their template's

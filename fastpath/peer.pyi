@@ -2,8 +2,11 @@
 
 from typing import Final
 
+from typing_extensions import disjoint_base
+
 INT64_MAX: Final[int]
 
+@disjoint_base
 class VerifiedPeer:
     """Who calls, and until when that holds. Read by `decide` at every call."""
 
@@ -17,6 +20,10 @@ class VerifiedPeer:
         bundle_generation: int = 0,
         refusal: str = "",
     ) -> None: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def credential(self) -> str: ...
     @property
     def spiffe_id(self) -> str: ...
     @property

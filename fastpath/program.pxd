@@ -1,13 +1,14 @@
 """Compiled conditions: instructions of a stack machine over cells.
 
-A program is uint32_t words. The low 8 bits of a word are the Op, the high 24 bits its operand `a`; an Op marked `+k` is
-followed by one word, the operand `k`. Constants are indexes into the image's constants. Jump operands are absolute word
-indexes within the program (k). All the `when` and `unless` of a policy are one program that ends by RETURN with one Bool
-on the stack: `when {A} unless {B}` is `A && !B` with Cedar's type check of each clause, left to right.
+A program is uint32_t words. The low 8 bits of a word are the Op, the high 24 bits its operand `a`; an Op marked `+k`
+is followed by one word, the operand `k`. Constants are indexes into the image's constants. Jump operands are absolute
+word indexes within the program (k). All the `when` and `unless` of a policy are one program that ends by RETURN with
+one Bool on the stack: `when {A} unless {B}` is `A && !B` with Cedar's type check of each clause, left to right.
 
-Shapes (image.pxd InputShape): a record cell in which each field's value is a string cell naming the declared kind of the
-attribute of context.input: "String", "Long", "Bool", "decimal", "datetime", "duration", "ipaddr", "Set<..>", "Entity<type>"; a set of records is "Set<Record>", without their shape; a nested record cell
-for a record type; a trailing "?" on the field's key marks it optional.
+Shapes (image.pxd InputShape): a record cell in which each field's value is a string cell naming the declared kind of
+the attribute of context.input: "String", "Long", "Bool", "decimal", "datetime", "duration", "ipaddr", "Set<..>",
+"Entity<type>"; a set of records is "Set<Record>", without their shape; a nested record cell for a record type; a
+trailing "?" on the field's key marks it optional.
 """
 from fastpath.image cimport Policy
 from fastpath.table cimport Table
@@ -56,8 +57,9 @@ cpdef enum Op:
     OP_GET_TAG = 36       # pop String, pop entity
     OP_HAS_TAG = 37
     OP_SET = 38           # a: count; pop a values, push the set
-    OP_RECORD = 39        # a: count, +k: constant string of keys joined by NUL, sorted; values were pushed in that order
-                          # (a constant set of the keys instead when one of them holds a NUL; a set has the same order)
+    # OP_RECORD: a: count, +k: constant string of keys joined by NUL, sorted; values were pushed in that order. When a
+    # key holds a NUL, a constant set of the keys instead, which has the same order.
+    OP_RECORD = 39
     OP_DUP = 40
     OP_RAISE = 41         # a: EvalError; a construct that always errs when reached (wrong arity)
     OP_IP = 42            # pop String, push ip (EXTENSION error)
@@ -85,10 +87,10 @@ cpdef enum Op:
     OP_COUNT = 64
 
 
-# `e is T in x` is compiled as: e, DUP, IS T, BRANCH no, x, IN, JUMP end, no: IS "" (pops e, which is an entity, and pushes
-# false: no type has the empty name), end. Every path leaves one value, and e is evaluated once.
-# OP_RAISE counts as pushing one value, so that a walk over the words in their order sees the same stack on every path.
-# Pattern coding of OP_LIKE's constant: the pattern's text with byte 0xFF for each wildcard (0xFF never occurs in UTF-8).
+# `e is T in x` is compiled as: e, DUP, IS T, BRANCH no, x, IN, JUMP end, no: IS "" (pops e, which is an entity, and
+# pushes false: no type has the empty name), end. Every path leaves one value, and e is evaluated once. OP_RAISE
+# counts as pushing one value, so that a walk over the words in order sees the same stack on every path. Pattern
+# coding of OP_LIKE's constant: the pattern's text with byte 0xFF for each wildcard (0xFF never occurs in UTF-8).
 
 
 cpdef enum EvalError:
@@ -120,4 +122,6 @@ cdef struct EvalContext:     # what programs read of a call; all borrowed
 cdef bint context_is_in(const Table *t, const EvalContext *context, const Uid *uid, const Uid *group) noexcept nogil
 # Run the conditions of a policy of a verified table. EVAL_OK with `satisfied` set, or why they could not be evaluated.
 # What it builds is in the arena, which is as before when it returns.
-cdef int program_run(const Table *t, const Policy *policy, EvalContext *context, Arena *arena, bint *satisfied) noexcept nogil
+cdef int program_run(
+    const Table *t, const Policy *policy, EvalContext *context, Arena *arena, bint *satisfied
+) noexcept nogil

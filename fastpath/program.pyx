@@ -295,7 +295,7 @@ cdef int group_value(Machine *m, const ColumnGroup *group, Cell *out) noexcept n
 
 
 cdef int context_merge(Machine *m, Field *fields, uint32_t *count) noexcept nogil:
-    """Groups and extras, both in the order of their names; a name that only the sidecar sets is taken from the columns."""
+    """Groups and extras, both in the order of their names; a name that the sidecar sets is taken from the columns."""
     cdef const Field *extras = <const Field *> cell_at(m.context.extras)
     cdef uint32_t extra = 0
     cdef uint32_t at = 0
@@ -426,8 +426,9 @@ cdef int op_not(Machine *m) noexcept nogil:
 
 
 cdef bint like(const char *text, size_t n, const char *pattern, size_t pattern_n) noexcept nogil:
-    """Each part between wildcards at its first place, the last part at the end: no other choice can match when this does
-    not. Linear in the text, since memmem is.
+    """Each part between wildcards at its first place, the last one at the end: no other choice matches if not this.
+
+    Linear in the text, since memmem is.
     """
     cdef const char *end = text + n
     cdef const char *pattern_end = pattern + pattern_n

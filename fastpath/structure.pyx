@@ -10,7 +10,6 @@ from fastpath.image cimport (
     POLICY_CURABLE,
     POLICY_NEVER,
     POLICY_SHADOW,
-    SCOPE_ANY,
     SCOPE_EQ,
     SCOPE_IN,
     SCOPE_IN_LIST,
@@ -211,7 +210,8 @@ cdef int check_types(Check *check) noexcept nogil:
     for i in range(h.type_count):
         if not view_has(&check.view, types[i].name.off, types[i].name.n, 1, 1):
             return refuse(check, b"types", i, NULL)
-        slot = <uint32_t> type_hash(<const char *> check.view.base + types[i].name.off, types[i].name.n) & (h.type_slots - 1)
+        slot = <uint32_t> type_hash(<const char *> check.view.base + types[i].name.off, types[i].name.n)
+        slot &= h.type_slots - 1
         # At least half of the slots are free, so every probe ends.
         while slots[slot] != i and slots[slot] != NONE32:
             slot = (slot + 1) & (h.type_slots - 1)
@@ -300,7 +300,9 @@ cdef bint scope_fits(const Header *h, int op, uint32_t uid, uint32_t type_) noex
     cdef bint with_type = op in (SCOPE_IS, SCOPE_IS_IN)
     if op > SCOPE_IS_IN:
         return False
-    return (uid < h.node_count if with_uid else uid == NONE32) and (type_ < h.type_count if with_type else type_ == NONE32)
+    if type_ != NONE32 if not with_type else type_ >= h.type_count:
+        return False
+    return uid < h.node_count if with_uid else uid == NONE32
 
 
 cdef bint actions_fit(Check *check, const Policy *policy) noexcept nogil:

@@ -20,11 +20,11 @@ cdef class Generation:
     cdef object _txn             # lmdb.Transaction or None
     cdef object _buffer          # the object whose memory `table.image` points into
     cdef bytes _digest
-    cdef int _users              # calls that read the table without the GIL; close() waits for none, the last one closes
+    cdef int _users              # calls that read the table without the GIL; the last one closes what close() could not
     cdef int _closing
     cdef object __weakref__
-    # The table for a call that releases the GIL, and its end. Raises RuleTableError when closed. Whoever holds a reference
-    # to the object for the whole call, and never calls close(), may read `table` directly instead.
+    # The table for a call that releases the GIL, and its end. Raises RuleTableError when closed. Whoever holds a
+    # reference to the object for the whole call, and never calls close(), may read `table` directly instead.
     cdef const Table *enter(self) except NULL
     cdef int leave(self) except -1
     cdef int _take(self, object image, generation, str digest, strict) except -1
@@ -42,5 +42,5 @@ cdef const Node *table_node(const Table *t, uint32_t index) noexcept nogil
 cdef const Policy *table_policy(const Table *t, uint32_t index) noexcept nogil
 # Whether node `ancestor` is among the ancestors of `node`.
 cdef bint node_is_in(const Table *t, const Node *node, uint32_t ancestor) noexcept nogil
-# Whether node `ancestor` is `uid` itself or among its ancestors; false when uid.index is UID_UNKNOWN (unless equal uids).
+# Whether node `ancestor` is `uid` itself or among its ancestors; false when uid.index is UID_UNKNOWN.
 cdef bint table_is_in(const Table *t, const Uid *uid, uint32_t ancestor) noexcept nogil

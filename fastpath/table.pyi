@@ -4,6 +4,8 @@ import os
 from types import TracebackType
 from typing import Final, Self
 
+from typing_extensions import disjoint_base
+
 IMAGE_KEY: Final[bytes]
 """Key of the image in the main database of a generation's LMDB file."""
 LAYOUT: Final[dict[str, str]]
@@ -11,6 +13,7 @@ LAYOUT: Final[dict[str, str]]
 SIZES: Final[dict[str, int]]
 """Bytes of each structure of an image."""
 
+@disjoint_base
 class Generation:
     @staticmethod
     def from_bytes(image: bytes, *, generation: int = 0, digest: str = "", strict: bool = True) -> Generation: ...

@@ -6,7 +6,7 @@ import weakref
 
 import lmdb
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from fastpath.columns import COLUMNS
+from fastpath.columns import COLUMNS as _COLUMNS
 from fastpath.image cimport NONE32, Header, InputShape, Node, Policy, Posting, Span, Type
 from fastpath.structure cimport Fault, structure_check
 from fastpath.value cimport UID_UNKNOWN, Cell, Field, Ip, Uid, type_hash, uid_equal, uid_type
@@ -138,9 +138,6 @@ cdef class Generation:
         self.table.image = NULL
         self.table.header = NULL
 
-    def __init__(self):
-        raise TypeError("use Generation.open or Generation.from_bytes")
-
     @staticmethod
     def from_bytes(image, *, generation=0, str digest="", strict=True):
         """A table over `image` (bytes-like; a bytes object is kept, not copied).
@@ -172,7 +169,9 @@ cdef class Generation:
             if image is None:
                 raise RuleTableError(f"generation {generation}: `{path}` holds no image; publish it again")
             if len(image) != size:
-                raise RuleTableError(f"generation {generation}: `{path}` holds {len(image)} bytes, the manifest says {size}")
+                raise RuleTableError(
+                    f"generation {generation}: `{path}` holds {len(image)} bytes, the manifest says {size}"
+                )
             made._take(image, generation, digest, strict)
         except RuleTableError:
             image = None
@@ -183,8 +182,8 @@ cdef class Generation:
     cdef int _take(self, object image, generation, str digest, strict) except -1:
         """Verify `image` and point the table into it.
 
-        INVARIANT (mapped image): the object that owns the memory, and for LMDB the transaction and the environment, live
-        in this object until close(); ending a transaction under a pointer into its values is a crash.
+        INVARIANT (mapped image): the object that owns the memory, and for LMDB the transaction and the environment,
+        live in this object until close(); ending a transaction under a pointer into its values is a crash.
         """
         cdef Py_buffer view
         cdef Fault fault
@@ -205,9 +204,8 @@ cdef class Generation:
         with nogil:
             bad = structure_check(base, size, &fault)
         if bad:
-            raise RuleTableError(
-                f"generation {generation}: {fault.section.decode()}[{fault.row}]: {fault.cause.decode()}; publish it again"
-            )
+            where = f"{fault.section.decode()}[{fault.row}]"
+            raise RuleTableError(f"generation {generation}: {where}: {fault.cause.decode()}; publish it again")
         self._buffer = image
         self._digest = computed.encode()
         self.table.image = base
@@ -302,7 +300,7 @@ cdef class Generation:
     def columns_read(self):
         """Paths below `context` of the live-state columns that some policy reads, in the order of Column."""
         cdef const Header *header = self._header()
-        return [row[0] for i, row in enumerate(COLUMNS) if (header.columns_read[i >> 6] >> (i & 63)) & 1]
+        return [row[0] for i, row in enumerate(_COLUMNS) if (header.columns_read[i >> 6] >> (i & 63)) & 1]
 
     @property
     def extras_read(self):

@@ -22,7 +22,7 @@ cpdef enum Kind:
 
 
 cpdef enum CellFlag:
-    CELL_SANITISED = 1   # text that a peer altered (bad UTF-8 replaced): it equals no policy constant and matches no `like`
+    CELL_SANITISED = 1   # text that a peer altered (bad UTF-8 replaced): equals no policy constant, matches no `like`
 
 
 cdef struct Cell:
@@ -98,10 +98,11 @@ cdef void cell_bool(Cell *c, bint b) noexcept nogil
 cdef void cell_long(Cell *c, int64_t i) noexcept nogil
 cdef void cell_string(Cell *c, const char *p, uint32_t n) noexcept nogil   # borrows p
 cdef void cell_entity(Cell *c, const Uid *u) noexcept nogil                # borrows u
-# Total order; 0 iff equal in Cedar's sense. By kind number first, then: bool, long, decimal, datetime, duration by v as a signed number;
-# string by CELL_SANITISED (unaltered first), then by bytes (memcmp of the common length, then the shorter first: Python's order of bytes);
-# entity by the type's bytes, then by the id's bytes (each as for strings); ip by v6, prefix, addr bytes; set by n, then member by
-# member; record by n, then key, value, key, value. Python: (kind, v), (kind, bytes), (kind, type, id), (kind, v6, prefix, addr), (kind, n, *..).
+# Total order; 0 iff equal in Cedar's sense. By kind number first, then: bool, long, decimal, datetime, duration by v
+# as a signed number; string by CELL_SANITISED (unaltered first), then by bytes (memcmp of the common length, then the
+# shorter first: Python's order of bytes); entity by the type's bytes, then by the id's bytes (each as for strings);
+# ip by v6, prefix, addr bytes; set by n, then member by member; record by n, then key, value, key, value. Python:
+# (kind, v), (kind, bytes), (kind, type, id), (kind, v6, prefix, addr), (kind, n, *..).
 cdef int cell_compare(const Cell *a, const Cell *b) noexcept nogil
 cdef bint uid_equal(const Uid *a, const Uid *b) noexcept nogil
 cdef uint64_t uid_hash(const char *text, uint32_t type_len, uint32_t id_len) noexcept nogil

@@ -5,9 +5,7 @@ from libc.string cimport memcmp, memcpy
 
 
 cdef inline bint points(const Cell *c) noexcept nogil:
-    return (
-        c.kind == KIND_STRING or c.kind == KIND_ENTITY or c.kind == KIND_SET or c.kind == KIND_RECORD or c.kind == KIND_IP
-    )
+    return c.kind in (KIND_STRING, KIND_ENTITY, KIND_SET, KIND_RECORD, KIND_IP)
 
 
 cdef inline void blank(Cell *c, int kind, uint32_t n) noexcept nogil:
