@@ -1,13 +1,14 @@
 """One canonicaliser for method, host, path and query (RFC 3986 sections 2, 3.2.2, 5.2.4, 6.2).
 
-A call has one reading or none. What another reader could take differently is refused, whatever `strict_path` says: an encoded
-slash or backslash, a backslash, an invalid escape, bytes that are not UTF-8 or not NFC, control bytes, a fragment, a dot
-segment that hides behind path parameters (`/..;/`), a list or userinfo in the host. `strict_path` also refuses what has a
-canonical form but is not in it: doubled slashes, dot segments, escapes of unreserved characters, path parameters, and text that
-would be an escape if it were decoded again. Without it the canonical form goes on and parameters stay part of the text.
+A call has one reading or none. What another reader could take differently is refused, whatever `strict_path` says: an
+encoded slash or backslash, a backslash, an invalid escape, bytes that are not UTF-8 or not NFC, control bytes, a
+fragment, a dot segment that hides behind path parameters (`/..;/`), a list or userinfo in the host. `strict_path`
+also refuses what has a canonical form but is not in it: doubled slashes, dot segments, escapes of unreserved
+characters, path parameters, and text that would be an escape if it were decoded again. Without it the canonical form
+goes on and parameters stay part of the text.
 
-The canonical path is decoded exactly once: `%3F` is a `?` in a segment, and only the first raw `?` begins the query. Nothing here
-reads X-Forwarded-*, X-Original-*, x-envoy-original-path or a method override.
+The canonical path is decoded exactly once: `%3F` is a `?` in a segment, and only the first raw `?` begins the query.
+Nothing here reads X-Forwarded-*, X-Original-*, x-envoy-original-path or a method override.
 """
 from fastpath.c.inet cimport AF_INET, AF_INET6, inet_ntop, inet_pton
 from fastpath.c.utf8proc cimport UTF8PROC_COMPOSE, UTF8PROC_STABLE, utf8proc_decompose, utf8proc_reencode
@@ -298,7 +299,7 @@ cdef bint hides_dots(const char *p, uint32_t n) noexcept nogil:
 
 
 cdef const char *resolve_segments(char *path, uint32_t *n, bint *altered) noexcept nogil:
-    """Collapse doubled slashes and resolve dot segments in place (RFC 3986 section 5.2.4). `path` starts with a slash."""
+    """Collapse doubled slashes and resolve dot segments in place (RFC 3986 section 5.2.4). `path` starts with `/`."""
     cdef uint32_t at = 1, to = 1, end, length, dots
     while at < n[0]:
         end = at

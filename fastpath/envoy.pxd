@@ -1,6 +1,7 @@
 """What Envoy tells about one call: a CheckRequest decoded and made canonical, before it has a meaning.
 
-wire reads it, canonical judges it, mapping turns it into a Request. All text is borrowed from the received bytes or from the arena.
+wire reads it, canonical judges it, mapping turns it into a Request. All text is borrowed from the received bytes or
+from the arena.
 """
 from fastpath.value cimport Arena
 from fastpath.wire cimport Text, text_of
@@ -52,7 +53,7 @@ cdef struct HttpCall:
     Text query               # after the first raw `?`, undecoded
     Pair *query_pairs        # decoded once; in the order sent
     uint32_t query_count
-    Text refusal             # first reason why the call is malformed or ambiguous: "path.not_canonical", "host.list", ..
+    Text refusal             # first reason why the call is malformed or ambiguous: "path.not_canonical", .., or empty
 
 
 cdef struct CanonicalRules:
@@ -67,9 +68,11 @@ cdef inline void call_refuse(HttpCall *call, const char *reason) noexcept nogil:
         call.refusal = text_of(reason)
 
 
-# Decode `n` bytes of envoy.service.auth.v3.CheckRequest. 0, or 1 when they are not one (then nothing in `call` may be used).
+# Decode `n` bytes of envoy.service.auth.v3.CheckRequest. 0, or 1 when they are not one (then nothing in `call` may be
+# used). Memory that runs out shows in arena.failed.
 cdef int envoy_decode(const uint8_t *p, size_t n, Arena *arena, HttpCall *call) noexcept nogil
-# The values of header `name` (lower case): how many lines; the first into `value`. More than one line, or a joined value with a
-# comma in a header that is single-valued, is the caller's ambiguity to refuse.
+# The values of header `name` (lower case): how many lines; the first into `line`. More than one line, or a joined value
+# with a comma in a header that is single-valued, is the caller's ambiguity to refuse; so is a sanitised line that names
+# an identity, a task, a method or a tool.
 cdef uint32_t envoy_header(const HttpCall *call, const char *name, HeaderLine *line) noexcept nogil
 cdef Text envoy_extension(const HttpCall *call, const char *name) noexcept nogil

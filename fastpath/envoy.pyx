@@ -1,20 +1,20 @@
 """A CheckRequest of Envoy (or of gRPC's own ext_authz) decoded into an HttpCall.
 
-Sources: envoy/service/auth/v3/{external_auth,attribute_context}.proto, envoy/config/core/v3/{base,address}.proto, gRFC A92.
-First `wire_check` judges the bytes whole, as protobuf's own reader would; the functions below then only pick fields, in the
-order of the wire, so that a later field replaces an earlier one and messages merge by themselves.
+Sources: envoy/service/auth/v3/{external_auth,attribute_context}.proto, envoy/config/core/v3/{base,address}.proto,
+gRFC A92. First `wire_check` judges the bytes whole, as protobuf's own reader would; the functions below then only
+pick fields, in the order of the wire, so that a later field replaces an earlier one and messages merge by themselves.
 
-EX-13, text that the proxy altered. In the raw form (`header_map`) bytes that are not UTF-8 are seen: each becomes `!`, as
-Envoy's own map has it, and the line is marked sanitised. In the map form Envoy has replaced them already and nothing tells
-its `!` from the client's, so every value with a `!` is marked. The mark refuses nothing by itself, or a user agent with a `!`
-would be locked out: it makes a value that equals no policy constant, and a value that names an identity, a task, a method or
-a tool is refused by whoever reads it.
+EX-13, text that the proxy altered. In the raw form (`header_map`) bytes that are not UTF-8 are seen: each becomes
+`!`, as Envoy's own map has it, and the line is marked sanitised. In the map form Envoy has replaced them already and
+nothing tells its `!` from the client's, so every value with a `!` is marked. The mark refuses nothing by itself, or a
+user agent with a `!` would be locked out: it makes a value that equals no policy constant, and a value that names an
+identity, a task, a method or a tool is refused by whoever reads it.
 """
 from fastpath.canonical cimport canonical_call
 from fastpath.value cimport arena_take
 from fastpath.wire cimport (
-    SHAPE_MESSAGE, SHAPE_STRING, WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Reader, Shape, WireField, reader_next, reader_open,
-    shape_field, shape_struct, text_compare, text_equal, text_is, utf8_prefix, wire_check
+    SHAPE_MESSAGE, SHAPE_STRING, WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Reader, Shape, WireField, reader_next,
+    reader_open, shape_field, shape_struct, text_compare, text_equal, text_is, utf8_prefix, wire_check
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, qsort

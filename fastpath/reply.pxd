@@ -8,10 +8,13 @@ from fastpath.wire cimport Out, Text
 cdef struct ReplyRules:
     Text metadata_namespace     # unused by ext_authz (Envoy sets the filter's), kept for other PEPs; empty by default
     int mcp_status              # HTTP status of a denied MCP call: 403 (default) or 200
-    int identity_header         # set x-remit-agent and x-remit-evaluation-id upstream on allow, and remove what the client sent
+    int identity_header         # set x-remit-agent and x-remit-evaluation-id upstream on ALLOW; else they are removed
 
 
-# envoy.service.auth.v3.CheckResponse. `call` may be NULL. Sets out.failed only when out.cap < 4096.
-cdef void reply_ext_authz(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil
-# remit.authz.v1.CheckResponse.
+# Append an envoy.service.auth.v3.CheckResponse. `request` and `rules` may be NULL. 4,096 bytes of room hold any answer;
+# with less it becomes a DENY, and out.failed is set when not even that fits.
+cdef void reply_ext_authz(
+    Out *out, const Decision *decision, const Request *request, const ReplyRules *rules
+) noexcept nogil
+# Append a remit.authz.v1.CheckResponse, by the same rules. `request` may be NULL.
 cdef void reply_check(Out *out, const Decision *decision, const Request *request) noexcept nogil

@@ -1,12 +1,13 @@
 """Encoded answers: envoy.service.auth.v3.CheckResponse and remit.authz.v1.CheckResponse.
 
-INVARIANT (deny first): a reply begins as an encoded DENY in the caller's memory. The real answer is written behind it and takes
-its place only when it is whole, so neither a full buffer nor a fault on the way can leave bytes that mean ALLOW. To Envoy an
-empty CheckResponse means just that (status.code 0), whatever else the message holds.
+INVARIANT (deny first): a reply begins as an encoded DENY in the caller's memory. The real answer is written behind it
+and takes its place only when it is whole, so neither a full buffer nor a fault on the way can leave bytes that mean
+ALLOW. To Envoy an empty CheckResponse means just that (status.code 0), whatever else the message holds.
 
-What a caller may see (EX-19): the evaluation id, the reason code (of the fixed catalogue, or the author's @reason, which is made
-for callers) and the obligation. Policy ids, generation and epoch go into dynamic metadata, which the proxy keeps. Of an ERROR
-callers see no reason at all. Header names and values are our own constants, hex, and a principal checked byte by byte (EX-18).
+What a caller may see (EX-19): the evaluation id, the reason code (of the fixed catalogue, or the author's @reason,
+which is made for callers) and the obligation. Policy ids, generation and epoch go into dynamic metadata, which the
+proxy keeps. Of an ERROR callers see no reason at all. Header names and values are our own constants, hex, and a
+principal checked byte by byte (EX-18).
 """
 from fastpath.decide cimport (
     LISTED_MAX, OUTCOME_ALLOW, OUTCOME_DENY, OUTCOME_ERROR, OUTCOME_STEP_UP, Decision, Listed
@@ -70,7 +71,7 @@ cdef inline Text evaluation_id(const Decision *decision) noexcept nogil:
 
 
 cdef int outcome_of(const Decision *decision) noexcept nogil:
-    """The outcome to answer with; ERROR for a value that decide never gives, and for an ALLOW without an evaluation id."""
+    """The outcome to answer with; ERROR for a value that decide never gives and for an ALLOW without an id."""
     cdef int outcome = decision.outcome
     if outcome == OUTCOME_ALLOW:
         return OUTCOME_ALLOW if evaluation_id(decision).n else OUTCOME_ERROR
@@ -283,7 +284,7 @@ cdef void put_grpc_body(Out *out, const Decision *decision) noexcept nogil:
 
 
 cdef void put_header(Out *out, uint32_t field, const char *name, Text value) noexcept nogil:
-    """A HeaderValueOption that overwrites: `append` for older proxies, `append_action` for newer, which differ on unset."""
+    """A HeaderValueOption that overwrites: older proxies read `append`, newer ones `append_action`."""
     cdef size_t option = out_open(out, field), inner
     inner = out_open(out, 1)
     out_bytes(out, 1, name, strlen(name))
@@ -336,7 +337,9 @@ cdef Text agent_of(const Request *request) noexcept nogil:
     return printable(t, AGENT_BYTES_MAX)
 
 
-cdef void put_allowed(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+cdef void put_allowed(
+    Out *out, const Decision *decision, const Request *request, const ReplyRules *rules
+) noexcept nogil:
     """An OkHttpResponse. A name that is set is never also removed: removal runs after setting."""
     cdef size_t response = out_open(out, 3)
     cdef bint named = rules is not NULL and rules.identity_header
@@ -447,7 +450,9 @@ cdef void put_status(Out *out, int code) noexcept nogil:
     out_close(out, start)
 
 
-cdef void put_response(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+cdef void put_response(
+    Out *out, const Decision *decision, const Request *request, const ReplyRules *rules
+) noexcept nogil:
     cdef bint has_http = request is NULL or request.door != DOOR_EXT_AUTHZ_NETWORK
     cdef int outcome = outcome_of(decision)
     if outcome == OUTCOME_ALLOW:
@@ -484,7 +489,9 @@ cdef void take_place(Out *out, size_t start, const Out *answer) noexcept nogil:
     out.n = start + answer.n
 
 
-cdef void reply_ext_authz(Out *out, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+cdef void reply_ext_authz(
+    Out *out, const Decision *decision, const Request *request, const ReplyRules *rules
+) noexcept nogil:
     cdef size_t start = out.n
     cdef Out answer
     cdef const uint8_t *deny = &DENY[0]

@@ -180,9 +180,11 @@ def test_hosts_are_lower_case_without_default_port_and_trailing_dot(raw: str, sc
         ("user@h", "host.userinfo"),
         ("user:pw@h:80", "host.userinfo"),
         *((raw, "host.bad") for raw in [
-            ".", "..", "h..", "a..b", ".h", "h:", "h:0", "h:65536", "h:123456", "h:8o", "h:80:80", "h h", "h\t", "h\x00", "h/p",
-            "h?q", "h#f", "h\\x", "h%41", "é.example", "h!", "*", "[::1", "[]", "[::1]x", "[::1%25eth0]", "[1.2.3.4]", "::1",
-            "1.2.3", "1.2.3.4.5", "0x7f.1", "0x7f000001", "2130706433", "127.0.0.01", "256.1.1.1", "a" * 64 + ".b", "a." * 127 + "b",
+            ".", "..", "h..", "a..b", ".h", "h:", "h:0", "h:65536", "h:123456", "h:8o", "h:80:80", "h h", "h\t",
+            "h\x00", "h/p", "h?q", "h#f", "h\\x", "h%41", "é.example", "h!", "*", "[::1", "[]", "[::1]x", "[::1%25eth0]",
+            "[1.2.3.4]",
+            "::1", "1.2.3", "1.2.3.4.5", "0x7f.1", "0x7f000001", "2130706433", "127.0.0.01", "256.1.1.1",
+            "a" * 64 + ".b", "a." * 127 + "b",
         ]),
     ],
 )  # fmt: skip
@@ -229,7 +231,10 @@ def test_a_method_that_is_no_token_is_refused(method: str):
 
 def test_targets_without_a_path():
     """RFC 9112 section 3.2: `*` belongs to OPTIONS, no path at all to CONNECT."""
-    assert (decode_http(method="OPTIONS", path="*")["refusal"], decode_http(method="CONNECT", path="")["refusal"]) == (OK, OK)
+    assert (decode_http(method="OPTIONS", path="*")["refusal"], decode_http(method="CONNECT", path="")["refusal"]) == (
+        OK,
+        OK,
+    )
     assert decode_http(method="GET", path="*")["refusal"] == "path.relative"
 
 
@@ -261,7 +266,26 @@ def test_a_grpc_path_is_service_and_method(path: str, refusal: str, content_type
 
 SEGMENTS = st.lists(
     st.one_of(
-        st.sampled_from(["", ".", "..", "a", "%2e", "%2E%2e", "..;", "%2f", "%5c", "%", "%25", "%252e", "%C3%A9", "e%CC%81", ";", "~"]),
+        st.sampled_from(
+            [
+                "",
+                ".",
+                "..",
+                "a",
+                "%2e",
+                "%2E%2e",
+                "..;",
+                "%2f",
+                "%5c",
+                "%",
+                "%25",
+                "%252e",
+                "%C3%A9",
+                "e%CC%81",
+                ";",
+                "~",
+            ]
+        ),
         st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF), max_size=4),
         st.text(max_size=3).map(lambda text: quote(text.encode("utf-8", "surrogatepass"))),
         st.text("/.%2efF5cC;\\ab?", max_size=8),
@@ -274,7 +298,7 @@ SEGMENTS = st.lists(
 @given(SEGMENTS, st.booleans())
 @example(["%25", "2e"], False)
 def test_canonical_paths_are_clean_and_fixed_points(segments: list[str], strict: bool):
-    """No accepted path holds `//`, a dot segment or a control byte, and the canonical form is its own canonical form."""
+    """No accepted path holds `//`, a dot segment or a control byte, and the canonical form is its own."""
     call = decode_http(path="/" + "/".join(segments), strict_path=strict)
     if call["refusal"]:
         return
@@ -290,7 +314,9 @@ def test_canonical_paths_are_clean_and_fixed_points(segments: list[str], strict:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.one_of(st.text("aA1.:[]-_@,xX0\u00e9%", max_size=12), st.from_regex(r"\A[A-Za-z0-9.-]{1,12}(:[0-9]{1,5})?\Z")))
+@given(
+    st.one_of(st.text("aA1.:[]-_@,xX0\u00e9%", max_size=12), st.from_regex(r"\A[A-Za-z0-9.-]{1,12}(:[0-9]{1,5})?\Z"))
+)
 def test_canonical_hosts_are_fixed_points(raw: str):
     """A canonical host and port are their own canonical form."""
     call = decode_http(host=raw)

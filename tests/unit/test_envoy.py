@@ -125,8 +125,10 @@ def test_a_host_header_that_contradicts_the_authority_is_refused():
 
 
 def test_raw_bytes_that_are_not_utf8_are_replaced_as_envoy_does_and_marked():
-    """EX-13: `\\xff\\xffadmin` and `\\xfe\\xfeadmin` both read `!!admin`; the mark keeps them from equalling a constant."""
-    call = decode_http(raw_headers=[("x-a", b"\xff\xfeadmin"), ("x-b", b"!!admin"), ("x-c", "é".encode()), ("x-d", b"a\xc3")])
+    """EX-13: `\\xff\\xffadmin` and `\\xfe\\xfeadmin` both read `!!admin`; the mark tells them apart."""
+    call = decode_http(
+        raw_headers=[("x-a", b"\xff\xfeadmin"), ("x-b", b"!!admin"), ("x-c", "é".encode()), ("x-d", b"a\xc3")]
+    )
     assert call["headers"] == [("x-a", "!!admin"), ("x-b", "!!admin"), ("x-c", "é"), ("x-d", "a!")]
     assert call["sanitised"] == ["x-a", "x-d"]
     assert call["refusal"] == ""
@@ -173,7 +175,8 @@ def test_grpc_callers_may_leave_path_and_host_to_the_pseudo_headers():
 
 
 @pytest.mark.parametrize(
-    "twice", [[(":path", b"/a/B"), (":path", b"/a/C")], [(":path", b"/a/\xff")], [(":authority", b"a"), (":authority", b"b")]]
+    "twice",
+    [[(":path", b"/a/B"), (":path", b"/a/C")], [(":path", b"/a/\xff")], [(":authority", b"a"), (":authority", b"b")]],
 )
 def test_a_pseudo_header_that_is_ambiguous_is_refused(twice: list[tuple[str, bytes]]):
     """EX-12, H2-20: two `:path`, or one that is not text."""
@@ -188,7 +191,11 @@ def test_pseudo_headers_of_the_map_never_stand_in():
 
 def test_query_and_fragment_fields_must_not_contradict_the_path():
     """ext_authz.md 2.1: Envoy leaves both empty."""
-    for path, query, refusal in [("/a?b=1", "b=1", ""), ("/a?b=1", "b=2", "query.conflict"), ("/a", "b=1", "query.conflict")]:
+    for path, query, refusal in [
+        ("/a?b=1", "b=1", ""),
+        ("/a?b=1", "b=2", "query.conflict"),
+        ("/a", "b=1", "query.conflict"),
+    ]:
         message = http_request(path=path)
         message.attributes.request.http.query = query
         assert decode(message)["refusal"] == refusal

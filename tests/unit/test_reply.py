@@ -57,7 +57,7 @@ def answer(
     ],
 )
 def test_each_outcome_has_its_code_and_part(outcome: int, code: int, part: str, status: int | None):
-    """Design 6: what the input causes is denied, what our state causes is an error, and the status always stands there."""
+    """Design 6: what the input causes is denied, what our state causes is an error; a status always."""
     message = answer(decision(outcome))
     assert message.HasField("status")
     assert (message.status.code, message.WhichOneof("http_response")) == (code, part)
@@ -170,7 +170,7 @@ def test_bodies_are_json_and_headers_are_ours(given_decision, request):
 
 
 def test_an_allow_sets_overwrites_and_removes_our_own_headers():
-    """ext_authz.md 2.4: both append fields; a client's x-remit-* never reaches the upstream; no name is set and removed."""
+    """ext_authz.md 2.4: both append fields; a client's x-remit-* never passes; no name is set and removed."""
     part = answer(decision(ALLOW), {"principal": AGENT}).ok_response
     assert {option.header.key: option.header.value for option in part.headers} == {
         "x-remit-evaluation-id": ID,
