@@ -1,7 +1,8 @@
 """A differential case while it can still be taken apart: policies as trees, entities and requests as JSON values.
 
-`render` turns a case into a *record*: the plain JSON object of the conformance corpus, with `links`, `typed` and
-`columns` added. Everything that evaluates (oracle, ours, replay) reads records; only generators and the shrinker know trees.
+`render` turns a case into a *record*: the plain JSON object of the conformance corpus, with `links`,
+`typed` and `columns` added. Everything that evaluates (oracle, ours, replay) reads records; only generators and the
+shrinker know trees.
 """
 
 from __future__ import annotations

@@ -27,24 +27,29 @@ ODD_KEYS = (
     "a.b",
     "a b",
 )
-# The escapes as keys of otherwise ordinary records: most are refused.
+# Escapes and their limits, on which both sides must agree.
 ESCAPES: tuple[Json, ...] = (
-    {"__entity": {"type": "User", "id": "a"}, "more": 1}, {"__entity": {"type": "User"}},
-    {"__entity": {"type": "User", "id": "a", "more": 1}}, {"__entity": "User"},
     {"__entity": {"type": "not a type", "id": "a"}}, {"__entity": {"type": "", "id": "a"}},
     {"__entity": {"type": "NS::User", "id": ""}}, {"__entity": {"type": "NS::", "id": ""}},
     {"__entity": {"type": "in", "id": ""}}, {"__entity": {"type": " User", "id": ""}},
-    {"__entity": {"type": "User", "id": 1}}, {"__extn": {"fn": "ip", "arg": "1.2.3.4"}, "more": 1},
-    {"__extn": {"fn": "ip"}}, {"__extn": {"fn": "nothing", "arg": "1"}}, {"__extn": {"fn": "ip", "arg": 1}},
-    {"__extn": {"fn": "decimal", "arg": "1.00000"}}, {"__extn": {"fn": "decimal", "args": ["1.0"]}},
-    {"__extn": {"fn": "ip", "arg": "1.2.3.4", "more": 1}},
+    {"__entity": {"type": "NS::__cedar", "id": ""}}, {"__extn": {"fn": "nothing", "arg": "1"}},
+    {"__extn": {"fn": "ip", "arg": 1}}, {"__extn": {"fn": "decimal", "arg": "1.00000"}},
+    {"__extn": {"fn": "decimal", "args": ["1.0"]}}, {"__extn": {"fn": "isIpv4", "arg": "1.2.3.4"}},
     {"__extn": {"fn": "offset", "args": [{"__extn": {"fn": "datetime", "arg": "1970-01-01"}}, "1h"]}},
-    {"__extn": {"fn": "isIpv4", "arg": "1.2.3.4"}},
+    {"__expr": "1 + 1"}, {"type": "User", "id": "a"}, {"type": "User"}, {"fn": "ip", "arg": "1.2.3.4"}, [None],
+    [1.0, 1],
+    2**63, -(2**63) - 1, 2**64, 2**63 - 1, -(2**63), None, 1.5, 1.0,
+)  # fmt: skip
+# What cedarpy takes for an ordinary record, or computes, and we refuse: a value that looks like an escape and is none
+# is ambiguous, and ambiguity denies.
+STRICTER: tuple[Json, ...] = (
+    {"__entity": {"type": "User", "id": "a"}, "more": 1}, {"__entity": {"type": "User"}}, {"__entity": "User"},
+    {"__entity": {"type": "User", "id": "a", "more": 1}}, {"__entity": {"type": "User", "id": 1}},
+    {"__extn": {"fn": "ip", "arg": "1.2.3.4"}, "more": 1}, {"__extn": {"fn": "ip"}},
+    {"__extn": {"fn": "ip", "arg": "1.2.3.4", "more": 1}},
     {"__extn": {"fn": "lessThan", "args": [{"__extn": {"fn": "decimal", "arg": "1.0"}}] * 2}},
     {"__extn": {"fn": "toMilliseconds", "args": [{"__extn": {"fn": "duration", "arg": "1h"}}]}},
     {"__extn": {"fn": "toDate", "args": [{"__extn": {"fn": "datetime", "arg": "2024-02-29T11:00:00Z"}}]}},
-    {"__expr": "1 + 1"}, {"type": "User", "id": "a"}, {"type": "User"}, {"fn": "ip", "arg": "1.2.3.4"}, None, [None],
-    1.5, 1.0, 2**63, -(2**63) - 1, 2**64, 2**63 - 1, -(2**63), [1.0, 1],
 )  # fmt: skip
 
 
@@ -122,7 +127,7 @@ def _context(rng: Random, values: list[Json], columns: bool) -> Json:
     elif roll < 0.35:
         made[rng.choice(ODD_KEYS)] = rng.choice(values)
     elif roll < 0.4 and not columns:
-        return rng.choice(ESCAPES[-7:-4])
+        return rng.choice(ESCAPES[-3:])
     return made
 
 
