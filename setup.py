@@ -21,6 +21,7 @@ NATIVE = {
     "fastpath.table": ["libxxhash"],
     "fastpath.json_tree": ["jansson"],
     "fastpath.arguments": ["libcrypto"],
+    "fastpath.mcp": ["libcrypto"],
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
     "fastpath.call": ["libcrypto", "libxxhash"],

@@ -1,6 +1,6 @@
 """The canonical request: what every door turns its bytes into, and all that `decide` reads of a call."""
 from fastpath.columns cimport COLUMN_COUNT
-from fastpath.value cimport Cell, Uid
+from fastpath.value cimport Arena, Cell, Uid
 from fastpath.wire cimport Text
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -23,6 +23,7 @@ cpdef enum InputMode:        # where the action and its arguments were read from
 
 cdef enum:
     EXTRAS_MAX = 8           # attributes of context that are not columns: input, http, and those of routes
+    REASON_NAME_MAX = 128    # bytes of a name in a reason code
 
 
 cdef struct Request:
@@ -63,3 +64,9 @@ cdef struct Request:
 
 # Make `request` empty: all zero, columns absent, extras an empty record. Doors call it first, then set door, times and deadline.
 cdef void request_init(Request *request) noexcept nogil
+# A reason code that ends in a name, such as "input.missing." and "body"; in the arena, cut after REASON_NAME_MAX bytes.
+cdef Text reason_named(const char *prefix, Text name, Arena *arena) noexcept nogil
+# Note why the request is malformed or ambiguous; the first reason stays.
+cdef inline void request_refuse(Request *request, Text reason) noexcept nogil:
+    if request.refusal.n == 0:
+        request.refusal = reason

@@ -55,6 +55,7 @@ cdef extern from "openssl/evp.h" nogil:
     ctypedef struct EVP_PKEY:
         pass
     int EVP_PKEY_RSA, EVP_PKEY_EC, EVP_PKEY_ED25519
+    int EVP_DecodeBlock(unsigned char *t, const unsigned char *f, int n)
     int EVP_PKEY_get_base_id(const EVP_PKEY *pkey)
     int EVP_PKEY_get_bits(const EVP_PKEY *pkey)
     int EVP_PKEY_get_group_name(const EVP_PKEY *pkey, char *name, size_t size, size_t *length)
