@@ -55,9 +55,8 @@ from fastpath.program cimport (
     OP_SET,
     OP_SUB,
 )
-from fastpath.value cimport KIND_SET, KIND_STRING, Cell, cell_at, text_compare
+from fastpath.value cimport KIND_SET, KIND_STRING, Cell, cell_at
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.string cimport memchr
 
 
 cdef inline uint64_t bit(int op) noexcept nogil:
@@ -124,39 +123,15 @@ cdef bint group_fits(View *view, const Cell *name) noexcept nogil:
 
 
 cdef bint keys_fit(View *view, const Cell *keys, uint32_t count) noexcept nogil:
-    """`count` keys joined by NUL, or a set of them when a key holds a NUL; both ascending, without duplicates."""
-    cdef const Cell *members
+    """A set of `count` texts: in the order of a record's keys, without duplicates, as every set."""
+    cdef const Cell *members = <const Cell *> cell_at(keys)
     cdef uint32_t i
-    if keys.kind == KIND_SET:
-        members = <const Cell *> cell_at(keys)
-        for i in range(keys.n):
-            if members[i].kind != KIND_STRING:
-                return refuse(view, b"key of a record is not text")
-        return keys.n == count or refuse(view, b"record has another number of keys")
-    if keys.kind != KIND_STRING:
-        return refuse(view, b"keys of a record are not text")
-    return joined_fit(view, <const char *> cell_at(keys), keys.n, count)
-
-
-cdef bint joined_fit(View *view, const char *text, uint32_t n, uint32_t count) noexcept nogil:
-    cdef const char *end = text + n
-    cdef const char *stop
-    cdef const char *last = NULL
-    cdef uint32_t last_n = 0
-    cdef uint32_t found = 0
-    if count == 0:
-        return n == 0 or refuse(view, b"record has another number of keys")
-    while True:
-        stop = <const char *> memchr(text, 0, end - text)
-        if stop is NULL:
-            stop = end
-        if last is not NULL and text_compare(last, last_n, text, <uint32_t> (stop - text)) >= 0:
-            return refuse(view, b"keys of a record are not in order")
-        last, last_n = text, <uint32_t> (stop - text)
-        found += 1
-        if stop is end:
-            return found == count or refuse(view, b"record has another number of keys")
-        text = stop + 1
+    if keys.kind != KIND_SET or keys.n != count:
+        return refuse(view, b"record has another number of keys")
+    for i in range(count):
+        if members[i].kind != KIND_STRING:
+            return refuse(view, b"key of a record is not text")
+    return True
 
 
 cdef bint operand_fits(View *view, uint32_t op, uint32_t a, uint32_t k) noexcept nogil:

@@ -57,9 +57,7 @@ cpdef enum Op:
     OP_GET_TAG = 36       # pop String, pop entity
     OP_HAS_TAG = 37
     OP_SET = 38           # a: count; pop a values, push the set
-    # OP_RECORD: a: count, +k: constant string of keys joined by NUL, sorted; values were pushed in that order. When a
-    # key holds a NUL, a constant set of the keys instead, which has the same order.
-    OP_RECORD = 39
+    OP_RECORD = 39        # a: count, +k: constant set of the keys; values were pushed in the order of the set
     OP_DUP = 40
     OP_RAISE = 41         # a: EvalError; a construct that always errs when reached (wrong arity)
     OP_IP = 42            # pop String, push ip (EXTENSION error)

@@ -531,31 +531,14 @@ cdef int op_set(Machine *m, uint32_t n) noexcept nogil:
     return EVAL_OK
 
 
-cdef void joined_keys(Field *fields, const Cell *keys, uint32_t n) noexcept nogil:
-    cdef const char *text = <const char *> cell_at(keys)
-    cdef const char *end = text + keys.n
-    cdef const char *stop
-    cdef uint32_t i
-    for i in range(n):
-        stop = <const char *> memchr(text, 0, end - text)
-        if stop is NULL:
-            stop = end
-        cell_string(&fields[i].key, text, <uint32_t> (stop - text))
-        text = stop + 1
-
-
 cdef int op_record(Machine *m, const Cell *keys, uint32_t n) noexcept nogil:
     cdef Field *fields = take_fields(m, n)
     cdef uint32_t i
     if fields is NULL:
         return EVAL_LIMIT
-    if keys.kind == KIND_SET:
-        for i in range(n):
-            cell_copy(&fields[i].key, <const Cell *> cell_at(keys) + i)
-    else:
-        joined_keys(fields, keys, n)
     m.top -= n
     for i in range(n):
+        cell_copy(&fields[i].key, <const Cell *> cell_at(keys) + i)
         cell_copy(&fields[i].value, m.stack + m.top + i)
     record_cell(push(m), fields, n)
     return EVAL_OK
