@@ -361,6 +361,14 @@ cdef class Pdp:
         self._mapping = mapping
         self.revision += 1
 
+    def put_rules(self, Generation generation, Mapping mapping not None):
+        """Put both in force together: no call sees one without the other."""
+        # What was in force goes after both are in place: its end may run Python, and so other calls.
+        cdef object before = (self._generation, self._mapping)
+        self._generation, self._mapping = generation, mapping
+        self.revision += 1
+        del before
+
     def put_state(self, *, epoch, bundle_generation, str not_ready):
         """Put live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
         if bundle_generation != self.live.bundle_generation:
