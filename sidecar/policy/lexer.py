@@ -40,7 +40,7 @@ class Piece:
         return f"policy `{self.id}` ({self.where})" if self.id is not None else f"policy at {self.where}"
 
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""(?P<skip>[^\S\n]+|//[^\n]*)
       | (?P<newline>\n)
       | (?P<string>"(?:[^"\\]|\\.)*")
@@ -95,7 +95,7 @@ class _Splitter:
         self.annotation = ""
 
     def run(self) -> list[Piece]:
-        for match in _TOKEN.finditer(self.text):
+        for match in TOKEN.finditer(self.text):
             kind = match.lastgroup or ""
             if kind == "skip":
                 continue
