@@ -316,6 +316,8 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "`upstream`: give either `address` with `spiffe_id`, or `socket`"
     if up and up.address and not up.spiffe_id:
         yield "`upstream.spiffe_id`: is missing; name the collector that must answer at `upstream.address`"
+    if up and up.address and config.name:
+        yield "`name`: a collector over TLS knows a sidecar by its SPIFFE ID; leave `name` empty"
     if config.journal.cap_bytes < 2 * config.journal.segment_bytes:
         yield "`journal.cap_bytes`: is less than two segments; raise it or lower `journal.segment_bytes`"
     if not config.policy.policies:

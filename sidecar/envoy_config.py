@@ -21,6 +21,7 @@ AGENT_CLUSTER = "workload_api"
 TIMEOUT_MARGIN_MS = 150  # on top of our own budget, for the way there and back; 200 ms with the default budget
 BODY_BYTES_MAX = 64 * 1024
 MCP_NAMESPACES = ("envoy.filters.http.mcp", "mcp_proxy")  # Envoy 1.38 and later, and before
+READS_BODY = frozenset({"input", "*"})  # `*`: a policy reads the context as a whole
 
 _TYPE = "type.googleapis.com/envoy.extensions."
 
@@ -45,7 +46,7 @@ class Needs:
 
 def needs(config: Config, extras_read: Iterable[str]) -> Needs:
     """What rules and routes in force need; `extras_read` names what policies read beside the live columns."""
-    body = "input" in extras_read or config.mapping.reads_body
+    body = not READS_BODY.isdisjoint(extras_read) or config.mapping.reads_body
     return Needs(body=body, timeout_ms=config.limits.budget_ms + TIMEOUT_MARGIN_MS)
 
 
@@ -182,7 +183,9 @@ def render(config: Config, *, endpoint: str, sidecar_id: str, extras_read: Itera
     """The whole as YAML text with comments that say where each part goes and why."""
     extras = set(extras_read)
     what = needs(config, extras)
-    why = "a rule reads `context.input`" if "input" in extras else "the name of an MCP call can stand in the body alone"
+    why = (
+        "a rule reads `context.input`" if extras & READS_BODY else "the name of an MCP call can stand in the body alone"
+    )
     clusters = [sidecar_cluster(endpoint, sidecar_id, tls)]
     if tls is None and not endpoint.startswith("unix:"):
         clusters.append(workload_api_cluster(config.workload_api))

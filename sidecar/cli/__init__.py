@@ -1,0 +1,35 @@
+"""The command `remit`. Each command stands in the file of its noun; what is heavy is imported when it runs."""
+
+import click
+
+from sidecar.cli.control import reload, status
+from sidecar.cli.decisions import collect, decisions
+from sidecar.cli.doctor import doctor
+from sidecar.cli.envoy import envoy_config
+from sidecar.cli.output import Commands
+from sidecar.cli.policy import policy
+from sidecar.cli.serve import serve
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="remit", message="%(prog)s %(version)s")
+def main() -> None:
+    """Remit answers one question for every action of an AI agent: may this agent do this, now?
+
+    It is a sidecar beside an agent, asked by Envoy (ext_authz) and by the agent itself (gRPC). Policies are Cedar.
+
+    \b
+    A first look:
+      remit demo                               see it work, with a real Envoy
+      remit doctor --print-config              every field of the configuration
+      remit policy check policies/             is this a policy set?
+      remit serve --config remit.yaml          start the sidecar
+      remit envoy-config --config remit.yaml   the Envoy side
+
+    Exit codes: 0 done; 1 the answer is no (a test missed, a reload was refused, a check found problems); 2 wrong
+    usage; 3 configuration or policy cannot be used; 4 the sidecar or collector does not answer.
+    """
+
+
+for _command in (serve, reload, status, policy, collect, decisions, envoy_config, doctor):
+    main.add_command(_command)

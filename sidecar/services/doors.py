@@ -20,7 +20,8 @@ log = logging.getLogger("remit.doors")
 
 EXT_AUTHZ = "envoy.service.auth.v3.Authorization"
 AUTHZ = "remit.authz.v1.Authorization"
-UNAVAILABLE = "unavailable"
+UNAVAILABLE = b"unavailable"
+BUNDLE_CHANGED = b"identity.bundle_changed"
 OK = 0
 
 Decide = Callable[[bytes, VerifiedPeer], tuple[int, bytes]]
@@ -40,17 +41,24 @@ class Door:
 
     def __call__(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            code, body = self._decide(request, self._resolve(context))
-            if code == OK and not body:
-                raise AssertionError("an encoder made an empty answer")
+            code, body = self._answer(request, context)
         except Exception:
             # The boundary of the process: the cause is for us, the caller gets a refusal that says nothing.
             self._errors.add("internal")
             log.error("call.failed", exc_info=True, extra={"fields": {"door": self._name}})
-            code, body = grpc.StatusCode.UNAVAILABLE.value[0], UNAVAILABLE.encode()
+            code, body = grpc.StatusCode.UNAVAILABLE.value[0], UNAVAILABLE
         if code != OK:
             context.abort(_CODES.get(code, grpc.StatusCode.UNAVAILABLE), body.decode("ascii", "replace"))
         return body
+
+    def _answer(self, request: bytes, context: grpc.ServicerContext) -> tuple[int, bytes]:
+        code, body = self._decide(request, self._resolve(context))
+        if body == BUNDLE_CHANGED:
+            # Other bundles came into force between the two steps: the caller is verified again, by those.
+            code, body = self._decide(request, self._resolve(context))
+        if code == OK and not body:
+            raise AssertionError("an encoder made an empty answer")
+        return code, body
 
 
 def raw(door: Door) -> grpc.RpcMethodHandler:

@@ -1,0 +1,77 @@
+"""`remit doctor`."""
+
+import pathlib
+
+import click
+import yaml
+
+from sidecar import config_docs
+from sidecar import config_file as files
+from sidecar.cli.control import status_of
+from sidecar.cli.output import EXIT_NO, Failure, config_option, exists, mark, table
+from sidecar.envoy_config import warnings
+
+
+@click.command()
+@config_option
+@click.option("--print-config", is_flag=True, help="Print every field of the configuration and end.")
+@click.option(
+    "--envoy-config",
+    "envoy_file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Judge this Envoy configuration as well.",
+)
+def doctor(config_file: str, print_config: bool, envoy_file: str | None) -> None:
+    """Look at configuration, sockets, identity, policies, upstream and libraries, and say what to do.
+
+    With --envoy-config FILE it also warns of settings that open the door, above all `failure_mode_allow: true`.
+    Exits 1 when something is wrong.
+
+    \b
+    Example:
+      remit doctor --config remit.yaml --envoy-config envoy.yaml
+      remit doctor --print-config
+    """
+    if print_config:
+        click.echo(reference(), nl=False)
+        return
+    from sidecar.doctor import examine
+
+    config = files.load(config_file)
+    live = status_of(config.control.socket) if exists(config.control.socket) else None
+    findings = list(examine(config, live))
+    shown = {True: mark(True), False: mark(False), None: "-"}
+    table(
+        "remit doctor", ("what", "", "state", "to do"), ((f.what, shown[f.good], f.state, f.advice) for f in findings)
+    )
+    wrong = [f.what for f in findings if f.good is False]
+    if envoy_file:
+        found = warnings(pathlib.Path(envoy_file).read_text(encoding="utf-8"))
+        table(
+            envoy_file, ("", "finding"), [(mark(False), line) for line in found] or [(mark(True), "no unsafe setting")]
+        )
+        wrong += ["the Envoy configuration"] if found else []
+    if wrong:
+        raise Failure(f"to mend: {', '.join(wrong)}", EXIT_NO)
+
+
+def reference() -> str:
+    """All fields as commented YAML: indentation shows the section, a comment gives unit and meaning."""
+    lines = []
+    for field in config_docs.documentation():
+        depth = field.path.count(".")
+        name = field.path.rpartition(".")[2]
+        unit = f" [{field.unit}]" if field.unit else ""
+        item = "- " if field.path.endswith("[]") else ""
+        default = f" {yaml_text(field.default)}" if field.default else ""
+        lines.append(f"{'  ' * depth}{item}{name}:{default}".ljust(44) + f" # {field.text}{unit}")
+    return "\n".join(lines) + "\n"
+
+
+def yaml_text(default: str) -> str:
+    """A default as it would stand in the file; `required` and `absent` are words for people."""
+    return (
+        default
+        if default in ("required", "absent")
+        else yaml.safe_dump(yaml.safe_load(default), default_flow_style=True).strip().removesuffix("...").strip()
+    )

@@ -1,0 +1,184 @@
+"""The command `remit`: help that teaches, one clear line per error, exit codes that scripts can rely on."""
+
+import pathlib
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from sidecar.cli import main
+from sidecar.cli.output import EXIT_ERROR, EXIT_NO, EXIT_UNREACHABLE
+from tests.unit.test_config import MINIMAL
+
+GOOD = '@id("base") permit (principal, action == Action::"read", resource) when { context.call.data_level < 3 };\n'
+BAD = '@id("base") permit (principal, action, resource) when { 1 + };\n'
+
+
+def remit(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def commands(group: click.Group = main, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        found += commands(command, (*above, name)) if isinstance(command, click.Group) else [(*above, name)]
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A policy set and a configuration."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "base.cedar").write_text(GOOD)
+    (tmp_path / "remit.yaml").write_text(MINIMAL)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_teaches_with_an_example(path: tuple[str, ...]) -> None:
+    """--help says what the command does and shows one call of it."""
+    result = remit(*path, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"remit {' '.join(path)}" in result.output
+
+
+def test_the_command_set_is_complete() -> None:
+    """What the README promises is there."""
+    names = {" ".join(path) for path in commands()}
+    promised = ["serve", "reload", "status", "collect", "envoy-config", "doctor", "decisions tail"]
+    promised += [f"policy {name}" for name in ("check", "fmt", "test", "explain", "publish")]
+    assert names >= set(promised)
+
+
+def test_all_problems_of_a_configuration_are_listed(tmp_path: pathlib.Path) -> None:
+    """One line per problem, and exit code 3."""
+    file = tmp_path / "remit.yaml"
+    file.write_text(f"{MINIMAL}limits: {{budget_ms: x, tempo: 9}}\n")
+    result = remit("serve", "--config", str(file))
+    assert result.exit_code == EXIT_ERROR
+    assert "2 problems" in result.stderr
+    assert "  `limits.budget_ms`: " in result.stderr
+    assert "  `limits.tempo`: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_configuration_says_what_to_do() -> None:
+    """The message names the file, the cause and the option."""
+    result = remit("serve", "--config", "/nonexistent/remit.yaml")
+    assert result.exit_code == EXIT_ERROR
+    assert "cannot read `/nonexistent/remit.yaml`" in result.stderr
+    assert "--config" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["reload", "status"])
+def test_a_sidecar_that_does_not_run_is_said_to_be_away(command: str, folder: pathlib.Path) -> None:
+    """Exit code 4: the sidecar does not answer."""
+    result = remit(command, "--config", str(folder / "remit.yaml"))
+    assert result.exit_code == EXIT_UNREACHABLE
+    assert "does not answer" in result.stderr
+    assert "remit serve" in result.stderr
+
+
+def test_check_says_what_a_policy_set_reads(folder: pathlib.Path) -> None:
+    """The columns are what the context budget and the Envoy configuration come from."""
+    result = remit("policy", "check", str(folder / "policies"))
+    assert result.exit_code == 0, result.output
+    assert "call.data_level" in result.output
+
+
+def test_a_policy_that_does_not_parse_is_named_with_its_place(folder: pathlib.Path) -> None:
+    """Exit code 3, and the file with line and column."""
+    (folder / "policies" / "base.cedar").write_text(GOOD + BAD)
+    result = remit("policy", "check", str(folder / "policies"))
+    assert result.exit_code == EXIT_ERROR
+    assert "base.cedar:2" in result.stderr
+
+
+def test_fmt_formats_in_place_and_check_only_looks(folder: pathlib.Path) -> None:
+    """--check exits 1 and changes nothing; without it the second run has nothing to do."""
+    file = folder / "policies" / "base.cedar"
+    assert remit("policy", "fmt", "--check", str(file)).exit_code == EXIT_NO
+    assert file.read_text() == GOOD
+    assert remit("policy", "fmt", str(file)).exit_code == 0
+    formatted = file.read_text()
+    assert formatted != GOOD
+    assert remit("policy", "fmt", "--check", str(file)).exit_code == 0
+    assert file.read_text() == formatted
+
+
+def test_policy_tests_print_a_table_write_junit_and_exit_1_on_a_miss(folder: pathlib.Path) -> None:
+    """A miss is named; a file that passes exits 0."""
+    question = 'principal: "Agent::\\"a\\"", action: "Action::\\"read\\"", resource: "Tool::\\"t\\""'
+    tests = folder / "tests.yaml"
+    hit = f"  - {{name: low, {question}, expect: ALLOW, policies: [base]}}\n"
+    tests.write_text(f"tests:\n{hit}")
+    assert remit("policy", "test", str(tests), "--policies", str(folder / "policies")).exit_code == 0
+    tests.write_text(f"tests:\n{hit}  - {{name: wrong, {question}, expect: DENY}}\n")
+    junit = folder / "junit.xml"
+    result = remit("policy", "test", str(tests), "--policies", str(folder / "policies"), "--junit", str(junit))
+    assert result.exit_code == EXIT_NO
+    assert "1 of 2 tests missed" in result.stderr
+    assert 'failures="1"' in junit.read_text()
+
+
+def test_explain_shows_the_condition_that_failed(folder: pathlib.Path) -> None:
+    """The policy, its condition and its value, for a question that is denied."""
+    result = remit(
+        *("policy", "explain", str(folder / "policies")),
+        *("--principal", 'Agent::"a"', "--action", 'Action::"read"', "--resource", 'Tool::"t"'),
+        *("--context", '{"call": {"data_level": 4}}'),
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("DENY ")
+    assert "permit base" in result.output
+    assert "data_level" in result.output
+    assert "false" in result.output
+
+
+def test_publish_prints_the_generation(folder: pathlib.Path) -> None:
+    """Equal content keeps its number; changed content gets the next; a mistake changes nothing."""
+    arguments = ("policy", "publish", "--config", str(folder / "remit.yaml"))
+    assert remit(*arguments).output.startswith("generation 1 sha256:")
+    assert remit(*arguments).output.startswith("generation 1 ")
+    (folder / "policies" / "base.cedar").write_text(BAD)
+    assert remit(*arguments).exit_code == EXIT_ERROR
+    (folder / "policies" / "base.cedar").write_text(GOOD.replace("3", "2"))
+    assert remit(*arguments).output.startswith("generation 2 ")
+
+
+def test_envoy_config_prints_what_the_published_rules_need(folder: pathlib.Path) -> None:
+    """Without a running sidecar the store says what is read; the SPIFFE ID must then be named."""
+    config = folder / "remit.yaml"
+    config.write_text(
+        MINIMAL.replace("  agents:", "  ext_authz: {address: '127.0.0.1:9191'}\n  agents:")
+        + 'peps: ["spiffe://corp.example/envoy"]\n'
+    )
+    remit("policy", "publish", "--config", str(config))
+    arguments = ("envoy-config", "--config", str(config))
+    assert "--sidecar-id" in remit(*arguments).stderr
+    result = remit(*arguments, "--sidecar-id", "spiffe://corp.example/sidecar")
+    assert result.exit_code == 0, result.output
+    assert "failure_mode_allow: false" in result.output
+    assert "with_request_body" not in result.output
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(folder: pathlib.Path) -> None:
+    """Exit code 1; each finding has its advice; an unsafe Envoy is found (EX-20)."""
+    envoy = folder / "envoy.yaml"
+    envoy.write_text('x: {"@type": x.ext_authz.v3.ExtAuthz, failure_mode_allow: true, encode_raw_headers: true}\n')
+    result = remit("doctor", "--config", str(folder / "remit.yaml"), "--envoy-config", str(envoy))
+    assert result.exit_code == EXIT_NO
+    assert "remit serve --config" in result.output
+    assert "start the SPIFFE agent" in result.output
+    assert "failure_mode_allow: true" in result.output
+    assert "workload api" in result.stderr
+    assert "the Envoy configuration" in result.stderr
+
+
+def test_print_config_names_every_field() -> None:
+    """It needs no configuration file, and is the reference of the README."""
+    result = remit("doctor", "--print-config")
+    assert result.exit_code == 0
+    for field in ("budget_ms:", "on_full:", "evaluation:", "workload_api:", "trust_domains:"):
+        assert field in result.output
