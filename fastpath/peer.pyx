@@ -7,7 +7,9 @@ INT64_MAX = 2**63 - 1
 cdef class VerifiedPeer:
     """Who calls, and until when that holds. Read by `decide` at every call (design: identity is repeated per call)."""
 
-    def __init__(self, kind, str spiffe_id, str credential, *, not_after_s=INT64_MAX, bundle_generation=0, str refusal=""):
+    def __init__(
+        self, kind, str spiffe_id, str credential, *, not_after_s=INT64_MAX, bundle_generation=0, str refusal=""
+    ):
         self._spiffe_id = spiffe_id.encode()
         self._credential = credential.encode()
         self._refusal = refusal.encode()

@@ -73,8 +73,8 @@ cdef class Verifier:
     cdef bint _strict
 
 
-# Verify `leaf` at `now_s`. `untrusted` holds what else the peer sent and may be NULL. `server_role` 1: the peer is a TLS
-# client of ours; 0: a TLS server. Returns a Refusal; fills `out` as far as it came.
+# Verify `leaf` at `now_s`. `untrusted` holds what else the peer sent and may be NULL. `server_role` 1: the peer is a
+# TLS client of ours; 0: a TLS server. Returns a Refusal; fills `out` as far as it came.
 cdef int verify_chain(const Trust *trust, X509 *leaf, X509_STACK *untrusted, int64_t now_s, bint server_role,
                       Verified *out) noexcept nogil
 # The same from DER, the leaf first; caps count and size before it parses.

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
+from typing_extensions import disjoint_base
+
 from fastpath.peer import VerifiedPeer
 
 class Refusal(IntEnum):
@@ -28,21 +30,22 @@ class Refusal(IntEnum):
     REFUSALS = 19
 
 class VerifyError(Exception):
-    """A chain or bundle is refused. `reason` is a stable code ("identity.chain", ..); `claimed` is the SPIFFE ID that the
-    leaf carried, as far as it is one: fit for a log line, proof of nothing."""
+    """A chain or bundle is refused. `reason` is a stable code ("identity.chain", ..); `claimed` is the SPIFFE ID that
+    the leaf carried, as far as it is one: fit for a log line, proof of nothing."""
 
     reason: str
     claimed: str
     def __init__(self, reason: str, claimed: str = "") -> None: ...
 
+@disjoint_base
 class Verifier:
     """Verifies peers against the bundle of their own trust domain. Thread-safe.
 
-    `strict` adds what an issuer MUST set and a verifier need not insist on: BasicConstraints present, KeyUsage critical,
-    and both clientAuth and serverAuth in an extended key usage.
+    `strict` adds what an issuer MUST set and a verifier need not insist on: BasicConstraints present, KeyUsage
+    critical, and both clientAuth and serverAuth in an extended key usage.
     """
 
-    def __init__(self, *, strict: bool = True) -> None: ...
+    def __init__(self, strict: bool = True) -> None: ...
     @property
     def generation(self) -> int:
         """Generation of the bundles in force; 0 before the first."""

@@ -1,7 +1,7 @@
 """X.509-SVID verification: one verifier for every door (SPIFFE X509-SVID sections 2 to 5, RFC 5280 section 6).
 
-Each trust domain has a store of its own, so a root vouches for the IDs of its own domain only. Revocation lists and policy
-processing stay off: the first is not served yet, the second is a known way to burn a verifier's time.
+Each trust domain has a store of its own, so a root vouches for the IDs of its own domain only. Revocation lists and
+policy processing stay off: the first is not served yet, the second is a known way to burn a verifier's time.
 """
 from fastpath.c.openssl cimport (
     ASN1_STRING, ASN1_STRING_get0_data, ASN1_STRING_length, ASN1_TIME, ASN1_TIME_to_tm, BIGNUM, BN_free, BN_is_odd,
@@ -26,14 +26,13 @@ from fastpath.c.openssl cimport (
     XKU_SSL_SERVER, d2i_X509, sk_GENERAL_NAME_num, sk_GENERAL_NAME_value, sk_X509_free, sk_X509_new_null, sk_X509_num,
     sk_X509_push, sk_X509_value,
 )
-from fastpath.peer cimport VerifiedPeer
 from fastpath.spiffe_id cimport SPIFFE_SCHEME_LEN, spiffe_id_check
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from libc.time cimport time, time_t, tm
 
-from fastpath.peer import VerifiedPeer as _VerifiedPeer
+from fastpath.peer import VerifiedPeer
 
 cdef extern from "time.h" nogil:
     time_t timegm(tm *broken_down)
@@ -51,8 +50,8 @@ cdef enum:
 cdef const char **_TEXTS = [
     "", "identity.too_large", "identity.malformed", "identity.uri_san", "identity.spiffe_id", "identity.ca_leaf",
     "identity.basic_constraints", "identity.key_usage", "identity.eku", "identity.subject", "identity.key",
-    "identity.signature", "identity.trust_domain_unknown", "identity.expired", "identity.not_yet_valid", "identity.chain",
-    "identity.signing_cert", "identity.name_constraints", "identity.internal",
+    "identity.signature", "identity.trust_domain_unknown", "identity.expired", "identity.not_yet_valid",
+    "identity.chain", "identity.signing_cert", "identity.name_constraints", "identity.internal",
 ]
 
 
@@ -71,6 +70,10 @@ cdef int _seconds(const ASN1_TIME *at, int64_t *out) noexcept nogil:
     return 0
 
 
+cdef inline const ASN1_OBJECT *_extension_id(X509 *x, int at) noexcept nogil:
+    return X509_EXTENSION_get_object(X509_get_ext(x, at))
+
+
 cdef int _check_form(X509 *x) noexcept nogil:
     """Version 3, no extension twice (RFC 5280 section 4.2), and few enough that looking at them costs nothing."""
     cdef int count = X509_get_ext_count(x)
@@ -79,7 +82,7 @@ cdef int _check_form(X509 *x) noexcept nogil:
         return REFUSED_MALFORMED
     for i in range(count):
         for j in range(i):
-            if not OBJ_cmp(X509_EXTENSION_get_object(X509_get_ext(x, i)), X509_EXTENSION_get_object(X509_get_ext(x, j))):
+            if OBJ_cmp(_extension_id(x, i), _extension_id(x, j)) == 0:
                 return REFUSED_MALFORMED
     if X509_get_extension_flags(x) & EXFLAG_INVALID:
         return REFUSED_MALFORMED
@@ -301,6 +304,10 @@ cdef int _check_signer(X509 *x, bint server_role, const Verified *leaf) noexcept
     return refusal if refusal else _check_signer_id(x, leaf)
 
 
+cdef inline bint _begins(const ASN1_STRING *text, const char *prefix, int n) noexcept nogil:
+    return ASN1_STRING_length(text) >= n and memcmp(ASN1_STRING_get0_data(text), prefix, n) == 0
+
+
 cdef int _check_signer_id(X509 *x, const Verified *leaf) noexcept nogil:
     """A SPIFFE ID in a signing certificate is that of the trust domain: no path, and not another domain's."""
     cdef GENERAL_NAMES *names = <GENERAL_NAMES *> X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL)
@@ -316,10 +323,9 @@ cdef int _check_signer_id(X509 *x, const Verified *leaf) noexcept nogil:
             continue
         uri = name.d.uniformResourceIdentifier
         # URIs of other schemes are common in corporate roots and say nothing about SPIFFE.
-        if ASN1_STRING_length(uri) < SPIFFE_SCHEME_LEN or memcmp(ASN1_STRING_get0_data(uri), b"spiffe://", SPIFFE_SCHEME_LEN):
-            continue
-        if ASN1_STRING_length(uri) != own or memcmp(ASN1_STRING_get0_data(uri), leaf.spiffe_id, own):
-            refusal = REFUSED_SIGNING_CERT
+        if _begins(uri, "spiffe://", SPIFFE_SCHEME_LEN):
+            if ASN1_STRING_length(uri) != own or not _begins(uri, leaf.spiffe_id, own):
+                refusal = REFUSED_SIGNING_CERT
     GENERAL_NAMES_free(names)
     return refusal
 
@@ -436,7 +442,7 @@ cdef int verify_der(const Trust *trust, const Der *certs, uint32_t count, int64_
 # ---------------------------------------------------------------- the Python face
 
 class VerifyError(Exception):
-    """A chain or bundle is refused. `reason` is a stable code; `claimed` the SPIFFE ID it carried, which proves nothing."""
+    """A chain or bundle is refused. `reason` is a stable code; `claimed` the SPIFFE ID it carried: proof of nothing."""
 
     def __init__(self, str reason, str claimed=""):
         super().__init__(reason)
@@ -500,7 +506,7 @@ cdef int _add_root(X509_STORE *store, bytes root) except -1:
 
 cdef class Verifier:
 
-    def __init__(self, *, strict=True):
+    def __init__(self, strict=True):
         self._strict = strict
         self.put_bundles({}, 0)
 
@@ -539,7 +545,7 @@ cdef class Verifier:
         claimed = out.spiffe_id[:out.spiffe_id_len].decode("ascii")
         if refusal:
             raise VerifyError(refusal_text(refusal).decode(), claimed)
-        return _VerifiedPeer(
+        return VerifiedPeer(
             1, claimed, "x509-svid:" + out.serial[:out.serial_len].decode(), not_after_s=out.not_after_s,
             bundle_generation=held.trust.generation,
         )

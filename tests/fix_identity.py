@@ -5,6 +5,7 @@ is never owed to a bad signature. `Forger` is a trust domain's root with `leaf` 
 """
 
 import dataclasses
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -179,13 +180,13 @@ class Forger:
 
     @classmethod
     def root(cls, td: str, key: Any = None, **changes: Any) -> "Forger":
-        made = cls(td, key or new_key(), f"root of {td}"[:64])
+        made = cls(td, key or new_key(), f"forged root {secrets.token_hex(4)}")
         fields = made._signer_fields(made, **{"signature": _scheme(made.key), **changes})
         return dataclasses.replace(made, certificate=forge(fields, made.key))
 
     def signer(self, *, td: str | None = None, key: Any = None, **changes: Any) -> "Forger":
         """An intermediate below this authority. `changes` are Fields, or the parts that `_signer_fields` names."""
-        made = Forger(td or self.td, key or new_key(), f"signer below {self.subject}"[:64])
+        made = Forger(td or self.td, key or new_key(), f"signer {secrets.token_hex(4)}")
         fields = made._signer_fields(self, **{"signature": _scheme(self.key), **changes})
         certificate = forge(fields, self.key)
         return dataclasses.replace(made, certificate=certificate, chain=(certificate, *self.chain))

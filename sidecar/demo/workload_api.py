@@ -68,8 +68,9 @@ class WorkloadApi:
     The JWT and WIT profiles are not registered, so they are UNIMPLEMENTED. `seen` is the metadata of every call.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, options: Sequence[tuple[str, int]] = SERVER_OPTIONS) -> None:
         self.path = Path(path)
+        self._options = tuple(options)
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self._changed = threading.Condition()
         self._answer: bytes | tuple[grpc.StatusCode, str] = NO_IDENTITY
@@ -79,7 +80,7 @@ class WorkloadApi:
 
     def start(self) -> None:
         """Serve; the socket is there when this returns. ConfigError when it cannot be made."""
-        self._server = grpc.server(ThreadPoolExecutor(STREAMS_MAX, "workload-api"), options=SERVER_OPTIONS)
+        self._server = grpc.server(ThreadPoolExecutor(STREAMS_MAX, "workload-api"), options=self._options)
         rpcs = {
             "FetchX509SVID": grpc.unary_stream_rpc_method_handler(self._fetch_svid),
             "FetchX509Bundles": grpc.unary_stream_rpc_method_handler(self._fetch_bundles),

@@ -236,9 +236,10 @@ class WorkloadSource:
             self._redact()
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             self._count("too_large")
-        elif "too_many_pings" in details:
+        elif "too many pings" in details.lower().replace("_", " "):
             # The agent allows fewer pings: double the time, as gRFC A8 says.
             self._keepalive_s = min(self._keepalive_s * 2, KEEPALIVE_S_MAX)
+            log.info("the Workload API allows fewer pings; it gets pings every %g s", self._keepalive_s)
 
     def _options(self) -> list[tuple[str, int]]:
         return [

@@ -399,6 +399,20 @@ def test_wl_07_a_hung_agent_is_noticed_and_the_svid_ends_in_time(
     ready(source)
 
 
+def test_wl_07_an_agent_that_allows_few_pings_gets_few(
+    folder: Path, make_source: SourceMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """WL-07: most gRPC servers end a connection that pings often; the source then halves its rate."""
+    api = WorkloadApi(folder / "api.sock", options=())
+    api.push(good())
+    api.start()
+    source = make_source(stream=dataclasses.replace(QUICK, keepalive_s=1.0))
+    with caplog.at_level("INFO", "sidecar.identity.source"):
+        wait_for(lambda: "pings every 2 s" in caplog.text, "the lower rate")
+    ready(source)
+    api.stop()
+
+
 # ---------------------------------------------------------------- WL-08, WL-09, ID-18
 
 
@@ -619,7 +633,7 @@ def test_the_server_refuses_a_bad_configuration_with_its_cause(folder: Path) -> 
     ):
         bad = folder / "bad.yaml"
         bad.write_text(text)
-        with pytest.raises(ConfigError, match="bad.yaml") as refused:
+        with pytest.raises(ConfigError, match=r"bad\.yaml") as refused:
             read_config(bad)
         assert cause in str(refused.value)
     with pytest.raises(ConfigError):
