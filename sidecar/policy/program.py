@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastpath.columns import COLUMNS, RESERVED
+from fastpath.program import EvalError, Op
 from sidecar.errors import PolicyError
 from sidecar.policy import cells
 from sidecar.policy.cells import Value
-from sidecar.policy.code import COUNT_MAX, ERROR_ARITY, ERROR_ATTRIBUTE, Code, Constants, Op
+from sidecar.policy.code import COUNT_MAX, Code, Constants
 
 Expr = dict[str, Any]
 
@@ -28,48 +29,48 @@ ALL_COLUMNS = (1 << len(COLUMNS)) - 1
 WHOLE_CONTEXT = "*"
 """Stands in `extras` for a policy that reads `context` as one record."""
 
-_VARS = {"principal": Op.PRINCIPAL, "action": Op.ACTION, "resource": Op.RESOURCE}
-_ARITHMETIC = {"+": Op.ADD, "-": Op.SUB, "*": Op.MUL}
+_VARS = {"principal": Op.OP_PRINCIPAL, "action": Op.OP_ACTION, "resource": Op.OP_RESOURCE}
+_ARITHMETIC = {"+": Op.OP_ADD, "-": Op.OP_SUB, "*": Op.OP_MUL}
 _BINARY = {
-    "==": Op.EQ,
-    "!=": Op.NE,
-    "<": Op.LT,
-    "<=": Op.LE,
-    ">": Op.GT,
-    ">=": Op.GE,
-    "in": Op.IN,
-    "contains": Op.CONTAINS,
-    "containsAll": Op.CONTAINS_ALL,
-    "containsAny": Op.CONTAINS_ANY,
-    "getTag": Op.GET_TAG,
-    "hasTag": Op.HAS_TAG,
+    "==": Op.OP_EQ,
+    "!=": Op.OP_NE,
+    "<": Op.OP_LT,
+    "<=": Op.OP_LE,
+    ">": Op.OP_GT,
+    ">=": Op.OP_GE,
+    "in": Op.OP_IN,
+    "contains": Op.OP_CONTAINS,
+    "containsAll": Op.OP_CONTAINS_ALL,
+    "containsAny": Op.OP_CONTAINS_ANY,
+    "getTag": Op.OP_GET_TAG,
+    "hasTag": Op.OP_HAS_TAG,
 }
-_LOGIC = {"&&": Op.AND, "||": Op.OR}
-_UNARY = {"!": Op.NOT, "neg": Op.NEG, "isEmpty": Op.IS_EMPTY}
+_LOGIC = {"&&": Op.OP_AND, "||": Op.OP_OR}
+_UNARY = {"!": Op.OP_NOT, "neg": Op.OP_NEG, "isEmpty": Op.OP_IS_EMPTY}
 # Extension functions: instruction and number of arguments.
 _CALLS = {
-    "ip": (Op.IP, 1),
-    "decimal": (Op.DECIMAL, 1),
-    "datetime": (Op.DATETIME, 1),
-    "duration": (Op.DURATION, 1),
-    "lessThan": (Op.DECIMAL_LT, 2),
-    "lessThanOrEqual": (Op.DECIMAL_LE, 2),
-    "greaterThan": (Op.DECIMAL_GT, 2),
-    "greaterThanOrEqual": (Op.DECIMAL_GE, 2),
-    "isIpv4": (Op.IS_IPV4, 1),
-    "isIpv6": (Op.IS_IPV6, 1),
-    "isLoopback": (Op.IS_LOOPBACK, 1),
-    "isMulticast": (Op.IS_MULTICAST, 1),
-    "isInRange": (Op.IS_IN_RANGE, 2),
-    "offset": (Op.OFFSET, 2),
-    "durationSince": (Op.DURATION_SINCE, 2),
-    "toDate": (Op.TO_DATE, 1),
-    "toTime": (Op.TO_TIME, 1),
-    "toMilliseconds": (Op.TO_MILLISECONDS, 1),
-    "toSeconds": (Op.TO_SECONDS, 1),
-    "toMinutes": (Op.TO_MINUTES, 1),
-    "toHours": (Op.TO_HOURS, 1),
-    "toDays": (Op.TO_DAYS, 1),
+    "ip": (Op.OP_IP, 1),
+    "decimal": (Op.OP_DECIMAL, 1),
+    "datetime": (Op.OP_DATETIME, 1),
+    "duration": (Op.OP_DURATION, 1),
+    "lessThan": (Op.OP_DECIMAL_LT, 2),
+    "lessThanOrEqual": (Op.OP_DECIMAL_LE, 2),
+    "greaterThan": (Op.OP_DECIMAL_GT, 2),
+    "greaterThanOrEqual": (Op.OP_DECIMAL_GE, 2),
+    "isIpv4": (Op.OP_IS_IPV4, 1),
+    "isIpv6": (Op.OP_IS_IPV6, 1),
+    "isLoopback": (Op.OP_IS_LOOPBACK, 1),
+    "isMulticast": (Op.OP_IS_MULTICAST, 1),
+    "isInRange": (Op.OP_IS_IN_RANGE, 2),
+    "offset": (Op.OP_OFFSET, 2),
+    "durationSince": (Op.OP_DURATION_SINCE, 2),
+    "toDate": (Op.OP_TO_DATE, 1),
+    "toTime": (Op.OP_TO_TIME, 1),
+    "toMilliseconds": (Op.OP_TO_MILLISECONDS, 1),
+    "toSeconds": (Op.OP_TO_SECONDS, 1),
+    "toMinutes": (Op.OP_TO_MINUTES, 1),
+    "toHours": (Op.OP_TO_HOURS, 1),
+    "toDays": (Op.OP_TO_DAYS, 1),
 }
 # Constructs whose value, when they have one, is a Bool: no check is needed after them.
 _BOOLEAN = frozenset(_LOGIC) | {
@@ -165,14 +166,14 @@ class _Compiler:
             last = i == len(clauses) - 1
             self.expr(clause["body"])
             if clause["kind"] == "unless":
-                self.code.op(Op.NOT)
+                self.code.op(Op.OP_NOT)
             elif last:
                 self._check_bool(clause["body"])
             if not last:
-                jumps.append(self.code.jump(Op.AND))
+                jumps.append(self.code.jump(Op.OP_AND))
         for jump in jumps:
             self.code.place(jump)
-        self.code.op(Op.RETURN)
+        self.code.op(Op.OP_RETURN)
         return Program(tuple(self.code.words), self.code.depth_max, self.columns, frozenset(self.extras))
 
     def expr(self, expr: Expr) -> None:
@@ -211,11 +212,11 @@ class _Compiler:
             self._is(body)
         elif key == "like":
             self.expr(body["left"])
-            self.code.op_k(Op.LIKE, self.code.constants.index((cells.STRING, pattern_bytes(body["pattern"]))))
+            self.code.op_k(Op.OP_LIKE, self.code.constants.index((cells.STRING, pattern_bytes(body["pattern"]))))
         elif key == "Set":
             for item in body:
                 self.expr(item)
-            self.code.op(Op.SET, _counted(len(body)))
+            self.code.op(Op.OP_SET, _counted(len(body)))
         elif key == "Record":
             self._record(body)
         else:
@@ -223,11 +224,11 @@ class _Compiler:
 
     def _check_bool(self, expr: Expr) -> None:
         if key_of(expr) not in _BOOLEAN and not isinstance(expr.get("Value"), bool):
-            self.code.op(Op.BOOL)
+            self.code.op(Op.OP_BOOL)
 
     def _var(self, name: str) -> None:
         if name == "context":
-            self.code.op(Op.CONTEXT)
+            self.code.op(Op.OP_CONTEXT)
             self.extras |= {WHOLE_CONTEXT, "input", "http"}
             if self.with_columns:
                 self.columns = ALL_COLUMNS
@@ -264,7 +265,7 @@ class _Compiler:
     def _call(self, function: str, arguments: list[Expr]) -> None:
         op, arity = _CALLS[function]
         if len(arguments) != arity:
-            self.code.op(Op.RAISE, ERROR_ARITY)
+            self.code.op(Op.OP_RAISE, EvalError.EVAL_ARITY)
             return
         for argument in arguments:
             self.expr(argument)
@@ -272,9 +273,9 @@ class _Compiler:
 
     def _if(self, body: Expr) -> None:
         self.expr(body["if"])
-        no = self.code.jump(Op.BRANCH)
+        no = self.code.jump(Op.OP_BRANCH)
         self.expr(body["then"])
-        end = self.code.jump(Op.JUMP)
+        end = self.code.jump(Op.OP_JUMP)
         self.code.place(no)
         self.code.depth -= 1  # the other branch starts without the value of the first
         self.expr(body["else"])
@@ -283,17 +284,17 @@ class _Compiler:
     def _is(self, body: Expr) -> None:
         self.expr(body["left"])
         if "in" not in body:
-            self.code.named(Op.IS, body["entity_type"])
+            self.code.named(Op.OP_IS, body["entity_type"])
             return
-        self.code.op(Op.DUP)
-        self.code.named(Op.IS, body["entity_type"])
-        no = self.code.jump(Op.BRANCH)
+        self.code.op(Op.OP_DUP)
+        self.code.named(Op.OP_IS, body["entity_type"])
+        no = self.code.jump(Op.OP_BRANCH)
         self.expr(body["in"])
-        self.code.op(Op.IN)
-        end = self.code.jump(Op.JUMP)
+        self.code.op(Op.OP_IN)
+        end = self.code.jump(Op.OP_JUMP)
         self.code.place(no)
         # No type has the empty name: this turns the entity that is left on the stack into false.
-        self.code.named(Op.IS, "")
+        self.code.named(Op.OP_IS, "")
         self.code.place(end)
 
     def _record(self, body: dict[str, Expr]) -> None:
@@ -301,7 +302,7 @@ class _Compiler:
         for _, item in fields:
             self.expr(item)
         keys = cells.of_set([(cells.STRING, name) for name, _ in fields])
-        self.code.op_k(Op.RECORD, self.code.constants.index(keys), _counted(len(fields)))
+        self.code.op_k(Op.OP_RECORD, self.code.constants.index(keys), _counted(len(fields)))
 
     def _attribute(self, expr: Expr) -> None:
         path = context_path(expr)
@@ -315,28 +316,28 @@ class _Compiler:
             rest.reverse()
             self.expr(expr)
         for name in rest:
-            self.code.named(Op.ATTR, name)
+            self.code.named(Op.OP_ATTR, name)
 
     def _context_root(self, path: list[str]) -> list[str]:
         """Push what the path's first segments name in the context; returns the segments left."""
         first, rest = path[0], path[1:]
         if not self.with_columns or first not in RESERVED:
             self.extras.add(first)
-            self.code.named(Op.EXTRA, first)
+            self.code.named(Op.OP_EXTRA, first)
             return rest
         if first in COLUMN_BY_PATH:
-            self._column(Op.COLUMN, COLUMN_BY_PATH[first])
+            self._column(Op.OP_COLUMN, COLUMN_BY_PATH[first])
             return rest
         if not rest:
             for i in GROUPS[first]:
                 self.columns |= 1 << i
-            self.code.named(Op.COLUMN_GROUP, first)
+            self.code.named(Op.OP_COLUMN_GROUP, first)
             return rest
         column = COLUMN_BY_PATH.get(f"{first}.{rest[0]}")
         if column is None:
-            self.code.op(Op.RAISE, ERROR_ATTRIBUTE)
+            self.code.op(Op.OP_RAISE, EvalError.EVAL_ATTRIBUTE)
             return []
-        self._column(Op.COLUMN, column)
+        self._column(Op.OP_COLUMN, column)
         return rest[1:]
 
     def _column(self, op: Op, column: int) -> None:
@@ -352,17 +353,17 @@ class _Compiler:
             if column is None:
                 self.code.constant(cells.of_bool(False))
             else:
-                self._column(Op.HAS_COLUMN, column)
+                self._column(Op.OP_HAS_COLUMN, column)
         else:
             self.expr(left)
-            self.code.named(Op.HAS, name)
+            self.code.named(Op.OP_HAS, name)
 
     def _context_has(self, name: str) -> None:
         if self.with_columns and name in RESERVED:
             self.code.constant(cells.of_bool(True))
         else:
             self.extras.add(name)
-            self.code.named(Op.HAS_EXTRA, name)
+            self.code.named(Op.OP_HAS_EXTRA, name)
 
 
 def _counted(count: int) -> int:
