@@ -15,7 +15,7 @@ import grpc
 from google.protobuf import struct_pb2
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
-from sidecar.demo.stage import ENVOY_ID, MCP_HOST, SIDECAR_ID, Stage
+from sidecar.demo.stage import MCP_HOST, Stage
 
 TIMEOUT_S = 15
 MCP_VERSION = "2026-07-28"
@@ -79,17 +79,18 @@ class Caller:
         """One HTTP/1.1 request with exactly this path."""
         port = self._stage.envoy.ports[self._listener]
         try:
-            with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as plain:
-                with tls_context(self._stage, self._who).wrap_socket(plain) as secure:
-                    connection = http.client.HTTPConnection(host)
-                    connection.sock = secure
-                    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-                    for name, value in {"host": host, "content-length": str(len(body)), **(headers or {})}.items():
-                        connection.putheader(name, value)
-                    connection.endheaders(body)
-                    reply = connection.getresponse()
-                    content = reply.read()
-                    return Answer(reply.status, {k.lower(): v for k, v in reply.getheaders()}, content)
+            with (
+                socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as plain,
+                tls_context(self._stage, self._who).wrap_socket(plain) as secure,
+            ):
+                connection = http.client.HTTPConnection(host)
+                connection.sock = secure
+                connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+                for name, value in {"host": host, "content-length": str(len(body)), **(headers or {})}.items():
+                    connection.putheader(name, value)
+                connection.endheaders(body)
+                reply = connection.getresponse()
+                return Answer(reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read())
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, failure=f"refused: {getattr(error, 'reason', None) or type(error).__name__}")
 
@@ -98,7 +99,9 @@ class Caller:
     ) -> Answer:
         """An MCP tools/call, with the headers of protocol version 2026-07-28."""
         given = {"mcp-method": "tools/call", "mcp-name": name, "mcp-protocol-version": MCP_VERSION}
-        return self.rpc("tools/call", {"name": name, "arguments": arguments}, headers={**given, **(headers or {})}, host=host)
+        return self.rpc(
+            "tools/call", {"name": name, "arguments": arguments}, headers={**given, **(headers or {})}, host=host
+        )
 
     def rpc(
         self, method: str, params: dict[str, Any], *, headers: dict[str, str] | None = None, host: str = MCP_HOST
@@ -125,9 +128,7 @@ def check_request(tool: str, arguments: dict[str, Any], **more: Any) -> authz_pb
 
 
 def _ask(channel: grpc.Channel, request: authz_pb2.CheckRequest) -> authz_pb2.CheckResponse | grpc.RpcError:
-    call = channel.unary_unary(
-        CHECK, authz_pb2.CheckRequest.SerializeToString, authz_pb2.CheckResponse.FromString
-    )
+    call = channel.unary_unary(CHECK, authz_pb2.CheckRequest.SerializeToString, authz_pb2.CheckResponse.FromString)
     try:
         return call(request, timeout=TIMEOUT_S)
     except grpc.RpcError as error:
@@ -158,13 +159,15 @@ def check_over_tls(stage: Stage, who: str, request: authz_pb2.CheckRequest) -> a
 
 
 def ask_as_envoy(stage: Stage, who: str, message: bytes) -> str:
-    """Send bytes to the ext_authz door with the SVID of `who`: "OK" or the gRPC status code."""
+    """Send bytes to the ext_authz door with the SVID of `who`: what it decided, or the gRPC status code."""
+    from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+
     with secure_channel(stage, who, "listeners.ext_authz.address") as channel:
         try:
-            channel.unary_unary(EXT_AUTHZ)(message, timeout=TIMEOUT_S)
+            answer = channel.unary_unary(EXT_AUTHZ, None, CheckResponse.FromString)(message, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             return str(error.code().name)
-    return "OK"
+    return f"{'denied' if answer.status.code else 'allowed'} {answer.dynamic_metadata['reason']}"
 
 
 def told(answer: authz_pb2.CheckResponse | grpc.RpcError) -> str:
@@ -172,6 +175,3 @@ def told(answer: authz_pb2.CheckResponse | grpc.RpcError) -> str:
     if isinstance(answer, authz_pb2.CheckResponse):
         return f"{authz_pb2.Outcome.Name(answer.outcome).removeprefix('OUTCOME_')} {answer.reason}"
     return str(answer.code().name)
-
-
-__all__ = ["ENVOY_ID", "SIDECAR_ID", "Answer", "Caller", "ask_as_envoy", "check_locally", "check_over_tls", "check_request", "told"]

@@ -32,7 +32,7 @@ SIDECAR_ID = f"spiffe://{TRUST_DOMAIN}/sidecar"
 ENVOY_ID = f"spiffe://{TRUST_DOMAIN}/envoy"
 AGENT_A = f"spiffe://{TRUST_DOMAIN}/agent/alice"
 AGENT_B = f"spiffe://{TRUST_DOMAIN}/agent/bob"
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "agents"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "demo"
 MCP_HOST = "bank.example.org"
 API_HOST = "api.example.org"
 WEB_HOST = "paste.example.com"  # a public destination
@@ -42,8 +42,8 @@ NOBODY_UID = 65534
 def ordinary_uid() -> int | None:
     """The user to run the stage as when we are root; None: stay who we are.
 
-    Root stays root only where an ordinary user could not even read this interpreter and this code (an interpreter under a
-    closed home folder): the sidecar is then told so explicitly by `process.allow_root`.
+    Root stays root only where an ordinary user could not even read this interpreter and this code (an interpreter under
+    a closed home folder): the sidecar is then told so explicitly by `process.allow_root`.
     """
     if os.geteuid() != 0:
         return None
@@ -81,7 +81,9 @@ class Stage:
             self._stack = undo.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def _prepare(self) -> None:
@@ -173,6 +175,10 @@ class Stage:
         process = self._start("collector", module("sidecar.cli", *command))
         process.wait_until("collector listening", socket.exists)
         return process
+
+    def restart_collector(self) -> None:
+        """Start a collector after the present one was ended."""
+        self.collector = self._stack.enter_context(self.start_collector())
 
     def start_sidecar(self) -> Process:
         """The sidecar; returns when it is ready."""

@@ -1,7 +1,7 @@
 """What the demo's agents want to reach: an MCP server with tools and a plain HTTP service.
 
-Run as `python -m sidecar.demo.upstreams --ready FILE`; the file then holds `{"mcp": port, "http": port}`. Neither knows anything
-of authorization: what reaches them was allowed.
+Run as `python -m sidecar.demo.upstreams --ready FILE`; the file then holds `{"mcp": port, "http": port}`. Neither knows
+anything of authorization: what reaches them was allowed.
 """
 
 from __future__ import annotations
