@@ -4,13 +4,13 @@ Each trust domain has a store of its own, so a root vouches for the IDs of its o
 policy processing stay off: the first is not served yet, the second is a known way to burn a verifier's time.
 """
 from fastpath.c.openssl cimport (
-    ASN1_STRING, ASN1_STRING_get0_data, ASN1_STRING_length, ASN1_TIME, ASN1_TIME_to_tm, BIGNUM, BN_free, BN_is_odd,
-    BN_num_bits, ERR_clear_error, EVP_PKEY, EVP_PKEY_EC, EVP_PKEY_ED25519, EVP_PKEY_RSA, EVP_PKEY_get_base_id,
-    EVP_PKEY_get_bits, EVP_PKEY_get_bn_param, EVP_PKEY_get_group_name, EVP_PKEY_get_int_param, EXFLAG_BCONS,
-    EXFLAG_CA, EXFLAG_INVALID, EXFLAG_KUSAGE, EXFLAG_XKUSAGE, GENERAL_NAME, GENERAL_NAMES, GENERAL_NAMES_free,
-    GEN_URI, KU_CRL_SIGN, KU_DIGITAL_SIGNATURE, KU_KEY_CERT_SIGN, NID_ED25519, NID_X9_62_id_ecPublicKey,
-    NID_key_usage, NID_rsaEncryption, NID_rsassaPss, NID_sha256, NID_sha384, NID_sha512, NID_subject_alt_name,
-    OBJ_cmp, OSSL_PKEY_PARAM_EC_DECODED_FROM_EXPLICIT_PARAMS, OSSL_PKEY_PARAM_RSA_E, X509,
+    ASN1_OBJECT, ASN1_STRING, ASN1_STRING_get0_data, ASN1_STRING_length, ASN1_TIME, ASN1_TIME_to_tm, BIGNUM, BN_free,
+    BN_is_odd, BN_num_bits, ERR_clear_error, EVP_PKEY, EVP_PKEY_EC, EVP_PKEY_ED25519, EVP_PKEY_RSA,
+    EVP_PKEY_get_base_id, EVP_PKEY_get_bits, EVP_PKEY_get_bn_param, EVP_PKEY_get_group_name, EVP_PKEY_get_int_param,
+    EXFLAG_BCONS, EXFLAG_CA, EXFLAG_INVALID, EXFLAG_KUSAGE, EXFLAG_XKUSAGE, GENERAL_NAME, GENERAL_NAMES,
+    GENERAL_NAMES_free, GEN_URI, KU_CRL_SIGN, KU_DIGITAL_SIGNATURE, KU_KEY_CERT_SIGN, NID_ED25519,
+    NID_X9_62_id_ecPublicKey, NID_key_usage, NID_rsaEncryption, NID_rsassaPss, NID_sha256, NID_sha384, NID_sha512,
+    NID_subject_alt_name, OBJ_cmp, OSSL_PKEY_PARAM_EC_DECODED_FROM_EXPLICIT_PARAMS, OSSL_PKEY_PARAM_RSA_E, X509,
     X509_EXTENSION_get_critical, X509_EXTENSION_get_object, X509_NAME_entry_count, X509_STACK, X509_STORE,
     X509_STORE_CTX, X509_STORE_CTX_free, X509_STORE_CTX_get0_chain, X509_STORE_CTX_get0_param,
     X509_STORE_CTX_get_current_cert, X509_STORE_CTX_get_error, X509_STORE_CTX_init, X509_STORE_CTX_new,

@@ -1,25 +1,13 @@
-"""OpenSSL 3 (libcrypto): what the verifier, the digests and the random ids touch."""
+"""OpenSSL 3 (libcrypto): what the verifier and the digests touch."""
 from libc.time cimport time_t, tm
-
-
-cdef extern from "openssl/opensslv.h" nogil:
-    const long OPENSSL_VERSION_NUMBER
 
 
 cdef extern from "openssl/err.h" nogil:
     void ERR_clear_error()
 
 
-cdef extern from "openssl/rand.h" nogil:
-    int RAND_bytes(unsigned char *buf, int num)
-
-
 cdef extern from "openssl/sha.h" nogil:
     unsigned char *SHA256(const unsigned char *d, size_t n, unsigned char *md)
-
-
-cdef extern from "openssl/crypto.h" nogil:
-    void OPENSSL_free(void *p)
 
 
 cdef extern from "openssl/asn1.h" nogil:
@@ -37,7 +25,7 @@ cdef extern from "openssl/asn1.h" nogil:
 
 
 cdef extern from "openssl/objects.h" nogil:
-    int NID_undef, NID_subject_alt_name, NID_key_usage, NID_basic_constraints
+    int NID_subject_alt_name, NID_key_usage
     int NID_sha256, NID_sha384, NID_sha512, NID_ED25519
     int NID_rsaEncryption, NID_rsassaPss, NID_X9_62_id_ecPublicKey
     int OBJ_cmp(const ASN1_OBJECT *a, const ASN1_OBJECT *b)
@@ -77,12 +65,10 @@ cdef extern from "openssl/x509.h" nogil:
         pass
     X509 *d2i_X509(X509 **a, const unsigned char **p, long length)
     void X509_free(X509 *a)
-    int X509_up_ref(X509 *a)
     long X509_get_version(const X509 *x)
     const ASN1_INTEGER *X509_get0_serialNumber(const X509 *x)
     X509_NAME *X509_get_subject_name(const X509 *a)
     int X509_NAME_entry_count(const X509_NAME *name)
-    const ASN1_TIME *X509_get0_notBefore(const X509 *x)
     const ASN1_TIME *X509_get0_notAfter(const X509 *x)
     EVP_PKEY *X509_get0_pubkey(const X509 *x)
     int X509_get_signature_info(X509 *x, int *mdnid, int *pknid, int *secbits, unsigned int *flags)
@@ -92,7 +78,6 @@ cdef extern from "openssl/x509.h" nogil:
     void *X509_get_ext_d2i(const X509 *x, int nid, int *crit, int *idx)
     ASN1_OBJECT *X509_EXTENSION_get_object(X509_EXTENSION *ex)
     int X509_EXTENSION_get_critical(const X509_EXTENSION *ex)
-    const char *X509_verify_cert_error_string(long n)
 
 
 cdef extern from "openssl/x509v3.h" nogil:
@@ -129,7 +114,7 @@ cdef extern from "openssl/x509_vfy.h" nogil:
         pass
     ctypedef int (*X509_STORE_CTX_verify_cb)(int ok, X509_STORE_CTX *ctx) noexcept nogil
     unsigned long X509_V_FLAG_PARTIAL_CHAIN
-    int X509_V_OK, X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+    int X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
     int X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_CA_KEY_TOO_SMALL, X509_V_ERR_CA_MD_TOO_WEAK
     int X509_V_ERR_PERMITTED_VIOLATION, X509_V_ERR_EXCLUDED_VIOLATION, X509_V_ERR_SUBTREE_MINMAX
     int X509_V_ERR_UNSUPPORTED_CONSTRAINT_TYPE, X509_V_ERR_UNSUPPORTED_CONSTRAINT_SYNTAX
