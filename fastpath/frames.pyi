@@ -4,14 +4,17 @@ import os
 from collections.abc import Iterator
 from enum import IntEnum
 
+from typing_extensions import disjoint_base
+
 class FrameLayout(IntEnum):
     SEGMENT_VERSION = 1
     SEGMENT_HEADER = 32
     FRAME_HEADER = 16
     PAYLOAD_BYTES_MAX = 65536
 
+@disjoint_base
 class Frames(Iterator[tuple[int, bytes]]):
-    """Frames in order as (sequence, payload). At the end, iteration stops and may be resumed when the file has grown."""
+    """Frames in order as (sequence, payload). At the end iteration stops; it resumes when the file has grown."""
 
     offset: int
     """Of the next frame."""
@@ -27,7 +30,7 @@ class Frames(Iterator[tuple[int, bytes]]):
         """Go to the next whole frame behind damage; False when there is none (then `offset` stays)."""
 
 def read_frames(source: str | os.PathLike[str] | bytes, from_offset: int = 32) -> Frames:
-    """Frames of one segment (path, or its bytes); safe while a writer goes on. OSError when the file cannot be opened."""
+    """Frames of one segment (path, or its bytes); safe while a writer goes on. OSError when it cannot be opened."""
 
 def frame(sequence: int, payload: bytes) -> bytes:
     """One encoded frame. ValueError when the payload is empty or longer than PAYLOAD_BYTES_MAX."""
@@ -39,4 +42,4 @@ def gap_record(first_sequence: int, last_sequence: int, cause: str) -> bytes:
     """An encoded remit.decisions.v1.Record that says which records are missing and why; `cause` is cut at 512 bytes."""
 
 def gap_range(payload: bytes) -> tuple[int, int] | None:
-    """(first, last) sequence that the Gap record in `payload`, as gap_record writes it, stands for; None for other records."""
+    """(first, last) sequence that a Gap record, as gap_record writes it, stands for; None for other records."""

@@ -5,9 +5,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
 
+from typing_extensions import disjoint_base
+
 from fastpath.frames import gap_record as gap_record
 from fastpath.frames import read_frames as read_frames
-from fastpath.spool import Segment, Spool
+from fastpath.spool import Segment
 from fastpath.spool import list_segments as list_segments
 
 SEGMENT_BYTES: Final[int]
@@ -21,8 +23,9 @@ class JournalState(IntEnum):
     JOURNAL_FULL = 1
     JOURNAL_FAILED = 2
 
+@disjoint_base
 class Journal:
-    """Appends records; thread-safe. A `kill -9` loses nothing that was appended; `sync` says what a power cut may lose."""
+    """Appends records; thread-safe. `kill -9` loses nothing that was appended; `sync` says what a power cut may lose."""
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Journal:
     def problem(self) -> str:
         """Why upkeep fails at present, for operators; empty while it does not."""
     def append_bytes(self, payload: bytes) -> int:
-        """Append one record; its sequence number, or 0 when it was refused (see `state`; also when empty or too long)."""
+        """Append one record; its sequence number, or 0 when refused (see `state`; also when empty or too long)."""
     def maintain(self) -> None:
         """Name and unmap passed segments, sync what is due, allocate spares. OSError when files cannot be handled."""
     def writable(self) -> bool:

@@ -96,8 +96,10 @@ cdef class Journal:
         spool.save(clean=False)
         self.next_sequence = first_free
         self.synced = first_free - 1
-        self._add_spare()
-        self.state = JOURNAL_OK
+        # A journal that is full from the last run still opens: it must be shipped. A gap must be recorded even then.
+        self.state = JOURNAL_FULL
+        if gaps or spool.has_room():
+            self._add_spare()
         for last, cause in gaps:
             payload = gap_record(self.next_sequence, last, cause)
             self.next_sequence = last

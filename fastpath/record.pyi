@@ -7,7 +7,7 @@ MANDATORY: Final[dict[int, str]]
 """Field number and name of what every Decision record holds (draft-klrc-aiagent-auth, audit minimum)."""
 
 def missing_fields(payload: bytes) -> tuple[str, ...]:
-    """Names of mandatory fields that an encoded Record lacks; empty for a Gap or an Event. ValueError when it is no message."""
+    """Names of mandatory fields that a Record lacks; empty for a Gap or an Event. ValueError when it is no message."""
 
 def encode(
     request: Mapping[str, object],

@@ -14,7 +14,7 @@ from sidecar.decisions.chain import GENESIS, link
 from sidecar.decisions.jsonline import line
 from sidecar.errors import JournalError, ProtocolError
 
-TAIL_BYTES = 64 * 1024
+TAIL_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)

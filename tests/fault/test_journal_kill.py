@@ -1,0 +1,112 @@
+"""A process killed at any moment loses no record that it had answered."""
+
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from fastpath.frames import gap_range
+from tests.fix_journal import DEADLINE_S, held, open_journal
+
+ROUNDS = 10
+SEED = 20261123
+
+# Four threads append and say so on standard output, each sequence with its own content, until they are killed.
+WRITER = """
+import os, sys, threading
+from fastpath.journal import Journal
+journal = Journal(sys.argv[1], segment_bytes=65536, cap_bytes=1 << 30, sync=sys.argv[2])
+def work(thread):
+    n = 0
+    while True:
+        n += 1
+        text = f"{thread}:{n}:".encode() + b"x" * (n * 131 % 900)
+        sequence = journal.append_bytes(text)
+        if sequence:
+            os.write(1, f"{sequence} {thread}:{n}\\n".encode())
+for thread in range(4):
+    threading.Thread(target=work, args=(thread,)).start()
+"""
+
+
+def run_and_kill(folder: Path, sync: str, answers_before_kill: int, delay_s: float) -> list[tuple[int, str]]:
+    """(sequence, content) of all that a writer had answered when it was killed."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), sync], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    answered: list[bytes] = []
+    for line in writer.stdout:
+        answered.append(line)
+        if len(answered) == answers_before_kill:
+            # The moment is random in the writer's code: its answers go on while the timer runs.
+            threading.Timer(delay_s, writer.kill).start()
+    writer.wait(DEADLINE_S)
+    writer.stdout.close()
+    whole = [line.decode().split() for line in answered if line.endswith(b"\n")]
+    return [(int(sequence), content) for sequence, content in whole]
+
+
+@pytest.mark.parametrize("sync", ["none", "each"])
+def test_sigkill_under_load_loses_no_answered_record(tmp_path: Path, sync: str) -> None:
+    """LG-04: what was answered is in the journal under its sequence; numbers are unique over restarts; no gap."""
+    rng = random.Random(SEED)
+    folder = tmp_path / "journal"
+    answered: dict[int, str] = {}
+    for _ in range(ROUNDS if sync == "none" else 2):
+        count = rng.randrange(1, 3000 if sync == "none" else 60)
+        for sequence, content in run_and_kill(folder, sync, count, rng.random() * 0.02):
+            assert sequence not in answered
+            answered[sequence] = content
+        open_journal(folder, cap_bytes=1 << 30).close()
+        records = dict(held(folder))
+        assert list(records) == list(range(1, len(records) + 1))
+        assert not any(gap_range(payload) for payload in records.values())
+        lost = [n for n, content in answered.items() if not records[n].startswith(content.encode() + b":")]
+        assert lost == []
+    assert len(answered) > 100
+
+
+def test_sigkill_during_upkeep_leaves_a_directory_that_opens(tmp_path: Path) -> None:
+    """LG-04: killed before each file operation of upkeep (open, rename, unlink, truncate): nothing is lost."""
+    program = """
+import os, sys
+from fastpath.journal import Journal
+stop_at = int(sys.argv[2])
+count = 0
+def watch(event, args):
+    global count
+    if event in ("os.rename", "os.remove", "os.truncate", "os.link", "open", "mmap.__new__") and armed:
+        count += 1
+        if count == stop_at:
+            os.kill(os.getpid(), 9)
+armed = False
+sys.addaudithook(watch)
+journal = Journal(sys.argv[1], segment_bytes=4096, cap_bytes=1 << 20, helper=False)
+armed = True
+for n in range(1, 61):
+    sequence = journal.append_bytes(str(n).encode() * 100)
+    os.write(1, f"{sequence}\\n".encode())
+    journal.maintain()
+    if n == 40:
+        journal.acknowledge(20, bytes(32))
+journal.close()
+os.write(1, b"whole\\n")
+"""
+    for stop_at in range(1, 200):
+        folder = tmp_path / f"{stop_at}"
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(folder), str(stop_at)], stdout=subprocess.PIPE, timeout=DEADLINE_S
+        )
+        answered = done.stdout.split()
+        if answered[-1:] == [b"whole"]:
+            assert stop_at > 20
+            return
+        last = int(answered[-1]) if answered else 0
+        with open_journal(folder, segment_bytes=4096, cap_bytes=1 << 20) as journal:
+            assert journal.next_sequence == last + 1
+            acknowledged = journal.acknowledged()[0]
+        records = [sequence for sequence, payload in held(folder) if not gap_range(payload)]
+        assert [n for n in range(acknowledged + 1, last + 1) if n not in records] == []
+    pytest.fail("the program never ran to its end")

@@ -1,0 +1,449 @@
+"""The journal: what is appended is there, in order, and what is not there is named."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record, read_frames
+from fastpath.journal import Journal, JournalState
+from fastpath.spool import list_segments
+from sidecar._proto.remit.decisions.v1 import decisions_pb2
+from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, fill, held, offsets, open_journal, overwrite
+
+HEADER = int(FrameLayout.SEGMENT_HEADER)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def sequences(folder: Path) -> list[int]:
+    return [sequence for sequence, _ in held(folder)]
+
+
+def test_crc32c_is_that_of_rfc3720_with_and_without_the_instruction() -> None:
+    """CRC32C of "123456789" is 0xE3069283; the table and the processor agree on every length."""
+    assert crc32c(b"123456789") == crc32c(b"123456789", portable=True) == 0xE3069283
+    data = os.urandom(300)
+    assert all(crc32c(data[:n]) == crc32c(data[:n], portable=True) for n in range(301))
+
+
+def test_appended_records_are_read_back_in_order(folder: Path) -> None:
+    """Sequences start at 1 and grow by one; payloads come back byte for byte, across segments."""
+    payloads = [os.urandom(1 + n * 37 % 3000) for n in range(200)]
+    with open_journal(folder) as journal:
+        for payload in payloads:
+            assert journal.append_bytes(payload)
+            journal.maintain()
+        assert len(journal.segments()) > 2
+        assert held(folder) == list(enumerate(payloads, 1))
+
+
+def test_reopening_continues_the_sequence_and_the_id(folder: Path) -> None:
+    """A journal keeps its id; its next record has the next number."""
+    with open_journal(folder) as journal:
+        name, given = journal.id, fill(journal, 100)
+    with open_journal(folder) as journal:
+        assert journal.id == name
+        assert journal.append_bytes(b"next") == given[-1] + 1
+    assert sequences(folder) == list(range(1, 102))
+
+
+def test_a_reader_sees_records_while_the_writer_goes_on(folder: Path) -> None:
+    """Iteration stops at what is written so far and resumes when there is more."""
+    with open_journal(folder) as journal:
+        journal.append_bytes(b"one")
+        frames = read_frames(journal.segments()[0].path)
+        assert list(frames) == [(1, b"one")]
+        journal.append_bytes(b"two")
+        assert list(frames) == [(2, b"two")]
+        assert frames.damage == ""
+        frames.close()
+
+
+def test_concurrent_appends_and_reads_lose_nothing(folder: Path) -> None:
+    """Four writers and a reader at once: each sequence is given out once, and no frame is taken for damaged."""
+    per_thread = 2000
+    given: list[list[int]] = [[] for _ in range(4)]
+    with Journal(folder, segment_bytes=1 << 20, cap_bytes=64 << 20) as journal:
+
+        def write(into: list[int]) -> None:
+            into.extend(journal.append_bytes(b"x" * 100) for _ in range(per_thread))
+
+        threads = [threading.Thread(target=write, args=(into,)) for into in given]
+        for thread in threads:
+            thread.start()
+        seen = 0
+        while any(thread.is_alive() for thread in threads):
+            seen = max(seen, len(held(folder)))
+        for thread in threads:
+            thread.join()
+        accepted = sorted(n for into in given for n in into if n)
+        assert accepted == list(range(1, len(accepted) + 1))
+        assert sequences(folder) == accepted
+
+
+@pytest.mark.parametrize("payload", [b"", b"x" * (FrameLayout.PAYLOAD_BYTES_MAX + 1)], ids=["empty", "too long"])
+def test_a_payload_that_is_no_record_is_refused(folder: Path, payload: bytes) -> None:
+    """An empty or too long payload gets no sequence, and the journal stays in order."""
+    with open_journal(folder, segment_bytes=1 << 20) as journal:
+        assert journal.append_bytes(payload) == 0
+        assert journal.state == JournalState.JOURNAL_OK
+        assert journal.append_bytes(b"x") == 1
+        assert journal.counters()["oversized"] == 1
+
+
+def test_one_process_writes_a_journal(folder: Path) -> None:
+    """SY-08: a second opener is refused, and told who has it."""
+    with open_journal(folder), pytest.raises(BlockingIOError, match=f"in use by process {os.getpid()}"):
+        open_journal(folder)
+    open_journal(folder).close()
+
+
+def test_a_directory_open_to_others_is_refused(folder: Path) -> None:
+    """SY-07: decisions are not for everybody; the message says what to do."""
+    folder.mkdir(mode=0o755)
+    with pytest.raises(PermissionError, match="chmod 700"):
+        open_journal(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"on_full": "block"}, "on_full"), ({"sync": "often"}, "sync"), ({"cap_bytes": SEGMENT_BYTES}, "segment_bytes")],
+)
+def test_options_that_do_not_fit_are_named(folder: Path, options: dict[str, object], named: str) -> None:
+    """A wrong option is an error that names it."""
+    with pytest.raises(ValueError, match=named):
+        open_journal(folder, **options)
+
+
+# ------------------------------------------------------------------ full
+
+
+def test_a_full_journal_refuses_and_recovers_when_upstream_acknowledges(folder: Path) -> None:
+    """LG-06 `deny`: at the cap appends are refused, readiness says so, nothing is lost; acknowledged room is used."""
+    with open_journal(folder, cap_bytes=3 * SEGMENT_BYTES) as journal:
+        given = fill(journal, 1000)
+        last = max(given)
+        assert given[-1] == 0
+        assert journal.state == JournalState.JOURNAL_FULL
+        assert not journal.writable()
+        assert sequences(folder) == list(range(1, last + 1))
+        journal.acknowledge(last, bytes(32))
+        journal.maintain()
+        assert journal.writable()
+        assert journal.append_bytes(b"more") == last + 1
+
+
+def test_dropping_the_oldest_leaves_a_gap_record(folder: Path) -> None:
+    """LG-06 `drop_oldest`: appends never stop, the cap holds, and one Gap names all that was dropped."""
+    with open_journal(folder, cap_bytes=4 * SEGMENT_BYTES, on_full="drop_oldest") as journal:
+        given = fill(journal, 2000)
+        assert given == list(range(1, 2001))
+        assert sum(path.stat().st_size for path in folder.glob("*.s*")) <= 4 * SEGMENT_BYTES + 4096
+        assert journal.counters()["dropped_segments"] > 0
+        (gap, *rest) = held(folder)
+        assert gap_range(gap[1]) == (1, gap[0])
+        assert [sequence for sequence, _ in rest] == list(range(gap[0] + 1, 2001))
+
+
+def test_gap_records_are_what_the_contract_says() -> None:
+    """gap_record and gap_range agree with the generated messages."""
+    payload = gap_record(300, 2**63, "why \N{SNOWMAN}" * 200)
+    gap = decisions_pb2.Record.FromString(payload).gap
+    assert (gap.first_sequence, gap.last_sequence) == gap_range(payload) == (300, 2**63)
+    assert len(gap.cause.encode()) <= 512
+    event = decisions_pb2.Record(event=decisions_pb2.Event(name="x")).SerializeToString()
+    assert all(gap_range(other) is None for other in (event, b"", b"\x12\x02\x08\x01", payload[:4], b"\xff" * 40))
+
+
+def test_closing_ends_appends_and_frees_the_unused(folder: Path) -> None:
+    """After close() appends are refused, and the files are as long as what they hold."""
+    journal = open_journal(folder)
+    fill(journal, 10)
+    journal.close()
+    journal.close()
+    assert journal.append_bytes(b"x") == 0
+    assert journal.state == JournalState.JOURNAL_FAILED
+    assert not journal.writable()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < SEGMENT_BYTES
+    with pytest.raises(ValueError, match="is closed"):
+        journal.counters()
+
+
+@pytest.mark.parametrize("sync", ["none", "interval", "each"])
+def test_every_sync_mode_keeps_the_records(folder: Path, sync: str) -> None:
+    """The mode changes what a power cut may take, never what is read back."""
+    with open_journal(folder, sync=sync) as journal:
+        fill(journal, 300)
+    assert sequences(folder) == list(range(1, 301))
+
+
+# ------------------------------------------------------------------ acknowledged
+
+
+def test_acknowledged_segments_are_removed_and_the_position_is_durable(folder: Path) -> None:
+    """Only wholly acknowledged segments go; position and chain value survive a restart."""
+    digest = bytes(range(32))
+    with open_journal(folder) as journal:
+        fill(journal, 500)
+        journal.maintain()
+        second = journal.segments()[1].first_sequence
+        journal.acknowledge(second, digest)
+        assert journal.segments()[0].first_sequence == second
+    with open_journal(folder) as journal:
+        assert journal.acknowledged() == (second, digest)
+        assert journal.next_sequence == 501
+
+
+def test_a_damaged_cursor_means_asking_upstream(folder: Path) -> None:
+    """A cursor that fails its check is not believed."""
+    with open_journal(folder) as journal:
+        fill(journal, 5)
+        journal.acknowledge(3, bytes(range(32)))
+    overwrite(folder / "cursor", 5, b"\xff")
+    with open_journal(folder) as journal:
+        assert journal.acknowledged() == (0, bytes(32))
+
+
+def test_a_lost_identity_is_found_in_the_segments(folder: Path) -> None:
+    """The id stands in every segment, so the stream upstream goes on when the identity file is gone."""
+    with open_journal(folder) as journal:
+        fill(journal, 5)
+        name = journal.id
+    (folder / "journal").unlink()
+    with open_journal(folder) as journal:
+        assert journal.id == name
+        assert journal.next_sequence == 6
+
+
+# ------------------------------------------------------------------ disks
+
+
+def run_limited(folder: Path, program: str, file_bytes: int) -> str:
+    """Run a program whose files may not grow beyond `file_bytes`; what it prints."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], preexec_fn=limit, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_disk_that_refuses_the_first_segment_is_an_error_at_open(folder: Path) -> None:
+    """LG-06: space is reserved before it is written to, so a full disk is an error and never a SIGBUS."""
+    program = """
+import sys
+from fastpath.journal import Journal
+try:
+    Journal(sys.argv[1], segment_bytes=1 << 20, cap_bytes=8 << 20)
+except OSError as error:
+    print(error.errno)
+"""
+    assert run_limited(folder, program, 512 * 1024) == str(errno.EFBIG)
+    open_journal(folder).close()
+
+
+def test_a_disk_that_fills_up_makes_the_journal_full(tmp_path: Path) -> None:
+    """LG-06: on a real full file system appends are refused, what was answered is there, and room heals it."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)], capture_output=True).returncode:
+        pytest.skip("this kernel does not let us mount a tmpfs")
+    try:
+        with open_journal(mount / "journal", cap_bytes=64 << 20) as journal:
+            given = fill(journal, 5000)
+            last = max(given)
+            assert given[-1] == 0
+            assert journal.state == JournalState.JOURNAL_FULL
+            assert "No space left" in journal.problem
+            assert sequences(mount / "journal") == list(range(1, last + 1))
+            journal.acknowledge(last, bytes(32))
+            journal.maintain()
+            assert journal.append_bytes(b"more") == last + 1
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+# ------------------------------------------------------------------ damage
+
+
+def filled(folder: Path, count: int = 400) -> list[Path]:
+    """A closed journal of several segments."""
+    with open_journal(folder) as journal:
+        fill(journal, count)
+    return [segment.path for segment in list_segments(folder)]
+
+
+def gaps(folder: Path) -> list[tuple[int, int]]:
+    return [found for _, payload in held(folder) if (found := gap_range(payload))]
+
+
+def test_a_torn_tail_is_cut_off_without_a_trace(folder: Path) -> None:
+    """LG-07: a frame without its length was never answered; the next record takes its number."""
+    last = filled(folder)[-1]
+    torn = frame(401, b"torn" * 50)
+    with last.open("ab") as file:
+        file.write(bytes(4) + torn[4:])
+    with open_journal(folder) as journal:
+        assert journal.append_bytes(b"whole") == 401
+    assert sequences(folder) == list(range(1, 402))
+    assert gaps(folder) == []
+
+
+@pytest.mark.parametrize("cut", [1, 9, 40])
+def test_a_segment_cut_inside_its_last_frame_names_the_lost_record(folder: Path, cut: int) -> None:
+    """LG-07: a frame that was whole once and is not any more is a record lost: its place is a Gap."""
+    last = filled(folder)[-1]
+    os.truncate(last, last.stat().st_size - cut - 8)
+    with open_journal(folder) as journal:
+        assert journal.append_bytes(b"next") == 401
+    assert gaps(folder) == [(400, 400)]
+    assert sequences(folder) == list(range(1, 402))
+
+
+@pytest.mark.parametrize("part", [0, 4, 8, 20], ids=["length", "checksum", "sequence", "payload"])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_flipped_bit_quarantines_the_segment(folder: Path, part: int, bit: int) -> None:
+    """LG-07: any bit of a frame in the newest segment: the others stay, a Gap names it, the original is kept aside."""
+    last = filled(folder)[-1]
+    frames = offsets(last)
+    sequence, at = frames[len(frames) // 2]
+    overwrite(last, at + part, bytes([last.read_bytes()[at + part] ^ (1 << bit)]))
+    with open_journal(folder) as journal:
+        assert journal.counters()["mended_segments"] == 1
+        assert journal.next_sequence == 401
+    assert gaps(folder) == [(sequence, sequence)]
+    assert sequences(folder) == list(range(1, 401))
+    assert len(list(folder.glob("*.damaged"))) == 1
+
+
+@pytest.mark.parametrize("where", ["start", "middle"])
+def test_a_zeroed_page_is_found(folder: Path, where: str) -> None:
+    """LG-07: a page of zeros looks like the end of a segment; frames behind it show that it is not."""
+    last = filled(folder)[-1]
+    overwrite(last, HEADER if where == "start" else 8192, bytes(4096))
+    with open_journal(folder) as journal:
+        assert journal.next_sequence == 401
+    ((first, end),) = gaps(folder)
+    kept = [sequence for sequence, payload in held(folder) if not gap_range(payload)]
+    assert kept == [n for n in range(1, 401) if not first <= n <= end]
+
+
+def test_a_wholly_zeroed_newest_segment_is_not_taken_for_an_empty_one(folder: Path) -> None:
+    """LG-07: a segment has its name because it had a record, so one without any is damaged."""
+    last = filled(folder)[-1]
+    first = int(last.stem)
+    overwrite(last, HEADER, bytes(last.stat().st_size - HEADER))
+    with open_journal(folder):
+        pass
+    assert gaps(folder) == [(first, first)]
+
+
+def test_a_missing_newest_segment_never_leads_to_a_sequence_used_twice(folder: Path) -> None:
+    """LG-07: what it held is unknown, so the sequence jumps over all it could have held and a Gap says so."""
+    last = filled(folder)[-1]
+    first = int(last.stem)
+    last.unlink()
+    with open_journal(folder) as journal:
+        assert journal.append_bytes(b"next") > 400
+    ((start, end),) = gaps(folder)
+    assert start == first
+    assert end >= 400
+
+
+def test_damage_in_the_middle_is_mended_on_demand(folder: Path) -> None:
+    """LG-07: a sealed segment with a damaged frame keeps its other records, and a Gap takes the place of that one."""
+    paths = filled(folder)
+    sequence, at = offsets(paths[1])[-1]
+    overwrite(paths[1], at + 20, b"\xff\xfe")
+    with open_journal(folder) as journal:
+        journal.mend(int(paths[1].stem))
+    assert gaps(folder) == [(sequence, sequence)]
+    assert sequences(folder) == list(range(1, 401))
+
+
+def test_the_segment_in_use_can_be_mended(folder: Path) -> None:
+    """Damage under the writer: it goes on in the next segment, with the next number."""
+    with open_journal(folder) as journal:
+        fill(journal, 20)
+        path = journal.segments()[0].path
+        overwrite(path, offsets(path)[10][1] + 20, b"\xff\xfe")
+        journal.mend(1)
+        assert journal.append_bytes(b"next") == 21
+        assert gaps(folder) == [(11, 11)]
+        assert sequences(folder) == list(range(1, 22))
+
+
+def test_a_segment_of_another_journal_is_no_record_of_ours(folder: Path, tmp_path: Path) -> None:
+    """LG-08: a segment replaced by one from elsewhere has another id, and becomes a Gap."""
+    last = filled(folder)[-1]
+    other = filled(tmp_path / "other")
+    first = int(last.stem)
+    last.write_bytes(other[-1].read_bytes())
+    with open_journal(folder) as journal:
+        assert journal.next_sequence > first
+    assert gaps(folder)[0][0] == first
+
+
+def test_records_lost_here_that_upstream_has_are_not_numbered_again(folder: Path) -> None:
+    """LG-05: after a power cut the disk may be behind what was shipped; the sequence goes on behind upstream's."""
+    filled(folder, 50)
+    with open_journal(folder) as journal:
+        journal.acknowledge(50, bytes(range(32)))
+    path = list_segments(folder)[0].path
+    os.truncate(path, offsets(path)[30][1])
+    with open_journal(folder) as journal:
+        assert journal.append_bytes(b"next") == 52
+    assert gaps(folder) == [(31, 51)]
+
+
+def test_a_machine_that_stopped_without_us_leaves_a_gap_record(folder: Path) -> None:
+    """LG-05: another boot id without a clean stop: the record of the last moments may be incomplete, and says so."""
+    filled(folder, 5)
+    program = """
+import os, sys, fastpath.spool
+fastpath.spool.boot_id = lambda: "an earlier boot"
+from fastpath.journal import Journal
+journal = Journal(sys.argv[1], segment_bytes=65536, cap_bytes=1 << 20)
+journal.append_bytes(b"x")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, timeout=60)
+    open_journal(folder).close()
+    records = held(folder)
+    assert gaps(folder) == [(7, 7)]
+    assert "without a clean stop" in decisions_pb2.Record.FromString(records[-1][1]).gap.cause
+    open_journal(folder).close()
+    assert gaps(folder) == [(7, 7)]
+
+
+def test_bytes_that_are_no_segment_never_harm_a_reader(tmp_path: Path) -> None:
+    """Random bytes read as a segment end the iteration with damage or at the end; nothing else happens."""
+    for seed in range(50):
+        path = tmp_path / f"{seed}.bin"
+        path.write_bytes(os.urandom(seed * 97))
+        frames = Frames(path)
+        assert list(frames) == []
+        assert frames.resync() is False
+        frames.close()
+
+
+def test_the_cap_is_counted_over_all_restarts(folder: Path) -> None:
+    """Segments of earlier runs count: the cap holds across restarts."""
+    for _ in range(8):
+        with open_journal(folder, cap_bytes=3 * SEGMENT_BYTES) as journal:
+            fill(journal, 1000)
+    assert sum(path.stat().st_size for path in folder.glob("*.s*")) <= 3 * SEGMENT_BYTES <= CAP_BYTES
