@@ -87,6 +87,10 @@ def protos() -> None:
 
 
 class Build(build_ext):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def run(self) -> None:
         protos()
         super().run()
@@ -95,6 +99,7 @@ class Build(build_ext):
 setup(
     ext_modules=cythonize(
         extensions(),
+        nthreads=os.cpu_count() or 1,
         language_level=3,
         compiler_directives={"boundscheck": False, "wraparound": False, "initializedcheck": False, "cdivision": True,
                              "binding": False, "embedsignature": True, "legacy_implicit_noexcept": False,
