@@ -51,6 +51,19 @@ class Evaluator:
     def __init__(self, generation: Generation, *, strict: bool | None = None) -> None: ...
     @property
     def generation(self) -> Generation: ...
+    def put_peer(
+        self, *, kind: int = ..., not_after_s: int = ..., bundle_generation: int = 0, refusal: str = ""
+    ) -> None: ...
+    def put_state(
+        self,
+        *,
+        epoch: int = 0,
+        bundle_generation: int = 0,
+        not_ready: str = "",
+        now_ns: int = 0,
+        now_unix_ns: int = 0,
+        boot: int = 0,
+    ) -> None: ...
     def prepare(
         self,
         principal: tuple[str, str],
@@ -60,6 +73,8 @@ class Evaluator:
         *,
         resource_parent: tuple[str, str] | None = None,
         unsent: Sequence[str] = (),
+        refusal: str = "",
+        deadline_ns: int = 0,
         arena_bytes: int = ...,
     ) -> Prepared: ...
     def evaluate_prepared(self, prepared: Prepared) -> Evaluation: ...
@@ -72,6 +87,8 @@ class Evaluator:
         *,
         resource_parent: tuple[str, str] | None = None,
         unsent: Sequence[str] = (),
+        refusal: str = "",
+        deadline_ns: int = 0,
         arena_bytes: int = ...,
     ) -> Evaluation: ...
     def trace(

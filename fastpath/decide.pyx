@@ -558,7 +558,7 @@ cdef class Prepared:
                     self._column(group.members[member].column, &fields[i].value)
                     break
             else:
-                key = (<const char *> cell_at(&fields[i].key))[:fields[i].key.n].decode()
+                key = (<const char *> cell_at(&fields[i].key))[:fields[i].key.n].decode(errors="replace")
                 raise ProtocolError(f"context.{_str(group.name)}: has no column `{key}`")
         return 0
 
@@ -573,13 +573,15 @@ cdef class Prepared:
 cdef class Evaluator:
     """Evaluates canonical requests against one generation: what tests, benches, `policy test` and Explain call.
 
-    The peer is taken as verified and the live state as given in the context; everything else is `decide` itself.
-    Usable by several threads.
+    The peer is taken as verified and the sidecar as ready unless said otherwise, and the live state comes with the
+    context; everything else is `decide` itself. Usable by several threads, each with requests of its own.
     """
     cdef readonly Generation generation
     cdef Peer peer
     cdef Authority authority
     cdef int strict
+    cdef bytes _refusal              # text that `peer` borrows
+    cdef bytes _not_ready            # text that `authority` borrows
 
     def __init__(self, Generation generation, *, strict=None):
         """`strict` overrides how the generation treats an error in a forbid whose scope matches."""
@@ -588,14 +590,35 @@ cdef class Evaluator:
         self.peer.not_after_s = INT64_MAX
         self.strict = generation.table.strict if strict is None else bool(strict)
 
+    def put_peer(self, *, kind=PEER_AGENT, not_after_s=INT64_MAX, bundle_generation=0, str refusal=""):
+        """Ask as this peer from now on; not while another thread evaluates."""
+        self._refusal = refusal.encode()
+        self.peer.kind = kind
+        self.peer.not_after_s = not_after_s
+        self.peer.bundle_generation = bundle_generation
+        self.peer.refusal.p = self._refusal
+        self.peer.refusal.n = <uint32_t> len(self._refusal)
+
+    def put_state(self, *, epoch=0, bundle_generation=0, str not_ready="", now_ns=0, now_unix_ns=0, boot=0):
+        """Decide in this state from now on, 0 for a clock of its own; not while another thread evaluates."""
+        self._not_ready = not_ready.encode()
+        self.authority.epoch = epoch
+        self.authority.bundle_generation = bundle_generation
+        self.authority.now_ns = now_ns
+        self.authority.now_unix_ns = now_unix_ns
+        self.authority.boot = boot
+        self.authority.not_ready.p = self._not_ready
+        self.authority.not_ready.n = <uint32_t> len(self._not_ready)
+
     def prepare(
-        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(),
-        arena_bytes=ARENA_BYTES,
+        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(), str refusal="",
+        deadline_ns=0, arena_bytes=ARENA_BYTES,
     ):
         """A Prepared request. Uids are (type, id); `context_blob` is a record cell at offset 0 with its data behind it.
 
         With an image compiled for live-state columns, members of the context that are groups of columns fill the
-        columns; columns not given have their absent values. `unsent` names inputs that the caller did not send. Raises
+        columns; columns not given have their absent values. `unsent` names inputs that the caller did not send,
+        `refusal` is why a door found the request malformed, `deadline_ns` is monotonic, 0 for none. Raises
         ProtocolError when the context is no such value, RuleTableError when the generation is closed.
         """
         cdef Prepared made = Prepared(self.generation, arena_bytes)
@@ -605,6 +628,8 @@ cdef class Evaluator:
         if resource_parent is not None:
             made.request.resource_parent = made._uid(resource_parent)
         made._unsent(unsent)
+        made.request.refusal = made._text(refusal)
+        made.request.deadline_ns = deadline_ns
         if context_blob:
             made._context(context_blob)
         made.mark = made.arena.used
@@ -636,14 +661,14 @@ cdef class Evaluator:
             self.generation.leave()
 
     def evaluate(
-        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(),
-        arena_bytes=ARENA_BYTES,
+        self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(), str refusal="",
+        deadline_ns=0, arena_bytes=ARENA_BYTES,
     ):
         """prepare() and evaluate_prepared() in one."""
         return self.evaluate_prepared(
             self.prepare(
                 principal, action, resource, context_blob, resource_parent=resource_parent, unsent=unsent,
-                arena_bytes=arena_bytes,
+                refusal=refusal, deadline_ns=deadline_ns, arena_bytes=arena_bytes,
             )
         )
 

@@ -23,6 +23,7 @@ from fastpath.image cimport (
     Type,
 )
 from fastpath.value cimport KIND_RECORD, Cell, Uid, type_hash
+from fastpath.wire cimport utf8_valid
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp
@@ -69,6 +70,14 @@ cdef bint section_fits(Check *check, uint64_t off, uint64_t n, uint32_t width) n
     return (n == 0 or off >= sizeof(Header)) and view_has(&check.view, off, n, width, 8)
 
 
+cdef bint text_fits(Check *check, const Span *span) noexcept nogil:
+    """Text inside the image that replies and records may carry: protobuf strings are UTF-8."""
+    if not view_has(&check.view, span.off, span.n, 1, 1):
+        return False
+    check.view.cause = b"text is not UTF-8"
+    return utf8_valid(<const char *> check.view.base + span.off, span.n)
+
+
 cdef bint slots_fit(uint32_t slots, uint32_t count) noexcept nogil:
     return slots > 0 and slots & (slots - 1) == 0 and slots // 2 >= count
 
@@ -107,7 +116,7 @@ cdef int check_sections(Check *check) noexcept nogil:
         return refuse(check, b"code", 0, b"section points outside")
     if not section_fits(check, h.off_constants, h.constant_count, sizeof(Cell)):
         return refuse(check, b"constants", 0, b"section points outside")
-    if not view_has(&check.view, h.extras_read.off, h.extras_read.n, 1, 1):
+    if not text_fits(check, &h.extras_read):
         return refuse(check, b"extras", 0, NULL)
     return 0
 
@@ -208,7 +217,7 @@ cdef int check_types(Check *check) noexcept nogil:
     if used != h.type_count:
         return refuse(check, b"type slots", 0, b"another number of types than slots in use")
     for i in range(h.type_count):
-        if not view_has(&check.view, types[i].name.off, types[i].name.n, 1, 1):
+        if not text_fits(check, &types[i].name):
             return refuse(check, b"types", i, NULL)
         slot = <uint32_t> type_hash(<const char *> check.view.base + types[i].name.off, types[i].name.n)
         slot &= h.type_slots - 1
@@ -318,11 +327,11 @@ cdef bint actions_fit(Check *check, const Policy *policy) noexcept nogil:
 
 cdef bint texts_fit(Check *check, const Policy *policy) noexcept nogil:
     return (
-        view_has(&check.view, policy.id.off, policy.id.n, 1, 1)
-        and view_has(&check.view, policy.template.off, policy.template.n, 1, 1)
-        and view_has(&check.view, policy.reason.off, policy.reason.n, 1, 1)
-        and view_has(&check.view, policy.obligation.off, policy.obligation.n, 1, 1)
-        and view_has(&check.view, policy.annotations.off, policy.annotations.n, 1, 1)
+        text_fits(check, &policy.id)
+        and text_fits(check, &policy.template)
+        and text_fits(check, &policy.reason)
+        and text_fits(check, &policy.obligation)
+        and text_fits(check, &policy.annotations)
     )
 
 

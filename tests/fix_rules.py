@@ -1,0 +1,64 @@
+"""Rule tables made from a few lines of Cedar, and questions to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cedarpy
+
+from fastpath.decide import Evaluation, Evaluator
+from fastpath.table import Generation
+from sidecar.policy.cells import encode_context
+from sidecar.policy.compile import compile_image
+
+Uid = tuple[str, str]
+ALICE, READ, DOC = ("User", "alice"), ("Action", "read"), ("Doc", "d1")
+
+
+def entity(uid: Uid, attrs: dict[str, Any] | None = None, parents: list[Uid] | None = None, **tags: Any) -> dict:
+    """One entity of Cedar's JSON."""
+    made = {
+        "uid": {"type": uid[0], "id": uid[1]},
+        "attrs": attrs or {},
+        "parents": [{"type": type_, "id": id_} for type_, id_ in parents or []],
+    }
+    return made | ({"tags": tags} if tags else {})
+
+
+def image(policies: str, entities: list[dict] | None = None, *, named: bool = False, columns: bool = False) -> bytes:
+    """A compiled image: policies called policy0, policy1, .. unless `named`, when each has its `@id`."""
+    return compile_image(policies, entities=entities or [], positional_ids=not named, columns=columns).image
+
+
+def evaluator(policies: str, entities: list[dict] | None = None, *, strict: bool = True, **how: bool) -> Evaluator:
+    return Evaluator(Generation.from_bytes(image(policies, entities, **how), strict=strict))
+
+
+def ask(
+    asked: Evaluator,
+    principal: Uid = ALICE,
+    action: Uid = READ,
+    resource: Uid = DOC,
+    context: dict | None = None,
+    **options: Any,
+) -> Evaluation:
+    return asked.evaluate(principal, action, resource, encode_context(context or {}), **options)
+
+
+def verdict(expression: str, entities: list[dict] | None = None, context: dict | None = None) -> bool | str:
+    """What `when { expression }` comes to: True, False, or the cause of its error."""
+    got = ask(evaluator(f"permit(principal, action, resource) when {{ {expression} }};", entities), context=context)
+    return got.errors[0][1] if got.errors else got.outcome == "ALLOW"
+
+
+def cedar_verdict(expression: str, entities: list[dict] | None = None, context: dict | None = None) -> bool | None:
+    """What Cedar's own engine says: True, False, or None for an error."""
+    request = {
+        "principal": 'User::"alice"',
+        "action": 'Action::"read"',
+        "resource": 'Doc::"d1"',
+        "context": context or {},
+    }
+    policy = f"permit(principal, action, resource) when {{ {expression} }};"
+    answer = cedarpy.is_authorized(request, policy, entities or [])
+    return None if answer.diagnostics.errors else answer.decision == cedarpy.Decision.Allow

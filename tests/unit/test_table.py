@@ -1,0 +1,367 @@
+"""Generations: opened once, verified whole, closed safely; damage is refused with its section and cause."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from fastpath.decide import Evaluator
+from fastpath.program import Op
+from fastpath.table import IMAGE_KEY, LAYOUT, SIZES, Generation
+from sidecar.errors import RuleTableError
+from sidecar.policy.code import Constants
+from sidecar.policy.image import PolicyRow, ScopeRow, Source, write_image
+from sidecar.policy.program import Program
+from tests.fix_rules import ALICE, DOC, READ, ask, entity, image
+
+POLICIES = """
+@id("a") permit(principal == User::"alice", action in [Action::"read", Action::"list"], resource)
+  when { context.input.n > 1 && [1, 2].contains(context.input.n) && {"k": 1} == {"k": 1} };
+@id("b") forbid(principal in Group::"g", action, resource is Doc) when { context.task.present };
+@id("c") permit(principal, action == Action::"read", resource in Folder::"f");
+@id("d") @reason("tool.unpinned") forbid(principal is User, action, resource) unless { principal.name like "a*" };
+@id("e") permit(principal, action, resource);
+"""
+ENTITIES = [
+    entity(
+        ALICE,
+        {"name": "alice", "roles": ["x", "y"], "net": {"__extn": {"fn": "ip", "arg": "10.0.0.0/8"}}},
+        [("Group", "g")],
+    ),
+    entity(("Group", "g")),
+    entity(DOC, {}, [("Folder", "f")], label="pii"),
+    entity(("Folder", "f")),
+]
+IMAGE = image(POLICIES, ENTITIES, named=True, columns=True)
+HEADER_FIELDS = [
+    "magic", "version", "flags", "size", "columns_0", "columns_1", "node_count", "type_count", "policy_count",
+    "entity_count", "ancestors_max", "stack_max", "uid_slots", "type_slots", "off_nodes", "off_uid_slots", "off_types",
+]  # fmt: skip
+HEADER = dict(zip(HEADER_FIELDS, struct.unpack_from(LAYOUT["Header"], IMAGE), strict=False))
+OFFSETS = {
+    "version": 8, "flags": 12, "size": 16, "columns_1": 32, "node_count": 40, "type_count": 44, "policy_count": 48,
+    "entity_count": 52, "ancestors_max": 56, "stack_max": 60, "uid_slots": 64, "type_slots": 68, "off_nodes": 72,
+    "off_uid_slots": 80, "off_types": 88, "off_type_slots": 96, "off_policies": 104, "off_code": 112, "code_words": 120,
+    "off_constants": 128, "constant_count": 136,
+}  # fmt: skip
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def put(data: bytes, at: int, form: str, *values: int) -> bytes:
+    changed = bytearray(data)
+    struct.pack_into("<" + form, changed, at, *values)
+    return bytes(changed)
+
+
+def stored(path: Path, data: bytes, key: bytes = IMAGE_KEY) -> Path:
+    """An LMDB file with one value."""
+    with lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 24) as env, env.begin(write=True) as txn:
+        txn.put(key, data)
+    return path
+
+
+# ---------------------------------------------------------------- what a table says of itself
+
+
+def test_a_table_says_what_it_holds():
+    """Counts, ids in the table's order, and which inputs its policies read."""
+    table = Generation.from_bytes(IMAGE, generation=7, digest=digest(IMAGE))
+    assert (table.generation, table.policy_count, table.entity_count, table.strict) == (7, 5, 4, True)
+    assert table.policy_ids == ["a", "b", "c", "d", "e"]
+    assert table.columns_read == ["task.present"]
+    assert table.extras_read == ["input"]
+    assert table.digest == digest(IMAGE)
+
+
+def test_the_layout_that_writers_use_is_the_compilers():
+    """Formats and sizes of every structure agree."""
+    assert {name: struct.calcsize(form) for name, form in LAYOUT.items()} == SIZES
+
+
+# ---------------------------------------------------------------- opening
+
+
+@pytest.mark.parametrize("size", ["inside a page", "on pages of its own"])
+def test_an_image_is_read_from_its_file(tmp_path: Path, size: str):
+    """LMDB keeps small values at odd addresses inside a page; they are read as well as large ones."""
+    data = IMAGE
+    if size == "inside a page":
+        data = image("permit(principal, action, resource);")
+        assert len(data) < 1500
+    path = stored(tmp_path / "7.mdb", data)
+    with Generation.open(path, generation=7, digest=digest(data), size=len(data)) as table:
+        assert table.generation == 7
+        assert ask(Evaluator(table)).outcome in ("ALLOW", "DENY")
+    assert table.closed
+
+
+def test_a_file_can_be_opened_again_after_it_was_closed(tmp_path: Path):
+    """close() lets go of environment and transaction, also when it is called twice."""
+    path = stored(tmp_path / "7.mdb", IMAGE)
+    for _ in range(3):
+        table = Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+        table.close()
+        table.close()
+        assert table.closed
+        with pytest.raises(RuleTableError, match="closed"):
+            Evaluator(table).prepare(ALICE, READ, DOC)
+
+
+def test_a_table_that_is_dropped_lets_go_of_its_file(tmp_path: Path):
+    """Without close(): the last reference takes environment and transaction with it."""
+    path = stored(tmp_path / "7.mdb", IMAGE)
+    for _ in range(3):
+        Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+
+
+def test_db_15_a_file_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path):
+    """DB-15: missing, not LMDB, empty, without an image, of another size or digest: each with its cause."""
+
+    def refused(
+        path: Path, match: str, *, said: bytes = IMAGE, size: int | None = None, sha: str | None = None
+    ) -> None:
+        with pytest.raises(RuleTableError, match=match):
+            Generation.open(path, generation=7, digest=digest(said) if sha is None else sha, size=size or len(said))
+
+    refused(tmp_path / "none.mdb", "cannot read")
+    (tmp_path / "junk.mdb").write_bytes(os.urandom(8192))
+    refused(tmp_path / "junk.mdb", "cannot read")
+    (tmp_path / "empty.mdb").write_bytes(b"")
+    refused(tmp_path / "empty.mdb", "cannot read")
+    refused(stored(tmp_path / "other.mdb", IMAGE, b"something"), "holds no image")
+    path = stored(tmp_path / "7.mdb", IMAGE)
+    refused(path, "the manifest says", size=len(IMAGE) + 8)
+    refused(path, "digest", said=put(IMAGE, 200, "B", IMAGE[200] ^ 1))
+    refused(path, "names no digest", sha="")
+
+
+def test_an_image_that_is_in_use_is_freed_by_its_last_user():
+    """close() while a request is prepared: asking afterwards is a typed error, not a read of freed memory."""
+    table = Generation.from_bytes(IMAGE)
+    asked = Evaluator(table)
+    prepared = asked.prepare(ALICE, READ, DOC)
+    table.close()
+    with pytest.raises(RuleTableError, match="closed"):
+        asked.evaluate_prepared(prepared)
+
+
+def test_db_13_a_forked_child_cannot_read_the_parents_table(tmp_path: Path):
+    """DB-13: the child's handles are poisoned, the parent's go on working."""
+    path = stored(tmp_path / "7.mdb", IMAGE)
+    script = f"""
+import os
+from fastpath.table import Generation
+from fastpath.decide import Evaluator
+from sidecar.errors import RuleTableError
+table = Generation.open({str(path)!r}, generation=7, digest={digest(IMAGE)!r}, size={len(IMAGE)})
+asked = Evaluator(table)
+prepared = asked.prepare(("User", "alice"), ("Action", "read"), ("Doc", "d1"))
+child = os.fork()
+if child == 0:
+    try:
+        asked.evaluate_prepared(prepared)
+    except RuleTableError:
+        os._exit(41 if table.closed else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 41
+assert asked.evaluate_prepared(prepared).outcome
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "section"),
+    [
+        ("version", 99, "header"),
+        ("flags", 0xFF, "header"),
+        ("size", len(IMAGE) - 8, "header"),
+        ("columns_1", 1 << 40, "header"),
+        ("node_count", 1 << 30, "header"),
+        ("uid_slots", 3, "header"),
+        ("uid_slots", 0, "header"),
+        ("type_slots", 1, "header"),
+        ("policy_count", 1 << 28, "policies"),
+        ("policy_count", 4, ""),
+        ("entity_count", 3, "nodes"),
+        ("ancestors_max", 0, "nodes"),
+        ("stack_max", 0, "code"),
+        ("off_nodes", 3, "nodes"),
+        ("off_nodes", 1 << 62, "nodes"),
+        ("off_nodes", 0, "nodes"),
+        ("off_uid_slots", len(IMAGE), "uid slots"),
+        ("off_types", len(IMAGE) - 8, "types"),
+        ("off_type_slots", 1 << 63, "type slots"),
+        ("off_policies", 1, "policies"),
+        ("off_code", len(IMAGE) - 4, "code"),
+        ("code_words", 0, "policies"),
+        ("constant_count", 0, "code"),
+        ("off_constants", 2**64 - 16, "constants"),
+    ],
+)
+def test_a_header_that_lies_is_refused(field: str, value: int, section: str):
+    """Every count and offset of the header is held against the image; the error names the section."""
+    form = "I" if OFFSETS[field] in range(40, 72) or field in ("version", "flags") else "Q"
+    with pytest.raises(RuleTableError, match=rf"generation 0: {section}"):
+        Generation.from_bytes(put(IMAGE, OFFSETS[field], form, value))
+
+
+@pytest.mark.parametrize("n", [0, 7, 8, 191, 192, 200, len(IMAGE) // 16 * 8, len(IMAGE) - 8, len(IMAGE) - 1])
+def test_a_truncated_image_is_refused(n: int):
+    """Cut anywhere: the size in the header no longer agrees."""
+    with pytest.raises(RuleTableError, match=r"header\[0\]"):
+        Generation.from_bytes(IMAGE[:n])
+
+
+def test_a_longer_image_is_refused():
+    with pytest.raises(RuleTableError, match="another size"):
+        Generation.from_bytes(IMAGE + bytes(8))
+
+
+def test_db_15_no_flipped_byte_makes_the_evaluator_leave_the_image():
+    """DB-15: each byte of an image changed in three ways, without a digest that would catch it.
+
+    It is refused, or it answers: texts and numbers may change, offsets and counts may not lead outside.
+    """
+    refused = 0
+    for at in range(len(IMAGE)):
+        for flip in (0x01, 0x10, 0xFF):
+            try:
+                table = Generation.from_bytes(put(IMAGE, at, "B", IMAGE[at] ^ flip))
+            except RuleTableError:
+                refused += 1
+                continue
+            Evaluator(table).trace(ALICE, READ, DOC, every=True)
+            ask(Evaluator(table))
+    assert refused > len(IMAGE)
+
+
+def test_a_policy_that_the_index_hides_is_refused():
+    """Each posting list of the image emptied in turn: a policy that no request would find is no policy."""
+    at = HEADER["off_nodes"]
+    postings = [at + node * SIZES["Node"] + 56 + 16 * i for node in range(HEADER["node_count"]) for i in range(6)]
+    at = HEADER["off_types"]
+    postings += [at + type_ * SIZES["Type"] + 16 + 16 * i for type_ in range(HEADER["type_count"]) for i in range(2)]
+    postings.append(144)
+    used = [at for at in postings if struct.unpack_from("<I", IMAGE, at + 8)[0]]
+    assert len(used) >= 4
+    for at in used:
+        with pytest.raises(RuleTableError, match="not in the index"):
+            Generation.from_bytes(put(IMAGE, at + 8, "I", 0))
+
+
+def test_a_policy_filed_under_another_name_is_refused():
+    """A posting moved to a node that its policy's scope does not name."""
+    start = HEADER["off_nodes"]
+    found = [
+        (start + node * SIZES["Node"] + 56 + 16 * i, i) for node in range(HEADER["node_count"]) for i in range(6)
+        if struct.unpack_from("<I", IMAGE, start + node * SIZES["Node"] + 56 + 16 * i + 8)[0]
+    ]  # fmt: skip
+    at, i = found[0]
+    other = start + 56 + 16 * i
+    if other == at:
+        other += SIZES["Node"]
+    moved = put(put(IMAGE, other, "QII", *struct.unpack_from("<QII", IMAGE, at)), at + 8, "I", 0)
+    with pytest.raises(RuleTableError, match="another scope"):
+        Generation.from_bytes(moved)
+
+
+# ---------------------------------------------------------------- programs
+
+
+def program_image(words: list[int], stack: int, constants: Constants, *, columns: int = 0) -> bytes:
+    """An image with one policy that runs `words`."""
+    row = PolicyRow(
+        "p", False, 0, ScopeRow(), ScopeRow(), ScopeRow(), Program(tuple(words), stack, columns, frozenset())
+    )
+    return write_image(Source([row], [], constants))
+
+
+def words_of(*parts: tuple) -> list[int]:
+    """(op, a) or (op, a, k) as words."""
+    words: list[int] = []
+    for op, a, *k in parts:
+        words += [op | a << 8, *k]
+    return words
+
+
+def constants() -> Constants:
+    made = Constants()
+    assert [made.index((1, 1)), made.text("name"), made.index((5, 1, ((3, b"k"),)))] == [0, 1, 2]
+    return made
+
+
+RETURN, TRUE = (Op.OP_RETURN, 0), (Op.OP_CONST, 0, 0)
+BAD_PROGRAMS = {
+    "unknown instruction": ([(99, 0), RETURN], 1),
+    "ends without a return": ([TRUE, (Op.OP_NOT, 0)], 1),
+    "torn apart": ([TRUE, (Op.OP_BRANCH, 0, 5), TRUE, RETURN], 1),
+    "takes more values": ([(Op.OP_NOT, 0), RETURN], 1),
+    "returns other than one": ([TRUE, TRUE, RETURN], 2),
+    "more stack": ([TRUE, TRUE, (Op.OP_EQ, 0), RETURN], 1),
+    "impossible": ([TRUE, RETURN], 9),
+    "goes back": ([TRUE, (Op.OP_BRANCH, 0, 2), TRUE, RETURN], 1),
+    "leaves the program or goes back": ([TRUE, (Op.OP_JUMP, 0, 900), TRUE, RETURN], 1),
+    "differs between two ways": ([TRUE, (Op.OP_BRANCH, 0, 6), TRUE, TRUE, RETURN], 2),
+    "names no constant": ([(Op.OP_CONST, 0, 7), RETURN], 1),
+    "not text": ([(Op.OP_PRINCIPAL, 0), (Op.OP_ATTR, 0, 0), RETURN], 1),
+    "does not name": ([(Op.OP_COLUMN, 1), RETURN], 1),
+    "header does not name": ([(Op.OP_HAS_COLUMN, 200), RETURN], 1),
+    "unknown group": ([(Op.OP_COLUMN_GROUP, 0, 1), RETURN], 1),
+    "unknown error": ([(Op.OP_RAISE, 8), RETURN], 1),
+    "number of keys": ([TRUE, TRUE, (Op.OP_RECORD, 2, 2), RETURN], 2),
+}
+
+
+@pytest.mark.parametrize("cause", BAD_PROGRAMS)
+def test_a_program_that_could_leave_its_bounds_is_refused(cause: str):
+    """Instructions, operands, jumps and stack are proved before anything runs; the error names the policy's row."""
+    parts, stack = BAD_PROGRAMS[cause]
+    with pytest.raises(RuleTableError, match=rf"code\[0\]: .*{cause}"):
+        Generation.from_bytes(program_image(words_of(*parts), stack, constants()))
+
+
+@pytest.mark.parametrize(
+    ("parts", "stack"),
+    [
+        ([TRUE, RETURN], 1),
+        ([TRUE, (Op.OP_AND, 0, 7), TRUE, (Op.OP_BOOL, 0), RETURN], 1),
+        ([TRUE, (Op.OP_BRANCH, 0, 8), TRUE, (Op.OP_JUMP, 0, 10), TRUE, RETURN], 1),
+        ([TRUE, (Op.OP_RECORD, 1, 2), TRUE, (Op.OP_EQ, 0), RETURN], 2),
+        ([(Op.OP_SET, 0), (Op.OP_IS_EMPTY, 0), RETURN], 1),
+    ],
+)
+def test_a_sound_program_is_taken(parts: list[tuple], stack: int):
+    """The same forms with everything in its place."""
+    table = Generation.from_bytes(program_image(words_of(*parts), stack, constants()))
+    assert ask(Evaluator(table)).errors == []
+
+
+def test_links_that_declare_less_stack_than_their_shared_code_needs_are_refused():
+    """A program is checked once per template, but not with a larger stack than each of its links declares."""
+    row = PolicyRow(
+        "p", False, 0, ScopeRow(), ScopeRow(), ScopeRow(),
+        Program(tuple(words_of(TRUE, TRUE, (Op.OP_EQ, 0), RETURN)), 2, 0, frozenset()),
+    )  # fmt: skip
+    rows = [row, replace(row, id="q")]
+    data = write_image(Source(rows, [], constants()))
+    assert Generation.from_bytes(data).policy_count == 2
+    policies = struct.unpack_from("<Q", data, 104)[0]
+    second = policies + SIZES["Policy"] + 44
+    assert struct.unpack_from("<I", data, second)[0] == 2
+    with pytest.raises(RuleTableError, match=r"code\[1\]: .*more stack"):
+        Generation.from_bytes(put(data, second, "I", 1))
