@@ -18,7 +18,7 @@ cdef struct HeaderLine:      # one occurrence; the `headers` map gives one line 
     Text value
     uint8_t joined           # from the map: a comma may join several values
     uint8_t sanitised        # the value was not UTF-8, or carries Envoy's replacement
-    uint32_t order           # position as received
+    uint32_t order           # breaks ties between lines of one name: as received, or by spelling in the map's form
 
 
 cdef struct HttpCall:

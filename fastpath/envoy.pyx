@@ -159,12 +159,13 @@ cdef void lines_sort(Lines *lines) noexcept nogil:
 
 
 cdef void lines_last_wins(Lines *lines) noexcept nogil:
-    """Of sorted entries of a protobuf map keep the last under each key."""
+    """Of sorted entries of a protobuf map keep the last under each key. The order of a map means nothing: it goes."""
     cdef uint32_t i, n = 0
     for i in range(lines.n):
         if i + 1 < lines.n and text_equal(lines.p[i].name, lines.p[i + 1].name):
             continue
         lines.p[n] = lines.p[i]
+        lines.p[n].order = n
         n += 1
     lines.n = n
 
@@ -670,7 +671,7 @@ cdef void finish_query(Decoding *d) noexcept nogil:
         call_refuse(call, "path.fragment")
     if d.query.n == 0:
         return
-    mark = <const char *> memchr(call.raw_path.p, c"?", call.raw_path.n)
+    mark = <const char *> memchr(call.raw_path.p, c"?", call.raw_path.n) if call.raw_path.n else NULL
     if mark is NULL:
         call_refuse(call, "query.conflict")
         return

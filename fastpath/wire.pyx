@@ -2,7 +2,8 @@
 
 What upb does and this therefore does too: a varint has at most 10 bytes and bits above 64 are dropped; a tag and a
 length have at most 5 bytes; a known field with another wire type counts as unknown; the last of a repeated singular
-field wins, messages merge; groups exist only to be skipped. Source: protobuf.dev/programming-guides/encoding.
+field wins, messages merge; groups exist only to be skipped, and within them a field number 0 passes. Source:
+protobuf.dev/programming-guides/encoding.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -97,7 +98,7 @@ cdef inline bint read_tag(Reader *r, WireField *f) noexcept nogil:
     cdef uint64_t tag = 0
     if not read_varint(r, &tag, TAG_BYTES_MAX):
         return False
-    if tag >> 32 or not tag >> TYPE_BITS:
+    if tag >> 32:
         return fail(r, WIRE_BAD_TAG)
     f.number = <uint32_t> (tag >> TYPE_BITS)
     f.type = tag & 7
@@ -159,7 +160,11 @@ cdef bint skip_group(Reader *r, uint32_t number) noexcept nogil:
 
 cdef bint reader_next(Reader *r, WireField *f) noexcept nogil:
     while r.p < r.end:
-        if not read_tag(r, f) or not read_value(r, f):
+        if not read_tag(r, f):
+            return False
+        if f.number == 0:
+            return fail(r, WIRE_BAD_TAG)
+        if not read_value(r, f):
             return False
         if f.type != WIRE_GROUP:
             return True
