@@ -1,0 +1,9 @@
+"""The compiled `mapping` section; used by other native modules alone."""
+
+SEGMENTS: dict[str, int]
+PIECES: dict[str, int]
+KINDS: dict[str, int]
+EXTENSIONS: dict[str, int]
+
+class Room:
+    """Memory that compiled rules point into; it lives as long as this object."""

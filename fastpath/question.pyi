@@ -1,0 +1,1 @@
+"""An agent's own question; used by other native modules alone."""

@@ -1,0 +1,1 @@
+"""Routes of the configuration; used by other native modules alone."""

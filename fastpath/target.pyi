@@ -1,0 +1,1 @@
+"""What a call acts on; used by other native modules alone."""

@@ -1,0 +1,1 @@
+"""Classes of plain calls; used by other native modules alone."""
