@@ -105,7 +105,7 @@ def compile_image(
         _validate_links(chosen, known)
     constants = Constants()
     rows = RuleSet(named, chosen, constants, columns, positional_ids).rows()
-    store = load_entities(entities, None if known is None else known.handle, entities_name)
+    store = load_entities(entities, None if known is None else known.handle, entities_name, limits)
     image = write_image(Source(rows, store, constants, {} if known is None else input_shapes(known), columns))
     templates = {id_: policy for id_, policy in named.items() if policy.template}
     return Compiled(image, _report(rows, templates, len(chosen), len(store), known))

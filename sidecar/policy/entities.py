@@ -10,11 +10,16 @@ import cedarpy
 from sidecar.errors import PolicyError
 from sidecar.policy import cells
 from sidecar.policy.cells import Uid
+from sidecar.policy.hierarchy import check_parents, title
 from sidecar.policy.image import EntityRow
+from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 
 
 def load_entities(
-    document: str | Sequence[dict[str, Any]], schema: cedarpy.Schema | None = None, name: str = "entities"
+    document: str | Sequence[dict[str, Any]],
+    schema: cedarpy.Schema | None = None,
+    name: str = "entities",
+    limits: PolicyLimits = DEFAULT_LIMITS,
 ) -> list[EntityRow]:
     """The entities of a Cedar JSON document, ancestors transitively closed.
 
@@ -22,18 +27,19 @@ def load_entities(
     PolicyError that names the entity for what is malformed, against the schema, cyclic, or there twice with different
     content.
     """
-    if not isinstance(document, str):
-        if not document and schema is None:
-            return []
-        document = json.dumps(document)
+    if not document and schema is None and not isinstance(document, str):
+        return []
     try:
-        text = str(cedarpy.Entities.from_json_str(document, schema))
-    except ValueError as error:
-        raise PolicyError(f"{name}: {_diagnose(document, schema, str(error))}") from None
-    if not text.startswith("["):
-        # cedarpy reads a malformed escape (`{"__entity": ..}` that is no uid) as a record, which it then cannot print.
-        raise PolicyError(f"{name}: {text.strip('<>')}")
-    return [_row(entity, name) for entity in json.loads(text)]
+        entities = _decode(document) if isinstance(document, str) else document
+        check_parents(_parents(entities), limits.parents_max)
+        text = document if isinstance(document, str) else json.dumps(document)
+        try:
+            handle = cedarpy.Entities.from_json_str(text, schema)
+        except ValueError as error:
+            raise PolicyError(_diagnose(text, schema, str(error))) from None
+    except PolicyError as error:
+        raise PolicyError(f"{name}: {error}") from None
+    return [_row(entity, name) for entity in json.loads(str(handle))]
 
 
 def _row(entity: dict[str, Any], name: str) -> EntityRow:
@@ -45,9 +51,43 @@ def _row(entity: dict[str, Any], name: str) -> EntityRow:
     return EntityRow(uid, attrs, tags, ancestors)
 
 
-def title(uid: Uid) -> str:
-    """An entity uid as Cedar text."""
-    return f"{uid[0]}::{json.dumps(uid[1], ensure_ascii=False)}"
+# ---------------------------------------------------------------- the frame of a document
+
+
+def _decode(document: str) -> Any:
+    try:
+        return json.loads(document)
+    except json.JSONDecodeError as error:
+        raise PolicyError(f"is not JSON: {error.msg.lower()} (line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise PolicyError("is nested too deeply") from None
+
+
+def _parents(entities: Any) -> dict[Uid, list[Uid]]:
+    """The direct parents of each entity; PolicyError for an entity that has not the frame of one."""
+    if not isinstance(entities, list | tuple):
+        raise PolicyError("is not a list of entities")
+    parents: dict[Uid, list[Uid]] = {}
+    for number, entity in enumerate(entities, 1):
+        where = f"entity {number}"
+        if not isinstance(entity, dict):
+            raise PolicyError(f"{where} is not an object")
+        uid = _uid(entity.get("uid"), f"{where} uid")
+        where = f"entity {number} (`{title(uid)}`)"
+        if not isinstance(entity.get("parents"), list):
+            raise PolicyError(f"{where} has no list `parents`")
+        if not isinstance(entity.get("attrs"), dict):
+            raise PolicyError(f"{where} has no object `attrs`")
+        if not isinstance(entity.get("tags", {}), dict):
+            raise PolicyError(f"{where} has `tags` that are no object")
+        parents[uid] = [_uid(parent, f"{where} parent") for parent in entity["parents"]]
+    return parents
+
+
+def _uid(value: Any, where: str) -> Uid:
+    if isinstance(value, dict) and value.keys() == {"__entity"}:
+        value = value["__entity"]
+    return cells.uid_of_json(value, where)
 
 
 # ---------------------------------------------------------------- why cedarpy refused a document
@@ -61,69 +101,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _diagnose(document: str, schema: cedarpy.Schema | None, message: str) -> str:
-    """What is wrong with a document that cedarpy refused with `message`."""
+    """What is wrong with a document, well framed, that cedarpy refused with `message`."""
     try:
         entities = json.loads(document, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg.lower()} (line {error.lineno}, column {error.colno})"
-    except RecursionError:
-        return "is nested too deeply"
     except PolicyError as error:
         return str(error)
-    if not isinstance(entities, list):
-        return "is not a list of entities"
-    return _malformed(entities) or _cycle(entities) or _offender(entities, schema) or message
-
-
-def _malformed(entities: list[Any]) -> str | None:
-    """The first entity whose frame is not that of an entity."""
-    for number, entity in enumerate(entities, 1):
-        where = f"entity {number}"
-        if not isinstance(entity, dict):
-            return f"{where} is not an object"
-        try:
-            where = f"entity {number} (`{title(_uid(entity.get('uid'), f'{where} uid'))}`)"
-            if not isinstance(entity.get("parents"), list):
-                return f"{where} has no list `parents`"
-            for parent in entity["parents"]:
-                _uid(parent, f"{where} parent")
-        except PolicyError as error:
-            return str(error)
-        if not isinstance(entity.get("attrs"), dict):
-            return f"{where} has no object `attrs`"
-        if not isinstance(entity.get("tags", {}), dict):
-            return f"{where} has `tags` that are no object"
-    return None
-
-
-def _uid(value: Any, where: str) -> Uid:
-    if isinstance(value, dict) and value.keys() == {"__entity"}:
-        value = value["__entity"]
-    return cells.uid_of_json(value, where)
-
-
-def _cycle(entities: list[dict[str, Any]]) -> str | None:
-    """A cycle among the parents, walked without recursion."""
-    parents = {_uid(e["uid"], ""): [_uid(p, "") for p in e["parents"]] for e in entities}
-    state: dict[Uid, bool] = {}  # False: on the way, True: done
-    for start in parents:
-        path = [start]
-        while path:
-            at = path[-1]
-            if at not in state:
-                state[at] = False
-            for parent in parents[at]:
-                if parent not in parents or state.get(parent):
-                    continue
-                if parent in state:
-                    ring = [*path[path.index(parent) :], parent]
-                    return "parents form a cycle: " + " in ".join(f"`{title(uid)}`" for uid in ring)
-                path.append(parent)
-                break
-            else:
-                state[at] = True
-                path.pop()
-    return None
+    return _offender(entities, schema) or message
 
 
 def _refuses(entities: list[dict[str, Any]], schema: cedarpy.Schema | None) -> str | None:

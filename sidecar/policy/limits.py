@@ -24,6 +24,8 @@ class PolicyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The schema text, in bytes of UTF-8."""
     entities_bytes_max: int = 256 * MIB
     """The entities document, in bytes of UTF-8."""
+    parents_max: int = 1_000
+    """Longest chain of parents above an entity: their closure grows with its square."""
     links_max: int = 1_000_000
     """Template links of one publish."""
 

@@ -25,9 +25,7 @@ from sidecar.policy.schema_text import (
     read_declarations,
 )
 
-PRIMITIVES = frozenset(("String", "Long", "Bool", "ipaddr", "decimal", "datetime", "duration"))
 _CEDAR = "__cedar::"
-_SYNONYMS = {"Boolean": "Bool"}
 INPUT = "input"
 
 
@@ -94,8 +92,7 @@ class _Resolver:
                 return self.type(*self.aliases[full])
             if full in self.entities:
                 return EntityRef(full)
-        plain = type_.name.removeprefix(_CEDAR)
-        return NameType(_SYNONYMS.get(plain, plain))
+        return NameType(type_.name.removeprefix(_CEDAR))
 
     def record(self, space: str, record: RecordType) -> RecordType:
         return RecordType(

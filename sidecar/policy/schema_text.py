@@ -234,8 +234,9 @@ class _Reader:
             shared.parents = self.listed("]", self.reference) if self.take("[") else [self.reference()]
         if self.take("appliesTo"):
             self.applies_to(shared)
-        if self.take("attributes"):
-            self.skip_block()
+        if self.take("attributes"):  # the grammar has them, and lets them be empty
+            self.need("{")
+            self.need("}")
         return [ActionDecl(name, shared.parents, shared.principals, shared.resources, shared.context) for name in names]
 
     def applies_to(self, action: ActionDecl) -> None:
@@ -260,17 +261,6 @@ class _Reader:
                 return "::".join(parts), self.name()
             parts.append(self.word())
         return None, parts[-1]
-
-    def skip_block(self) -> None:
-        """Step over the attributes of an action, which no released Cedar evaluates."""
-        self.need("{")
-        depth = 1
-        while depth:
-            if self.token.kind == "end":
-                raise self.unexpected("`}`")
-            depth += self.token.text == "{"
-            depth -= self.token.text == "}"
-            self.at += 1
 
     # ------------------------------------------------------------ types
 
