@@ -14,7 +14,7 @@ import click
 from tests.differential.compare import differences
 from tests.differential.families import FAMILIES
 from tests.differential.ours import Ours
-from tests.differential.run import Tally, run, run_batch
+from tests.differential.run import SHRINK_SECONDS, Tally, run, run_batch
 
 
 @click.command()
@@ -30,11 +30,19 @@ from tests.differential.run import Tally, run, run_batch
     show_default=True,
     help="Folder for disagreements: JSON lines in the format of the conformance corpus.",
 )
+@click.option("--first", is_flag=True, help="Stop at the first disagreement and do not shrink it.")
 @click.option(
     "--replay", type=click.Path(path_type=Path, exists=True), help="Compare the records of this file instead."
 )
 def main(
-    seed: int, cases: int, family: str | None, jobs: int, batch: int | None, save: Path, replay: Path | None
+    seed: int,
+    cases: int,
+    family: str | None,
+    jobs: int,
+    batch: int | None,
+    save: Path,
+    first: bool,
+    replay: Path | None,
 ) -> None:
     """Compare our evaluator with cedarpy on generated cases; exit 1 on any disagreement."""
     if replay:
@@ -42,9 +50,19 @@ def main(
     if batch is not None:
         total = run_batch(seed, batch, family, Ours, save)
     else:
-        total = run(seed, cases, only=family, jobs=jobs, save=save, progress=progress_line(cases))
+        total = run(
+            seed,
+            cases,
+            only=family,
+            jobs=jobs,
+            save=save,
+            failures_max=1 if first else 10,
+            shrink_seconds=0.0 if first else SHRINK_SECONDS,
+            progress=progress_line(cases),
+        )
     click.echo(f"seed {seed} cases {total.cases} disagreements {len(total.failures)}")
-    click.echo("  " + " ".join(f"{name} {count}" for name, count in sorted(total.seen.items())))
+    for counts in (total.answers, total.families):
+        click.echo("  " + " ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     for failure in total.failures:
         click.echo(failure)
     sys.exit(1 if total.failures else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,9 +52,12 @@ def agree(expected: Reply, got: Reply) -> bool:
     return expected == got
 
 
-def differences(record: Record, make: MakeSubject) -> list[Difference]:
-    """Every difference between cedarpy and the subject over the requests of one record."""
+def differences(record: Record, make: MakeSubject, seen: Counter[str] | None = None) -> list[Difference]:
+    """Every difference between cedarpy and the subject over one record; `seen` counts what cedarpy answered."""
     letter, severe = expectations(record)
+    for reply in letter if seen is not None else ():
+        kinds = ["refused"] if isinstance(reply, Refused) else [reply.decision, *["erring"] * bool(reply.errors)]
+        seen.update(kinds)
     subject = make(record)
     found = []
     for mode, expected in (("cedar", letter), ("strict", severe)):

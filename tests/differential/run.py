@@ -21,6 +21,7 @@ from tests.differential.shrink import shrink
 
 # Batches in one unit of work: enough to hide the cost of passing it, few enough for a lively progress line.
 CHUNK = 8
+SHRINK_SECONDS = 20.0
 
 
 @dataclass
@@ -28,26 +29,31 @@ class Tally:
     """What a run covered, and what it found."""
 
     cases: int = 0
-    seen: Counter[str] = field(default_factory=Counter)
+    families: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         self.cases += other.cases
-        self.seen.update(other.seen)
+        self.families.update(other.families)
+        self.answers.update(other.answers)
         self.failures += other.failures
 
 
-def run_batch(seed: int, batch: int, only: str | None, make: MakeSubject, save: Path | None) -> Tally:
-    """Compare one batch; a disagreement is shrunk and saved."""
+def run_batch(
+    seed: int, batch: int, only: str | None, make: MakeSubject, save: Path | None, seconds: float = SHRINK_SECONDS
+) -> Tally:
+    """Compare one batch; a disagreement is shrunk for at most `seconds` and saved."""
     case = make_case(seed, batch, only)
     name = f"seed-{seed}-batch-{batch}-{case.family}"
     tally = Tally()
     for part in [case, *([case.after] if case.after else [])]:
         record = part.render(name)
-        found = differences(record, make)
-        _count(tally, case.family, record)
+        found = differences(record, make, tally.answers)
+        tally.cases += len(record["requests"])
+        tally.families[case.family] += len(record["requests"])
         if found:
-            tally.failures.append(_report(part, name, found, make, save))
+            tally.failures.append(_report(part, name, found, make, save, seconds))
             return tally
     if case.after:
         found = in_threads([case.render(name), case.after.render(name)], seed=batch)
@@ -56,17 +62,14 @@ def run_batch(seed: int, batch: int, only: str | None, make: MakeSubject, save: 
     return tally
 
 
-def _count(tally: Tally, family: str, record: Record) -> None:
-    tally.cases += len(record["requests"])
-    tally.seen[family] += len(record["requests"])
-
-
-def _report(case: Case, name: str, found: list[Difference], make: MakeSubject, save: Path | None) -> str:
+def _report(
+    case: Case, name: str, found: list[Difference], make: MakeSubject, save: Path | None, seconds: float
+) -> str:
     """Shrink the case to what shows its first difference, save it, and say so."""
     narrowed = case.with_(requests=(case.requests[found[0].request],))
     if not differences(narrowed.render(name), make):
         narrowed = case
-    small = shrink(narrowed, lambda candidate: bool(differences(candidate.render(name), make)))
+    small = shrink(narrowed, lambda candidate: bool(differences(candidate.render(name), make)), seconds=seconds)
     record = small.render(name)
     return _saved(name, [record], differences(record, make), save)
 
@@ -97,11 +100,11 @@ def with_expectations(record: Record) -> Record:
     return record | {"requests": requests}
 
 
-def run_chunk(seed: int, batches: list[int], only: str | None, save: Path | None) -> Tally:
+def run_chunk(seed: int, batches: list[int], only: str | None, save: Path | None, seconds: float) -> Tally:
     """One unit of work of a worker process."""
     tally = Tally()
     for batch in batches:
-        tally.add(run_batch(seed, batch, only, Ours, save))
+        tally.add(run_batch(seed, batch, only, Ours, save, seconds))
     return tally
 
 
@@ -113,29 +116,34 @@ def run(
     jobs: int = 1,
     save: Path | None = None,
     failures_max: int = 10,
+    shrink_seconds: float = SHRINK_SECONDS,
     progress: Callable[[Tally, float], None] = lambda _tally, _seconds: None,
 ) -> Tally:
     """Run batches 0, 1, .. of `seed` until `cases` requests were compared or too many disagreed."""
     total, started = Tally(), time.monotonic()
-    for tally in _chunks(seed, only, jobs, save, lambda: total.cases < cases and len(total.failures) < failures_max):
+    for tally in _chunks(
+        seed, only, jobs, save, shrink_seconds, lambda: total.cases < cases and len(total.failures) < failures_max
+    ):
         total.add(tally)
         progress(total, time.monotonic() - started)
     return total
 
 
-def _chunks(seed: int, only: str | None, jobs: int, save: Path | None, more: Callable[[], bool]) -> Iterator[Tally]:
+def _chunks(
+    seed: int, only: str | None, jobs: int, save: Path | None, seconds: float, more: Callable[[], bool]
+) -> Iterator[Tally]:
     starts = iter(range(0, 10**9, CHUNK))
     if jobs == 1:
         while more():
             start = next(starts)
-            yield run_chunk(seed, list(range(start, start + CHUNK)), only, save)
+            yield run_chunk(seed, list(range(start, start + CHUNK)), only, save, seconds)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         flying = {}
         while more():
             while len(flying) < jobs + 1:
                 batches = list(range(start := next(starts), start + CHUNK))
-                flying[pool.submit(run_chunk, seed, batches, only, save)] = batches
+                flying[pool.submit(run_chunk, seed, batches, only, save, seconds)] = batches
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
                 batches = flying.pop(future)

@@ -62,6 +62,8 @@ def test_every_family_reaches_every_kind_of_answer(family: str) -> None:
     assert all(seen[kind] for kind in ("allow", "deny", "errors", "reasons", "columns", "ill-typed")), seen
     assert family == "coding" or seen["validated"], seen
     assert family not in ("coding", "extensions") or seen["refused"], seen
+    # A case that cedarpy refuses compares nothing else.
+    assert seen["refused"] < (seen["allow"] + seen["deny"]) / 2, seen
 
 
 def test_policy_sets_have_templates_with_links() -> None:

@@ -47,13 +47,16 @@ def boolean(rng: Random, depth: int, typed: bool) -> Expr:
     if depth == 0:
         kinds = [TRUE, FALSE] * 2 + [RAISES] if typed else [TRUE, FALSE] * 4 + [RAISES, RAISES_ILL, NON_BOOL]
         return ex(rng.choice(rng.choice(kinds)))
-    form = rng.choice(("&&", "&&", "||", "||", "!", "if"))
+    form = rng.choice(("&&", "&&", "||", "||", "!", "if", "=="))
     operands = [boolean(rng, depth - 1 if rng.random() < 0.7 else 0, typed) for _ in range(3)]
     if form == "!":
         return ex("!(", operands[0], ")")
     if form == "if":
         return ex("(if ", operands[0], " then ", operands[1], " else ", operands[2], ")")
-    return ex("(", operands[0], f" {form} ", operands[1], ")")
+    if form == "==" and rng.random() < 0.3:
+        return ex("[", operands[0], "].contains(", operands[1], ")")
+    # Equality takes any value, so below it a missing type check of the operands shows: `(true && 1) == 1`.
+    return ex("((", operands[0], f") {form} (", operands[1], "))")
 
 
 def _policy(rng: Random, typed: bool, pool: list[str]) -> Policy:
