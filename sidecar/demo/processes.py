@@ -34,7 +34,13 @@ class Process:
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as out:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, user=uid, group=uid, extra_groups=[] if uid else None
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                user=uid,
+                group=uid,
+                extra_groups=[] if uid else None,
             )
 
     @property
@@ -73,7 +79,9 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 

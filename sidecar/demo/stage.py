@@ -214,16 +214,22 @@ class Stage:
         bundles = {TRUST_DOMAIN: folder / "bundle.pem", PARTNER_DOMAIN: folder / f"bundle.{PARTNER_DOMAIN}.pem"}
         return tls_files(folder / "svid.pem", folder / "key.pem", bundles)
 
+    def listeners(self) -> list[Listener]:
+        """Two doors to the same upstreams: one with the path settings that the README recommends, one without."""
+        shared: dict[str, Any] = {
+            "hosts": {MCP_HOST: "mcp", "*": "http"},
+            "tls": self.listener_tls(),
+            "http_filters": [self.envoy_filter()],
+        }
+        return [Listener(name="main", **shared), Listener(name="raw", normalise=False, **shared)]
+
     def _bootstrap(self) -> Bootstrap:
-        hosts = {MCP_HOST: "mcp", "*": "http"}
-        shared: dict[str, Any] = {"hosts": hosts, "tls": self.listener_tls(), "http_filters": [self.envoy_filter()]}
-        listeners = [Listener(name="main", **shared), Listener(name="raw", normalise=False, **shared)]
         clusters = [
             self.envoy_cluster(),
             cluster("mcp", "127.0.0.1", self.upstream["mcp"]),
             cluster("http", "127.0.0.1", self.upstream["http"]),
         ]
-        return bootstrap(listeners, clusters, access_log=str(self.folder / "access.log"))
+        return bootstrap(self.listeners(), clusters, access_log=str(self.folder / "access.log"))
 
     # ------------------------------------------------------------ what a scene does
 
