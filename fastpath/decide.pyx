@@ -423,6 +423,10 @@ cdef void decide(
     if request.deadline_ns and now > request.deadline_ns:
         out.late = 1
         finish(out, OUTCOME_ERROR, literal(b"late"))
+    if out.outcome == OUTCOME_ERROR:
+        # What an evaluation has left behind goes with an answer of its own only.
+        out.cacheable = 0
+        out.obligation = literal(b"")
     out.latency_ns = now - started
 
 

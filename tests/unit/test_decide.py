@@ -266,11 +266,12 @@ def test_a_malformed_request_is_denied_with_its_reason_before_any_policy():
 
 def test_a_decision_after_the_deadline_is_an_error_whatever_it_was():
     """Fail-closed rule 6: late is not an answer, and an instant before is."""
-    asked = evaluator(PERMIT)
+    asked = named(permit("p", '@obligation("notify")'))
     asked.put_state(now_ns=1000)
-    assert ask(asked, deadline_ns=1000).outcome == "ALLOW"
+    got = ask(asked, deadline_ns=1000)
+    assert (got.outcome, got.obligation, got.cacheable) == ("ALLOW", "notify", True)
     got = ask(asked, deadline_ns=999)
-    assert (got.outcome, got.reason) == ("ERROR", "late")
+    assert (got.outcome, got.reason, got.obligation, got.cacheable) == ("ERROR", "late", "", False)
 
 
 def test_a_late_evaluation_ends_early():
