@@ -1,0 +1,28 @@
+"""`python -m bench`: one question per file, each measured against a peer in the same run."""
+
+from __future__ import annotations
+
+import click
+
+from bench.decide import decide
+
+
+@click.group(context_settings={"max_content_width": 110})
+def main() -> None:
+    """Measure Remit, one question at a time.
+
+    Every question runs us and a peer in turns within one process, checks that both gave the same answers, prints a
+    table and a hash of the answers, and writes raw samples as JSON. Times on shared machines drift: trust the ratios,
+    and compare only numbers of one run.
+
+    \b
+    python -m bench decide --json decide.json              how much faster than cedarpy is a decision?
+    python -m bench decide --json decide.json --plot decide.png
+    python -m bench decide --json quick.json --rounds 5    a quick look
+    """
+
+
+main.add_command(decide)
+
+if __name__ == "__main__":
+    main()
