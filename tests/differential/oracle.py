@@ -46,6 +46,9 @@ class Oracle:
         self.refused: Refused | None = None
         self._text = record["policies"]
         self._links = record.get("links", [])
+        self._present = [
+            e["uid"].get("__entity", e["uid"]) for e in record["entities"] if isinstance(e.get("uid"), dict)
+        ]
         try:
             self._policies = cedarpy.PolicySet.from_str(self._text)
             if self._links:
@@ -60,14 +63,25 @@ class Oracle:
             self.refused = Refused(str(error))
 
     def ask(self, requests: list[Json]) -> list[Answer | Refused]:
-        """One answer per request."""
+        """One answer per request. `resourceParent` stands for an entity below it that the store lacks: the resource."""
         if self.refused:
             return [self.refused] * len(requests)
+        if any("resourceParent" in request for request in requests):
+            return [answer for request in requests for answer in self._ask(self._with_resource(request), [request])]
+        return self._ask(self._entities, requests)
+
+    def _with_resource(self, request: Json) -> cedarpy.Entities:
+        uid, parent = request["resource"], request.get("resourceParent")
+        if parent is None or uid in self._present:
+            return self._entities
+        return self._entities.with_added_json_str(json.dumps([{"uid": uid, "attrs": {}, "parents": [parent]}]))
+
+    def _ask(self, entities: cedarpy.Entities, requests: list[Json]) -> list[Answer | Refused]:
         plain = [
             {k: r[k] for k in ("principal", "action", "resource")} | {"context": json.dumps(r["context"])}
             for r in requests
         ]
-        return [_answer(result) for result in cedarpy.is_authorized_batch(plain, self._policies, self._entities)]
+        return [_answer(result) for result in cedarpy.is_authorized_batch(plain, self._policies, entities)]
 
     def effects(self) -> dict[str, str]:
         """Effect by policy id, links included."""

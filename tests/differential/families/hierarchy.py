@@ -35,6 +35,9 @@ def make(rng: Random, *, typed: bool, columns: bool) -> Case:
         }
         for _ in range(REQUESTS)
     )
+    if rng.random() < 0.5:
+        present = [entity["uid"] for entity in entities]
+        requests = tuple(_below(rng, request, pool, present) for request in requests)
     schema = schema_text(world) if typed else ""
     return Case("hierarchy", policies, tuple(entities), requests, schema=schema, typed=typed, columns=columns)
 
@@ -73,7 +76,18 @@ def _entities(world: World, levels: list[list[Json]]) -> list[Json]:
 
 def _end(rng: Random, pool: list[Json], type_: str) -> Json:
     own = [uid for uid in pool if uid["type"] == type_]
-    return rng.choice(own) if own and rng.random() < 0.9 else {"type": type_, "id": "stranger"}
+    return rng.choice(own) if own and rng.random() < 0.75 else {"type": type_, "id": "stranger"}
+
+
+def _below(rng: Random, request: Json, pool: list[Json], present: list[Json]) -> Json:
+    """The request with a parent for its resource, which counts when the store does not have the resource.
+
+    Not for a resource that others are below: cedarpy would put them below the parent as well.
+    """
+    uid = request["resource"]
+    if uid == request["principal"] or (uid["id"] != "stranger" and uid not in present) or rng.random() < 0.3:
+        return request
+    return request | {"resourceParent": rng.choice((*pool, {"type": "Group", "id": "unheard"}))}
 
 
 def _policy(world: World, pool: list[Json], kinds: list[str]) -> Policy:
