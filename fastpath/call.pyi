@@ -32,5 +32,7 @@ class Pdp:
         """(gRPC status code, CheckResponse bytes, or the status message when the code is not 0)."""
     def check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
     def batch_check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
+    def explain(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
+        """Like check, as a dry run; the record names the door."""
     def counters(self) -> dict[str, object]:
         """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""

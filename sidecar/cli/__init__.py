@@ -9,10 +9,11 @@ from sidecar.cli.envoy import envoy_config
 from sidecar.cli.output import Commands
 from sidecar.cli.policy import policy
 from sidecar.cli.serve import serve
+from sidecar.version import VERSION
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="remit", message="%(prog)s %(version)s")
+@click.version_option(VERSION, prog_name="remit", message="%(prog)s %(version)s")
 def main() -> None:
     """Remit answers one question for every action of an AI agent: may this agent do this, now?
 

@@ -1,0 +1,182 @@
+"""All sockets of one sidecar: a gRPC server per door, the control socket, the metrics port.
+
+Each door is its own server, so that what one caller does to its socket costs the others nothing; the control socket
+appears last, so that whoever finds it finds everything else.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent import futures
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from sidecar._proto.remit.authz.v1 import authz_pb2, authz_pb2_grpc
+from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
+from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
+from sidecar.config import HostPort, host_port
+from sidecar.decisions.service import DecisionTail
+from sidecar.errors import ConfigError
+from sidecar.identity.tls import server_credentials
+from sidecar.logs import event
+from sidecar.metrics import MetricsServer
+from sidecar.runtime import Runtime
+from sidecar.services.control import Control
+from sidecar.services.doors import Resolve, authz_service, ext_authz_service, make_server
+from sidecar.services.explain import Explanation
+from sidecar.services.health import Health
+from sidecar.services.options import server_options
+from sidecar.services.sockets import BoundSocket
+from sidecar.status import StatusView
+
+log = logging.getLogger("remit.listening")
+
+CONTROL_THREADS = 16  # of which half can be decision tails that stay open
+CONTROL_MESSAGE_BYTES = 1 << 20
+# Addresses are named by the field of the configuration that asked for them.
+EXT_AUTHZ_TLS, EXT_AUTHZ_SOCKET = "listeners.ext_authz.address", "listeners.ext_authz.socket"
+CHECK, CONTROL, METRICS = "listeners.check_address", "control.socket", "metrics.address"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+
+class Listening:
+    """Owns every socket from `open` to `close`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.addresses: dict[str, str] = {}
+        self.view = StatusView(runtime, self.addresses)
+        self._health = Health()
+        self._servers: list[grpc.Server] = []
+        self._sockets: list[BoundSocket] = []
+        self._tail = DecisionTail(runtime.journal)
+        self._metrics: MetricsServer | None = None
+
+    def open(self) -> None:
+        """Bind and serve everything that the configuration names. ConfigError when an address cannot be bound."""
+        try:
+            self._open_ext_authz()
+            self._open_agents()
+            self._open_check()
+            self._open_metrics()
+            self._runtime.on_ready(self._health.put_ready)
+            self._open_control()
+        except BaseException:
+            self.close(0)
+            raise
+        event(log, "serving", addresses=self.addresses)
+
+    def close(self, grace_s: float, hurry: threading.Event | None = None) -> None:
+        """Take no new calls, let those in progress end within `grace_s` seconds or until `hurry` is set, then go."""
+        self._health.drain()
+        self._tail.close()
+        ends = [server.stop(grace_s) for server in self._servers]
+        if hurry is not None:
+            threading.Thread(target=self._hurry, args=(hurry,), name="hurry", daemon=True).start()
+        for end in ends:
+            end.wait()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        for socket in self._sockets:
+            socket.close()
+        self._servers.clear()
+        self._sockets.clear()
+
+    def _hurry(self, hurry: threading.Event) -> None:
+        hurry.wait()
+        for server in tuple(self._servers):
+            server.stop(0)
+
+    # ------------------------------------------------------------ the doors
+
+    def _open_ext_authz(self) -> None:
+        door = self._runtime.config.listeners.ext_authz
+        if door is None:
+            return
+        resolve = self._socket_resolve(door.spiffe_id) if door.socket else self._runtime.tls_peer
+        limits = self._runtime.config.limits
+        server = make_server(limits, limits.ext_authz_bytes, "ext_authz")
+        service = ext_authz_service(self._runtime.pdp.ext_authz, resolve, self._runtime.errors)
+        server.add_generic_rpc_handlers((service,))
+        if door.socket:
+            self._serve_socket(EXT_AUTHZ_SOCKET, server, door.socket, door.group)
+        else:
+            self._serve_tls(EXT_AUTHZ_TLS, server, door.address)
+
+    def _open_agents(self) -> None:
+        for i, agent in enumerate(self._runtime.config.listeners.agents):
+            server = self._check_server(self._socket_resolve(agent.spiffe_id))
+            self._serve_socket(f"listeners.agents[{i}].socket", server, agent.socket, agent.group)
+
+    def _open_check(self) -> None:
+        address = self._runtime.config.listeners.check_address
+        if address:
+            self._serve_tls(CHECK, self._check_server(self._runtime.tls_peer), address)
+
+    def _check_server(self, resolve: Resolve) -> grpc.Server:
+        limits, pdp = self._runtime.config.limits, self._runtime.pdp
+        server = make_server(limits, limits.check_bytes, "check")
+        service = authz_service(pdp.check, pdp.batch_check, resolve, self._runtime.errors)
+        server.add_generic_rpc_handlers((service,))
+        return server
+
+    def _socket_resolve(self, spiffe_id: str) -> Resolve:
+        """Whoever may enter the socket's folder is this one; nothing that it sends can say otherwise (UD-05)."""
+        return lambda _: self._runtime.socket_peer(spiffe_id)
+
+    # ------------------------------------------------------------ beside the doors
+
+    def _open_metrics(self) -> None:
+        address = host_port(self._runtime.config.metrics.address)
+        if address is not None:
+            self._metrics = MetricsServer(address, self.view)
+            self.addresses[METRICS] = str(self._metrics.address)
+
+    def _open_control(self) -> None:
+        section, limits = self._runtime.config.control, self._runtime.config.limits
+        pool = futures.ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="control")
+        server = grpc.server(pool, options=server_options(limits, CONTROL_MESSAGE_BYTES))
+        control_pb2_grpc.add_ControlServicer_to_server(Control(self._runtime, self.view), server)
+        authz_pb2_grpc.add_ExplanationServicer_to_server(Explanation(self._runtime), server)
+        decisions_pb2_grpc.add_DecisionTailServicer_to_server(self._tail, server)
+        reflection.enable_server_reflection(_reflected(), server)
+        self._serve_socket(CONTROL, server, section.socket, section.group)
+
+    # ------------------------------------------------------------ binding
+
+    def _serve_socket(self, name: str, server: grpc.Server, path: str, group: str) -> None:
+        socket = BoundSocket(path, group)
+        self._sockets.append(socket)
+        self._start(name, server, lambda: socket.bind(lambda aside: _bind(name, server, f"unix:{aside}", None)))
+        self.addresses[name] = f"unix:{socket.path}"
+
+    def _serve_tls(self, name: str, server: grpc.Server, address: str) -> None:
+        where = host_port(address)
+        assert where is not None, "the configuration was checked"
+        ports: list[int] = []
+        credentials = server_credentials(self._runtime.source)
+        self._start(name, server, lambda: ports.append(_bind(name, server, str(where), credentials)))
+        self.addresses[name] = str(HostPort(where.host, ports[0]))
+
+    def _start(self, name: str, server: grpc.Server, bind: Callable[[], object]) -> None:
+        self._health.add_to(server)
+        self._servers.append(server)
+        bind()
+        server.start()
+        event(log, "door.open", logging.DEBUG, door=name)
+
+
+def _bind(name: str, server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(f"`{name}`: cannot listen on `{address}`; is it taken, or not ours to take?") from error
+
+
+def _reflected() -> tuple[str, ...]:
+    """What the control socket tells of itself: its own services and the agent's contract."""
+    ours = [file.DESCRIPTOR.services_by_name for file in (control_pb2, authz_pb2, decisions_pb2)]
+    names = [service.full_name for services in ours for service in services.values()]
+    return (*names, HEALTH_SERVICE, reflection.SERVICE_NAME)

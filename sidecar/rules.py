@@ -1,0 +1,91 @@
+"""The rules in force: the published generation and the mapping, put into the Pdp together."""
+
+import logging
+
+from fastpath.call import Pdp
+from fastpath.mapping import Mapping
+from fastpath.table import Generation
+from sidecar.config import Config
+from sidecar.errors import PolicyError, RuleTableError, SidecarError
+from sidecar.logs import event
+from sidecar.policy.source import PolicySource, SourceTexts
+from sidecar.policy.store import GenerationStore
+
+log = logging.getLogger("remit.rules")
+
+
+class Rules:
+    """Owns the store and knows what the Pdp decides by. Its owner changes it from one thread at a time.
+
+    Raises ConfigError when the mapping cannot be compiled, PolicyError when the store's folder cannot be used.
+    """
+
+    def __init__(self, config: Config, pdp: Pdp) -> None:
+        self._pdp = pdp
+        self._store = GenerationStore(config.policy.store)
+        self._current: Generation | None = None
+        self._mapping = Mapping(config.mapping)
+        pdp.put_mapping(self._mapping)
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation in force; 0 while there is none."""
+        return self._current.generation if self._current is not None else 0
+
+    @property
+    def digest(self) -> str:
+        """Its SHA-256 ("sha256:<hex>"), or empty."""
+        return self._current.digest if self._current is not None else ""
+
+    @property
+    def extras_read(self) -> list[str]:
+        """Context attributes beside the live columns that some policy reads."""
+        return self._current.extras_read if self._current is not None else []
+
+    def in_force(self) -> tuple[Generation, Mapping]:
+        """What calls are decided by. RuleTableError while there is no generation."""
+        if self._current is None:
+            raise RuleTableError("no generation is in force; mend the policies, then run remit reload")
+        return self._current, self._mapping
+
+    def texts(self, config: Config) -> SourceTexts:
+        """The texts that the generation in force was built from. PolicyError when the files have changed since."""
+        texts = PolicySource(config.policy).read()
+        manifest = self._store.current()
+        if manifest is None or manifest.generation != self.generation or manifest.built_from != texts.digests():
+            raise PolicyError(f"the policy files are not those of generation {self.generation}; run remit reload first")
+        return texts
+
+    def publish(self, config: Config) -> bool:
+        """Compile what the configuration names and put it in force with its mapping; whether the generation changed.
+
+        Raises ConfigError, PolicyError or RuleTableError, and then nothing has changed. Equal content keeps its number.
+        """
+        # The mapping first: publishing is durable, so whatever can be refused is refused before it.
+        mapping = Mapping(config.mapping)
+        manifest = self._store.publish(PolicySource(config.policy), compile_s=config.policy.compile_s)
+        for warning in manifest.report.warnings:
+            event(log, "policy.warning", logging.WARNING, text=warning)
+        return self._put(config, mapping)
+
+    def reopen(self, config: Config) -> bool:
+        """Put the last published generation in force, as it is; whether there is one that can be used."""
+        try:
+            self._put(config, Mapping(config.mapping))
+        except SidecarError as error:
+            event(log, "generation.unusable", logging.ERROR, cause=str(error))
+            return False
+        return True
+
+    def _put(self, config: Config, mapping: Mapping) -> bool:
+        manifest = self._store.current()
+        if self._current is not None and manifest is not None and manifest.generation == self.generation:
+            # A process has a generation's file open once.
+            fresh = self._current
+        else:
+            fresh = self._store.open_current(strict=config.policy.evaluation == "strict")
+        changed = fresh is not self._current
+        # The old generation is closed by the last call that uses it.
+        self._pdp.put_rules(fresh, mapping)
+        self._current, self._mapping = fresh, mapping
+        return changed

@@ -1,0 +1,265 @@
+"""Everything that decides, wired together: identity, generation, mapping, journal, Pdp, shipper.
+
+`Runtime` owns them all. Changes arrive from the identity source, from reloads and from the journal, and each becomes
+one `put_*` on the Pdp; whatever fails leaves the last good state in force.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grpc
+
+from fastpath.call import Pdp
+from fastpath.journal import Journal
+from fastpath.peer import VerifiedPeer
+from fastpath.verify import Verifier
+from sidecar import config_file, logs
+from sidecar.config import Config
+from sidecar.decisions.events import event_record
+from sidecar.decisions.shipper import Shipper
+from sidecar.errors import ConfigError, JournalError, SidecarError
+from sidecar.identity.message import Choice
+from sidecar.identity.peers import PeerResolver
+from sidecar.identity.snapshot import Identity
+from sidecar.identity.source import WorkloadSource
+from sidecar.identity.upstream import Upstream
+from sidecar.logs import event
+from sidecar.readiness import STARTING, Conditions, Freshness, reason
+from sidecar.rules import Rules
+from sidecar.services.errors import ErrorCounts
+
+log = logging.getLogger("remit.runtime")
+
+WATCH_S = 0.25  # how late stale policies or a full journal may be noticed; a call notices a full journal at once
+FLUSH_S = 5.0  # time for the last records to reach the collector at a stop
+EPOCH = 0  # the revocation epoch while no authority store exists
+# Sections that are open sockets and files: a reload cannot change them.
+FIXED = ("name", "identity", "listeners", "journal", "upstream", "control", "metrics", "limits", "process")
+FIXED_POLICY = ("store", "evaluation")
+
+
+class Reloaded(NamedTuple):
+    """What is in force after a reload; `problems` say why it was refused, none: it was applied."""
+
+    generation: int
+    digest: str
+    changed: bool
+    problems: tuple[str, ...]
+
+
+class Runtime:
+    """One sidecar's parts. `start` it once, `close` it once; all other methods are thread-safe.
+
+    Raises ConfigError or JournalError when the parts cannot be made.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.errors = ErrorCounts()
+        self.reloads = {"applied": 0, "refused": 0}
+        self.last_problem = ""
+        self.not_ready = STARTING
+        self._listeners: list[Callable[[bool], None]] = []
+        self._reload_lock = threading.Lock()
+        self._state_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._shipping = False
+        self._fresh = Freshness()
+        self.journal = _open_journal(config)
+        self.pdp = _make_pdp(config, self.journal)
+        self.rules = Rules(config, self.pdp)
+        self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
+        self.verifier = Verifier()
+        self._resolver = _resolver(self.verifier, config)
+        self._upstream, self.shipper = self._make_shipper()
+        self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fetch our identity and to watch; calls are answered ERROR until all that is needed is there."""
+        self.source.feed(self.verifier)
+        self.source.subscribe(self._identity_changed)
+        self.source.start()
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Ship what is left for a moment, then give everything back."""
+        self._closing = True
+        self._wake.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self.source.stop()
+        if self.shipper is not None and self._shipping:
+            shipped = self.shipper.stop(FLUSH_S)
+            event(log, "stream.stopped", complete=shipped)
+        if self._upstream is not None:
+            self._upstream.close()
+        self.journal.close()
+
+    # ------------------------------------------------------------ who calls
+
+    def tls_peer(self, context: grpc.ServicerContext) -> VerifiedPeer:
+        """The caller of a mutual TLS door."""
+        return self._resolver.from_auth_context(context.auth_context(), context.peer())
+
+    def socket_peer(self, spiffe_id: str) -> VerifiedPeer:
+        """The caller of a Unix socket that belongs to `spiffe_id`."""
+        return self._resolver.for_socket(spiffe_id, os.geteuid())
+
+    # ------------------------------------------------------------ what is in force
+
+    def load(self) -> None:
+        """The first load. A source that cannot be published is reported, and the last published generation serves."""
+        with self._reload_lock:
+            try:
+                changed = self.rules.publish(self.config)
+                self._fresh.loaded()
+                self._record("generation.in_force", "start" if changed else "unchanged")
+            except SidecarError as error:
+                self._refused("generation.refused", error)
+                if self.rules.reopen(self.config):
+                    self._record("generation.in_force", "the last one published")
+        self.refresh()
+
+    def reload(self) -> Reloaded:
+        """Load configuration, policies, entities and links again: all of it comes into force, or nothing."""
+        with self._reload_lock:
+            problems: tuple[str, ...] = ()
+            changed = False
+            try:
+                fresh = config_file.load(self.config.file)
+                _refuse_fixed(self.config, fresh)
+                changed = self.rules.publish(fresh)
+                self._apply(fresh)
+                self._record("reload.applied", self.rules.digest)
+            except SidecarError as error:
+                problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+                self._refused("reload.refused", error)
+            self.reloads["refused" if problems else "applied"] += 1
+        self.refresh()
+        return Reloaded(self.rules.generation, self.rules.digest, changed, problems)
+
+    def _apply(self, fresh: Config) -> None:
+        """The rest of a reload: nothing here can fail."""
+        logs.setup(fresh.log.level, fresh.log.format)
+        self._resolver = _resolver(self.verifier, fresh)
+        self.config = fresh
+        self.last_problem = ""
+        self._fresh.loaded()
+
+    def _refused(self, name: str, error: SidecarError) -> None:
+        self.last_problem = str(error)
+        event(log, name, logging.ERROR, cause=str(error), generation=self.rules.generation)
+        self._record(name, type(error).__name__)
+
+    def _record(self, name: str, detail: str) -> None:
+        """A change of what decides stands in the same sequence as the decisions."""
+        event(log, name, detail=detail, generation=self.rules.generation)
+        self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=EPOCH))
+
+    # ------------------------------------------------------------ readiness
+
+    def on_ready(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback` now and at every change with whether calls are decided."""
+        with self._state_lock:
+            self._listeners.append(callback)
+            callback(not self.not_ready)
+
+    def refresh(self) -> None:
+        """Put readiness and bundle generation in force as they are now."""
+        stale = self._fresh.stale(self.config.policy.max_age_s)
+        now = Conditions(
+            identity=self.source.state(),
+            generation=self.rules.generation > 0,
+            journal=self.journal.writable(),
+            fresh=not stale or self.config.policy.on_stale == "serve",
+        )
+        with self._state_lock:
+            before, self.not_ready = self.not_ready, reason(now)
+            self.pdp.put_state(epoch=EPOCH, bundle_generation=self.source.bundle_generation, not_ready=self.not_ready)
+            if before != self.not_ready:
+                event(log, "readiness", ready=not self.not_ready, reason=self.not_ready)
+                for callback in self._listeners:
+                    callback(not self.not_ready)
+
+    def _identity_changed(self, identity: Identity | None) -> None:
+        self.refresh()
+        if identity is None:
+            return
+        self._record("identity.changed", f"{identity.spiffe_id} until {identity.not_after_s}")
+        # A stream says whose it is at its start, so the first one waits for our name.
+        if self.shipper is not None and not self._shipping:
+            self._shipping = True
+            self.shipper.start()
+
+    def _watch(self) -> None:
+        while not self._closing:
+            self._wake.wait(WATCH_S)
+            self.refresh()
+
+    # ------------------------------------------------------------ the stream upstream
+
+    def _make_shipper(self) -> tuple[Upstream | None, Shipper | None]:
+        up = self.config.upstream
+        if up is None:
+            return None, None
+        tls = Upstream(self.source, self.verifier, up.address, [up.spiffe_id]) if up.address else None
+        make: Any = tls.channel if tls is not None else lambda: grpc.insecure_channel(f"unix:{up.socket}")
+        return tls, Shipper(self.journal, make, sidecar=self.name)
+
+    def name(self) -> str:
+        """Our name in the decision stream."""
+        identity = self.source.current()
+        return self.config.name or (identity.spiffe_id if identity is not None else "")
+
+
+def _open_journal(config: Config) -> Journal:
+    section = config.journal
+    try:
+        return Journal(
+            section.dir,
+            segment_bytes=section.segment_bytes,
+            cap_bytes=section.cap_bytes,
+            on_full=section.on_full,
+            sync=section.sync,
+            sync_ms=section.sync_ms,
+        )
+    except BlockingIOError:
+        raise JournalError(
+            f"another process has the journal `{section.dir}`; stop it, or name another folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise JournalError(f"cannot open the journal `{section.dir}`: {cause.lower()}; mend `journal`") from error
+
+
+def _make_pdp(config: Config, journal: Journal) -> Pdp:
+    limits = config.limits
+    return Pdp(
+        journal=journal,
+        budget_ms=limits.budget_ms,
+        strict_path=limits.strict_path,
+        headers_max=limits.headers,
+        path_bytes_max=limits.path_bytes,
+        mcp_status=limits.mcp_status,
+        identity_headers=limits.identity_headers,
+        arena_bytes=limits.arena_bytes,
+    )
+
+
+def _resolver(verifier: Verifier, config: Config) -> PeerResolver:
+    door = config.listeners.ext_authz
+    own = {door.spiffe_id} if door is not None and door.socket else set()
+    return PeerResolver(verifier, own | set(config.peps))
+
+
+def _refuse_fixed(old: Config, new: Config) -> None:
+    """Raise ConfigError when a reload would have to change what only a start can."""
+    changed = [name for name in FIXED if getattr(old, name) != getattr(new, name)]
+    changed += [f"policy.{name}" for name in FIXED_POLICY if getattr(old.policy, name) != getattr(new.policy, name)]
+    lines = tuple(f"`{name}`: changes only with a restart; restart the sidecar, or put it back" for name in changed)
+    if lines:
+        raise ConfigError("; ".join(lines), lines)

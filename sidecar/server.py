@@ -1,0 +1,65 @@
+"""One sidecar from start to stop: rights first, then sockets, then policies; signals until the end.
+
+The doors open before there is anything to decide by: until then they answer ERROR, which callers can tell from DENY.
+"""
+
+import logging
+import queue
+import signal
+import threading
+from types import FrameType
+
+from sidecar import logs
+from sidecar.config import Config
+from sidecar.hardening import harden
+from sidecar.listening import Listening
+from sidecar.logs import event
+from sidecar.runtime import Runtime
+
+log = logging.getLogger("remit.server")
+
+
+def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT. SIGHUP reloads; a second SIGTERM ends calls in progress.
+
+    Raises ConfigError, JournalError or PolicyError when the sidecar cannot start.
+    """
+    harden(config.process)
+    logs.setup(config.log.level, config.log.format)
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def note(number: int, _: FrameType | None) -> None:
+        signals.put(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, note)
+    runtime = Runtime(config)
+    listening = Listening(runtime)
+    try:
+        runtime.start()
+        listening.open()
+        # Compiling can take long; signals must not wait for it.
+        threading.Thread(target=runtime.load, name="load", daemon=True).start()
+        _until_stopped(signals, runtime)
+        _drain(signals, listening, config.limits.grace_s)
+    finally:
+        runtime.close()
+        event(log, "stopped")
+
+
+def _until_stopped(signals: "queue.SimpleQueue[int]", runtime: Runtime) -> None:
+    while (number := signals.get()) == signal.SIGHUP:
+        threading.Thread(target=runtime.reload, name="reload", daemon=True).start()
+    event(log, "stopping", signal=signal.Signals(number).name)
+
+
+def _drain(signals: "queue.SimpleQueue[int]", listening: Listening, grace_s: float) -> None:
+    """Let calls in progress end; another signal ends them at once."""
+    hurry = threading.Event()
+
+    def watch() -> None:
+        signals.get()
+        hurry.set()
+
+    threading.Thread(target=watch, name="hurry-signal", daemon=True).start()
+    listening.close(grace_s, hurry)
