@@ -1,17 +1,20 @@
 """The data plane in one object: bytes of a call in, bytes of the answer out."""
 
+from typing_extensions import disjoint_base
+
 from fastpath.journal import Journal
 from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
 
+@disjoint_base
 class Pdp:
     """Decides calls. Thread-safe: each call uses the generation, mapping and state in force when it started."""
 
     def __init__(
         self,
-        *,
         journal: Journal | None,
+        *,
         budget_ms: int = 50,
         strict_path: bool = True,
         headers_max: int = 1024,

@@ -132,7 +132,7 @@ cdef void _fail(Decision *decision, const char *reason) noexcept nogil:
 
 
 cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
-    """Decide, record, count. The record is in the journal before the answer exists (design: nothing answered is lost)."""
+    """Decide, record, count. The record is in the journal before the answer exists: nothing answered is lost."""
     cdef Out record
     # The number is taken from the shared state, so that two calls never get one id; the snapshot carries it to decide.
     c.authority.sequence = remit_take(&pdp.live.sequence)
@@ -169,7 +169,7 @@ cdef bint _open_request(Pdp pdp, Call *c, int door) noexcept nogil:
 
 
 cdef bint _refused_peer(Pdp pdp, Call *c) noexcept nogil:
-    """Whether the caller may not ask at all; then it is recorded and answered, and no byte of its message was parsed."""
+    """Whether the caller may not ask at all; then it is recorded and answered, and no byte of it was parsed."""
     cdef Text refusal = peer_refusal(c.peer, &c.authority, c.request.started_unix_ns)
     if refusal.n == 0:
         return False
@@ -335,7 +335,7 @@ cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
 cdef class Pdp:
     """Decides calls. Thread-safe: each call uses the generation, mapping and state in force when it started."""
 
-    def __init__(self, *, journal, int budget_ms=50, bint strict_path=True, int headers_max=1024,
+    def __init__(self, journal, *, int budget_ms=50, bint strict_path=True, int headers_max=1024,
                  int path_bytes_max=8192, int mcp_status=403, bint identity_headers=True, size_t arena_bytes=4 << 20):
         self.journal = journal
         self.has_journal = journal is not None
@@ -397,7 +397,7 @@ cdef class Pdp:
         return self._answer(DOOR_EXPLAIN, request, peer)
 
     def counters(self):
-        """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}, ..}."""
+        """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""
         view = counters_view(&self.counters_)
         view["causes"] = dict(self._causes)
         return view

@@ -42,7 +42,7 @@ def _label(member) -> str:
 
 
 cdef dict counters_view(const Counters *c):
-    """{"decisions": {(door, outcome): n}, "latency_ns": {door: (bounds, counts, sum)}, "replayed": n, "malformed": n}."""
+    """{"decisions": {(door, outcome): n}, "latency_ns": {door: (bounds, counts, sum)}, "replayed": n, ..}."""
     doors = {int(member): _label(member) for member in Door if int(member)}
     outcomes = {int(member): _label(member) for member in Outcome if int(member)}
     return {

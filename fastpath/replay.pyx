@@ -57,7 +57,7 @@ cdef Entry *_find(Entry *entries, const ReplayKey *key) noexcept nogil:
 
 
 cdef Entry *_victim(Entry *entries, int64_t now_ns) noexcept nogil:
-    """The entry to take over: an empty or expired one, else the answered one that ends first; NULL when all are pending."""
+    """The entry to take over: empty or expired, else the answered one that ends first; NULL when all are pending."""
     cdef Entry *oldest = NULL
     cdef int i
     for i in range(WAYS):
