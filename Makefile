@@ -41,7 +41,7 @@ bench: setup
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(VENV)/bin/cython-lint fastpath
+	@$(VENV)/bin/cython-lint fastpath/*.pyx fastpath/*.pxd fastpath/c/*.pxd
 	@$(PY) -m mypy
 	@$(PY) -m mypy.stubtest --ignore-missing-stub $$(cd fastpath && ls *.pyi | sed 's/\.pyi//;s/^/fastpath./')
 
