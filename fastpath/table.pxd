@@ -16,8 +16,7 @@ cdef struct Table:               # what decide reads; borrowed from a Generation
 cdef class Generation:
     """Owns the LMDB environment and read transaction (or the bytes) behind one Table."""
     cdef Table table
-    cdef object _env             # lmdb.Environment or None
-    cdef object _txn             # lmdb.Transaction or None
+    cdef object _file            # the open LMDB file (table.pyx), shared by all tables over it, or None
     cdef object _buffer          # the object whose memory `table.image` points into
     cdef bytes _digest
     cdef int _users              # calls that read the table without the GIL; the last one closes what close() could not

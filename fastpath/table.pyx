@@ -131,6 +131,29 @@ cdef bytes _aligned(object data):
     return bytes(data)
 
 
+class _File:
+    """One open LMDB file with its read transaction. All tables over it share it, since a process can open it only once;
+    the last one that lets go of it closes it.
+    """
+
+    def __init__(self, path):
+        self.env = lmdb.open(path, readonly=True, lock=False, subdir=False, max_spare_txns=0)
+        self.txn = self.env.begin(buffers=True)
+        self.image = self.txn.get(IMAGE_KEY)
+
+
+_files = weakref.WeakValueDictionary()      # by device and inode
+
+
+def _file_at(path):
+    found = os.stat(path)
+    key = (found.st_dev, found.st_ino)
+    file = _files.get(key)
+    if file is None:
+        file = _files[key] = _File(path)
+    return file
+
+
 cdef class Generation:
     """An immutable rule table. Made by `from_bytes` or `open`; both verify it whole before anyone can use it."""
 
@@ -152,38 +175,31 @@ cdef class Generation:
     def open(path, *, generation, str digest, size, strict=True):
         """The table in the LMDB file at `path`, whose image has `size` bytes and the SHA-256 `digest` ("sha256:<hex>").
 
-        Opened read-only, without a lock file: a generation's file never changes. A process can have the same file open
-        once. Raises RuleTableError when the file cannot be read, or is not what the manifest says.
+        Opened read-only, without a lock file: a generation's file never changes. Raises RuleTableError when the file
+        cannot be read, or is not what the manifest says.
         """
         cdef Generation made = Generation.__new__(Generation)
         if not digest:
             raise RuleTableError(f"generation {generation}: the manifest names no digest")
         try:
-            made._env = lmdb.open(os.fspath(path), readonly=True, lock=False, subdir=False, max_spare_txns=0)
-            made._txn = made._env.begin(buffers=True)
-            image = made._txn.get(IMAGE_KEY)
-        except lmdb.Error as error:
-            made.close()
-            raise RuleTableError(f"generation {generation}: cannot read `{path}`: {error}; publish it again") from error
-        try:
-            if image is None:
-                raise RuleTableError(f"generation {generation}: `{path}` holds no image; publish it again")
-            if len(image) != size:
-                raise RuleTableError(
-                    f"generation {generation}: `{path}` holds {len(image)} bytes, the manifest says {size}"
-                )
-            made._take(image, generation, digest, strict)
-        except RuleTableError:
-            image = None
-            made.close()
-            raise
+            file = _file_at(os.fspath(path))
+        except (OSError, lmdb.Error) as error:
+            raise RuleTableError(f"generation {generation}: cannot read `{path}`: {error}; publish it again") from None
+        if file.image is None:
+            raise RuleTableError(f"generation {generation}: `{path}` holds no image; publish it again")
+        if len(file.image) != size:
+            raise RuleTableError(
+                f"generation {generation}: `{path}` holds {len(file.image)} bytes, the manifest says {size}"
+            )
+        made._take(file.image, generation, digest, strict)
+        made._file = file
         return made
 
     cdef int _take(self, object image, generation, str digest, strict) except -1:
         """Verify `image` and point the table into it.
 
-        INVARIANT (mapped image): the object that owns the memory, and for LMDB the transaction and the environment,
-        live in this object until close(); ending a transaction under a pointer into its values is a crash.
+        INVARIANT (mapped image): the object that owns the memory, and for LMDB the file with its transaction and
+        environment, live in this object until close(); ending a transaction under a pointer into its values is a crash.
         """
         cdef Py_buffer view
         cdef Fault fault
@@ -233,12 +249,7 @@ cdef class Generation:
         self.table.image = NULL
         self.table.header = NULL
         self._buffer = None
-        if self._txn is not None:
-            self._txn.abort()
-            self._txn = None
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        self._file = None
         return 0
 
     cpdef close(self):
@@ -246,12 +257,6 @@ cdef class Generation:
         self._closing = True
         if self._users == 0:
             self._release()
-
-    def __dealloc__(self):
-        # The owners of the memory go with their references, in this order: a value dies before its transaction.
-        self._buffer = None
-        self._txn = None
-        self._env = None
 
     def __enter__(self):
         return self
@@ -328,8 +333,9 @@ def _poison():
     for table in list(_open_tables):
         table.table.image = NULL
         table.table.header = NULL
-        _forked.append((table, table._env, table._txn, table._buffer))
-        table._env = table._txn = table._buffer = None
+        _forked.append((table, table._file, table._buffer))
+        table._file = table._buffer = None
+    _files.clear()
 
 
 os.register_at_fork(after_in_child=_poison)

@@ -118,6 +118,20 @@ def test_a_file_can_be_opened_again_after_it_was_closed(tmp_path: Path):
             Evaluator(table).prepare(ALICE, READ, DOC)
 
 
+def test_the_same_file_serves_several_tables(tmp_path: Path):
+    """A reload that finds the same generation, or one in the other mode: each table closes for itself."""
+    path = stored(tmp_path / "7.mdb", IMAGE)
+    first = Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+    second = Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE), strict=False)
+    first.close()
+    assert (first.closed, second.strict) == (True, False)
+    assert ask(Evaluator(second)).outcome == "ALLOW"
+    stored(tmp_path / "new.mdb", image("permit(principal, action, resource);")).rename(path)
+    with pytest.raises(RuleTableError, match="the manifest says"):
+        Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+    assert ask(Evaluator(second)).outcome == "ALLOW"
+
+
 def test_a_table_that_is_dropped_lets_go_of_its_file(tmp_path: Path):
     """Without close(): the last reference takes environment and transaction with it."""
     path = stored(tmp_path / "7.mdb", IMAGE)
