@@ -1,6 +1,6 @@
 """Frames of the decision journal.
 
-A frame is {uint32_t length of payload, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, zeros to 8}.
+A frame is {uint32_t length of payload, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, 0s to 8}.
 A segment starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16] journal id}.
 Frames follow; length 0 ends what is written.
 """

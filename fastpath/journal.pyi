@@ -25,7 +25,7 @@ class JournalState(IntEnum):
 
 @disjoint_base
 class Journal:
-    """Appends records; thread-safe. `kill -9` loses nothing that was appended; `sync` says what a power cut may lose."""
+    """Appends records; thread-safe. `kill -9` loses nothing appended; `sync` says what a power cut may lose."""
 
     def __init__(
         self,

@@ -93,6 +93,7 @@ class Collector(decisions_pb2_grpc.DecisionStreamServicer):
             event(log, "collect.stream", journal=hello.journal, sidecar=hello.sidecar, sequence=file.position.sequence)
             yield _answer(hello.journal, file.position)
             for request in request_iterator:
+                self._check_caller(hello, context)
                 if request.WhichOneof("message") != "batch" or request.batch.journal != hello.journal:
                     raise ProtocolError("after `hello` come batches of its journal")
                 yield _answer(hello.journal, self.accept(file, request.batch, hello.sidecar))
@@ -118,9 +119,13 @@ class Collector(decisions_pb2_grpc.DecisionStreamServicer):
             raise ProtocolError("`hello.journal` is not 32 hex digits")
         if len(request.hello.sidecar) > SIDECAR_CHARS_MAX:
             raise ProtocolError("`hello.sidecar` is too long")
-        if self._identify is not None and self._identify(context) != request.hello.sidecar:
-            raise PermissionError("`hello.sidecar` is not the caller's SPIFFE ID")
+        self._check_caller(request.hello, context)
         return request.hello
+
+    def _check_caller(self, hello: decisions_pb2.Hello, context: grpc.ServicerContext) -> None:
+        """The caller is who its Hello says: asked again for each batch, since a stream outlives an SVID."""
+        if self._identify is not None and self._identify(context) != hello.sidecar:
+            raise PermissionError("`hello.sidecar` is not the caller's SPIFFE ID")
 
     def _check_owner(self, file: LogFile, sidecar: str) -> None:
         if self._identify is not None and file.sidecar not in ("", sidecar):

@@ -29,7 +29,6 @@ class SpoolReader:
         self._frames: Frames | None = None
         self._first = 0  # of the segment being read
         self._left = 0  # first sequence of the last segment that was read to its end
-        self._sealed = False  # a later segment was there before the end was read
         self._tries = 0  # at this segment, to get what seems to be missing
         self._ready: deque[Entry] = deque()
 
@@ -71,7 +70,6 @@ class SpoolReader:
             return False  # removed meanwhile; the next listing knows
         if chosen.first_sequence != self._first:
             self._first, self._tries = chosen.first_sequence, 0
-        self._sealed = False
         return True
 
     def _step(self) -> bool:
@@ -92,9 +90,6 @@ class SpoolReader:
         """Go on behind the end of the open segment; False when that is the end of what is written."""
         assert self._frames is not None
         behind = next((s.first_sequence for s in self._listing() if s.first_sequence > self._first), 0)
-        if behind and not self._sealed:
-            self._sealed = True  # what was appended before the writer left is read first
-            return True
         if behind and self.expected >= behind:
             self._finish()
             return True
@@ -106,7 +101,7 @@ class SpoolReader:
         return True
 
     def _retry(self) -> bool:
-        """Read the segment again, mended when it is damaged: it may have been replaced since it was opened."""
+        """Read the segment again: the writer may have added to it before it left, or it was replaced; then mended."""
         assert self._frames is not None
         if self._tries >= 2:
             return False
@@ -126,6 +121,12 @@ class SpoolReader:
 def directory_reader(directory: Path, after: int) -> SpoolReader:
     """A reader of a journal that another process may be writing."""
     return SpoolReader(lambda: list_segments(directory), after)
+
+
+def first_sequence(directory: Path) -> int:
+    """Sequence of the oldest record still in the directory: what upstream has is not missing. OSError as it comes."""
+    held = list_segments(directory)
+    return held[0].first_sequence if held else 1
 
 
 def last_sequence(directory: Path) -> int:

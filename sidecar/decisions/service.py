@@ -7,7 +7,7 @@ import grpc
 
 from fastpath.journal import Journal
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
-from sidecar.decisions.reader import SpoolReader
+from sidecar.decisions.reader import SpoolReader, first_sequence
 from sidecar.decisions.tail import follow_reader
 
 TAILS_MAX = 8
@@ -33,10 +33,8 @@ class DecisionTail(decisions_pb2_grpc.DecisionTailServicer):
         if not self._room.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._tails_max} tails are open already")
         try:
-            after = 0 if request.from_start else self._journal.next_sequence - 1
-            if request.from_start:
-                after = self._first_held() - 1
-            reader = SpoolReader(self._journal.segments, after)
+            start = first_sequence(self._journal.directory) if request.from_start else self._journal.next_sequence
+            reader = SpoolReader(self._journal.segments, start - 1)
 
             def over(seconds: float) -> bool:
                 return self._closing.wait(seconds) or not context.is_active()
@@ -45,8 +43,3 @@ class DecisionTail(decisions_pb2_grpc.DecisionTailServicer):
                 yield decisions_pb2.TailResponse(sequence=sequence, payload=payload)
         finally:
             self._room.release()
-
-    def _first_held(self) -> int:
-        """Sequence of the oldest record still here: what upstream has is not missing."""
-        held = self._journal.segments()
-        return held[0].first_sequence if held else 1

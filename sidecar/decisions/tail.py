@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fastpath.spool import read_checked
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
-from sidecar.decisions.reader import Entry, SpoolReader, directory_reader, last_sequence
+from sidecar.decisions.reader import Entry, SpoolReader, directory_reader, first_sequence, last_sequence
 from sidecar.decisions.render import header, json_row, row
 from sidecar.errors import JournalError, ProtocolError
 
@@ -39,7 +39,7 @@ def tail_directory(directory: Path, *, from_start: bool, follow: bool, stop: thr
     try:
         if not (directory / "journal").is_file():
             raise JournalError(f"`{directory}` is no journal directory; name the `journal.dir` of the configuration")
-        after = 0 if from_start else last_sequence(directory)
+        after = first_sequence(directory) - 1 if from_start else last_sequence(directory)
         reader = directory_reader(directory, after)
         yield from follow_reader(reader, follow=follow, stop=stop.wait)
     except OSError as error:

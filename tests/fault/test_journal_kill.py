@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastpath.frames import gap_range
+from sidecar.decisions.reader import SpoolReader
 from tests.fix_journal import DEADLINE_S, held, open_journal
 
 ROUNDS = 10
@@ -110,3 +111,48 @@ os.write(1, b"whole\\n")
         records = [sequence for sequence, payload in held(folder) if not gap_range(payload)]
         assert [n for n in range(acknowledged + 1, last + 1) if n not in records] == []
     pytest.fail("the program never ran to its end")
+
+
+@pytest.mark.parametrize("on_full", ["deny", "drop_oldest"])
+def test_under_load_every_sequence_is_read_or_named(tmp_path: Path, on_full: str) -> None:
+    """LG-13: writers faster than upstream: a reader gets each accepted record, or a Gap in its place, in order."""
+    folder = tmp_path / "journal"
+    seen: list[tuple[int, bytes]] = []
+    with open_journal(folder, cap_bytes=6 * 65536, on_full=on_full, helper=True) as journal:
+        accepted: list[list[int]] = [[] for _ in range(4)]
+
+        def write(into: list[int]) -> None:
+            into.extend(journal.append_bytes(b"x" * 300) for _ in range(4000))
+
+        threads = [threading.Thread(target=write, args=(into,)) for into in accepted]
+        for thread in threads:
+            thread.start()
+        reader = SpoolReader(journal.segments, 0, mend=journal.mend)
+        while any(thread.is_alive() for thread in threads):
+            if entries := reader.read(100, 1 << 20):
+                seen.extend(entries)
+                journal.acknowledge(entries[-1][0], bytes(32))
+        seen.extend(rest(reader))
+        reader.close()
+        written = {n for into in accepted for n in into if n}
+    covered = 0
+    for sequence, payload in seen:
+        gap = gap_range(payload)
+        assert (gap[0] if gap else sequence) <= covered + 1 <= sequence
+        covered = sequence
+    assert written - {sequence for sequence, _ in seen} <= set(gap_sequences(seen))
+    assert covered == max(written)
+    if on_full == "deny":
+        assert not gap_sequences(seen)
+
+
+def rest(reader: SpoolReader) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    while entries := reader.read(100, 1 << 20):
+        found.extend(entries)
+    return found
+
+
+def gap_sequences(entries: list[tuple[int, bytes]]) -> set[int]:
+    ranges = [found for _, payload in entries if (found := gap_range(payload))]
+    return {sequence for first, last in ranges for sequence in range(first, last + 1)}

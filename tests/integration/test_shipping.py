@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -397,7 +397,7 @@ class Streams:
         self.channel = grpc.insecure_channel(f"unix:{socket}")
         self.stub = decisions_pb2_grpc.DecisionStreamStub(self.channel)
 
-    def refusal(self, *requests: decisions_pb2.PublishRequest) -> grpc.RpcError:
+    def refusal(self, requests: Iterable[decisions_pb2.PublishRequest]) -> grpc.RpcError:
         with pytest.raises(grpc.RpcError) as caught:
             list(self.stub.Publish(iter(requests), timeout=DEADLINE_S))
         return caught.value
@@ -411,7 +411,7 @@ def hello(journal: str = "a" * 32, sidecar: str = "s") -> decisions_pb2.PublishR
 def test_a_journal_id_is_never_a_path(records: Path, sockets: Path, name: str) -> None:
     """What a sidecar calls its journal becomes a file name only when it is 32 hex digits."""
     with Served(records, sockets / "c"):
-        error = Streams(sockets / "c").refusal(hello(name))
+        error = Streams(sockets / "c").refusal([hello(name)])
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert [path.name for path in records.iterdir()] == ["lock"]
 
@@ -422,7 +422,7 @@ def test_a_stream_starts_with_hello_and_stays_with_its_journal(records: Path, so
     with Served(records, sockets / "c"):
         streams = Streams(sockets / "c")
         for requests in ([batch], [hello(), hello()], [hello(), batch]):
-            assert streams.refusal(*requests).code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert streams.refusal(requests).code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_gaps_are_refused_on_the_wire(records: Path, sockets: Path) -> None:
@@ -430,24 +430,39 @@ def test_gaps_are_refused_on_the_wire(records: Path, sockets: Path) -> None:
     batch = decisions_pb2.Batch(journal="a" * 32, first_sequence=5, previous_hash=bytes(32))
     batch.entries.add(sequence=5, payload=decision_payload(5))
     with Served(records, sockets / "c"):
-        error = Streams(sockets / "c").refusal(hello(), decisions_pb2.PublishRequest(batch=batch))
+        error = Streams(sockets / "c").refusal([hello(), decisions_pb2.PublishRequest(batch=batch)])
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "sequence 5 does not follow 0" in error.details()
 
 
 def test_a_sidecar_is_who_it_says(records: Path, sockets: Path) -> None:
-    """With verified callers a Hello must name the caller, and a journal stays with the sidecar that began it."""
+    """A Hello must name its verified caller, at every batch; a journal stays with the sidecar that began it."""
     caller = ["spiffe://demo.test/a"]
     batch = decisions_pb2.Batch(journal="a" * 32, first_sequence=1, previous_hash=bytes(32))
     batch.entries.add(sequence=1, payload=decision_payload(1))
     publish = decisions_pb2.PublishRequest(batch=batch)
     with Served(records, sockets / "c", identify=lambda _: caller[0]):
         streams = Streams(sockets / "c")
-        assert streams.refusal(hello(sidecar="spiffe://demo.test/b")).code() == grpc.StatusCode.PERMISSION_DENIED
+        assert streams.refusal([hello(sidecar="spiffe://demo.test/b")]).code() == grpc.StatusCode.PERMISSION_DENIED
         answers = list(streams.stub.Publish(iter([hello(sidecar=caller[0]), publish]), timeout=DEADLINE_S))
         assert [answer.last_sequence for answer in answers] == [0, 1]
+
+        expired = threading.Event()
+
+        def requests() -> Iterator[decisions_pb2.PublishRequest]:
+            yield hello(sidecar="spiffe://demo.test/a")
+            expired.wait(DEADLINE_S)
+            yield publish
+
+        call = streams.stub.Publish(requests(), timeout=DEADLINE_S)
+        assert next(call).last_sequence == 1
+        caller[0] = ""
+        expired.set()
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
         caller[0] = "spiffe://demo.test/b"
-        error = streams.refusal(hello(sidecar=caller[0]))
+        error = streams.refusal([hello(sidecar=caller[0])])
         assert error.code() == grpc.StatusCode.PERMISSION_DENIED
         assert "belongs to another sidecar" in error.details()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastpath.frames import gap_record
+from fastpath.frames import gap_range, gap_record
 from sidecar.decisions.events import event_record
 from sidecar.decisions.render import COLUMNS, escape, fit, row
 from sidecar.decisions.tail import show, tail_directory
@@ -111,5 +111,10 @@ def test_a_journal_directory_can_be_followed(tmp_path: Path) -> None:
         assert next(following)[0] == 31
         stop.set()
         assert list(following) == []
+        fill(journal, 300)
+        journal.acknowledge(250, bytes(32))
+        held = list(tail_directory(tmp_path / "j", from_start=True, follow=False, stop=stop))
+        assert held[0][0] > 1
+        assert not any(gap_range(payload) for _, payload in held)
     with pytest.raises(JournalError, match="is no journal directory"):
         list(tail_directory(tmp_path, from_start=True, follow=False, stop=stop))
