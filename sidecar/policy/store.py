@@ -15,6 +15,7 @@ import filecmp
 import importlib.metadata
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
 
@@ -138,7 +139,8 @@ class GenerationStore:
         before = self._current_or_none()
         number = self._next_number(before)
         name = f"generation-{number:010d}.mdb"
-        temporary = os.path.join(self.directory, _TEMPORARY + name)
+        # A name of its own: the compiler of a publisher that was killed may live on and write under its own.
+        temporary = os.path.join(self.directory, f"{_TEMPORARY}{secrets.token_hex(8)}.mdb")
         result = compile_in_child(
             texts,
             output=temporary,

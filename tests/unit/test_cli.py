@@ -1,5 +1,6 @@
 """The command `remit`: help that teaches, one clear line per error, exit codes that scripts can rely on."""
 
+import json
 import pathlib
 
 import click
@@ -46,8 +47,8 @@ def test_every_command_teaches_with_an_example(path: tuple[str, ...]) -> None:
 def test_the_command_set_is_complete() -> None:
     """What the README promises is there."""
     names = {" ".join(path) for path in commands()}
-    promised = ["serve", "reload", "status", "collect", "envoy-config", "doctor", "decisions tail"]
-    promised += [f"policy {name}" for name in ("check", "fmt", "test", "explain", "publish")]
+    promised = ["serve", "reload", "status", "collect", "envoy-config", "doctor", "demo", "decisions tail"]
+    promised += [f"policy {name}" for name in ("check", "fmt", "test", "explain", "publish", "generate-schema")]
     assert names >= set(promised)
 
 
@@ -182,3 +183,23 @@ def test_print_config_names_every_field() -> None:
     assert result.exit_code == 0
     for field in ("budget_ms:", "on_full:", "evaluation:", "workload_api:", "trust_domains:"):
         assert field in result.output
+
+
+def test_generate_schema_turns_a_tool_list_into_a_schema_that_publishes(folder: pathlib.Path) -> None:
+    """The tool list of an MCP server, a class from the operator, and a set that compiles with the result."""
+    tools = folder / "tools.json"
+    number = {"type": "object", "properties": {"amount": {"type": "integer"}}, "required": ["amount"]}
+    tools.write_text(json.dumps({"tools": [{"name": "transfer", "description": "moves money", "inputSchema": number}]}))
+    schema, entities = folder / "policies" / "agents.cedarschema", folder / "policies" / "entities.json"
+    arguments = ("policy", "generate-schema", str(tools), "--server", "bank", "--class", "transfer=send")
+    result = remit(*arguments, "--output", str(schema), "--entities", str(entities))
+    assert result.exit_code == 0, result.output
+    assert "1 tools of bank" in result.output
+    (folder / "policies" / "base.cedar").write_text(
+        '@id("small") permit (principal, action == Action::"bank/transfer", resource)'
+        " when { context.input.amount < 100 };"
+    )
+    checked = remit("policy", "check", str(folder / "policies"))
+    assert checked.exit_code == 0, checked.output
+    assert "input" in checked.output
+    assert remit(*arguments[:-1], "transfer").exit_code == 2

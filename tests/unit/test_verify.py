@@ -391,6 +391,7 @@ def test_id_12_a_curve_spelled_out_is_refused(strict: Verifier) -> None:
         (A, fix.SHA256_ECDSA, ""),
         (A, fix.SHA384_ECDSA, ""),
         (A, fix.SHA1_ECDSA, "identity.signature"),
+        (A, fix.SHA224_ECDSA, "identity.signature"),
         (RSA_CA, fix.SHA256_RSA, ""),
         (RSA_CA, fix.SHA1_RSA, "identity.signature"),
         (RSA_CA, fix.MD5_RSA, "identity.signature"),
@@ -406,8 +407,9 @@ def test_id_12_signing_certificates_obey_the_same_lists(strict: Verifier) -> Non
     """ID-12: a weak key or signature in an intermediate refuses the chain."""
     weak = A.signer(key=rsa.generate_private_key(65537, 1024))
     assert reason(strict, weak.leaf(), *weak.chain) == "identity.key"
-    sha1 = RSA_CA.signer(signature=fix.SHA1_RSA)
-    assert reason(strict, sha1.leaf(), *sha1.chain) == "identity.signature"
+    for authority, scheme in ((RSA_CA, fix.SHA1_RSA), (A, fix.SHA224_ECDSA)):
+        signer = authority.signer(signature=scheme)
+        assert reason(strict, signer.leaf(), *signer.chain) == "identity.signature"
     other = A.signer(key=ec.generate_private_key(ec.SECP521R1()))
     assert reason(strict, other.leaf(), *other.chain) == "identity.key"
 
