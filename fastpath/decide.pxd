@@ -56,7 +56,7 @@ cdef struct Decision:
     uint8_t late
     Text reason              # stable code: "ok", "policy.none", "task.scope", "path.not_canonical", ..
     Text obligation          # of the first determining policy that has one
-    Listed policies[LISTED_MAX]  # determining: the satisfied forbids, else the satisfied permits
+    Listed policies[LISTED_MAX]  # determining: the satisfied forbids, else the permits of an ALLOW; none after an erring forbid
     uint32_t policies_total
     Listed errors[LISTED_MAX]
     uint32_t errors_total
