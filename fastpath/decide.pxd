@@ -56,7 +56,8 @@ cdef struct Decision:
     uint8_t late
     Text reason              # stable code: "ok", "policy.none", "task.scope", "path.not_canonical", ..
     Text obligation          # of the first determining policy that has one
-    Listed policies[LISTED_MAX]  # determining: the satisfied forbids, else the permits of an ALLOW; none after an erring forbid
+    # Determining: the satisfied forbids, else the permits of an ALLOW; none when an erring forbid denied.
+    Listed policies[LISTED_MAX]
     uint32_t policies_total
     Listed errors[LISTED_MAX]
     uint32_t errors_total
