@@ -4,6 +4,7 @@ import click
 
 from sidecar.cli.control import reload, status
 from sidecar.cli.decisions import collect, decisions
+from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.envoy import envoy_config
 from sidecar.cli.output import Commands
@@ -32,5 +33,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, reload, status, policy, collect, decisions, envoy_config, doctor):
+for _command in (serve, reload, status, policy, collect, decisions, demo, envoy_config, doctor):
     main.add_command(_command)

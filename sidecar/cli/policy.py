@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -283,3 +283,56 @@ def publish(config_file: str) -> None:
     section = load(config_file).policy
     made = GenerationStore(section.store).publish(PolicySource(section), compile_s=section.compile_s)
     click.echo(f"generation {made.generation} {made.digest}")
+
+
+@policy.command("generate-schema")
+@click.argument("tools", type=click.File("r", encoding="utf-8"))
+@click.option("--server", required=True, metavar="NAME", help="Name that `mapping.servers` gives the MCP server.")
+@click.option("--base", type=click.Path(path_type=pathlib.Path), help="Schema to extend; default: our vocabulary.")
+@click.option("--class", "classes", multiple=True, metavar="TOOL=CLASS", help="What a tool does; may be repeated.")
+@click.option(
+    "--output", type=click.Path(path_type=pathlib.Path), help="Write the schema here, not to standard output."
+)
+@click.option("--entities", type=click.Path(path_type=pathlib.Path), help="Write the tools as Cedar entities here.")
+def generate_schema(
+    tools: IO[str],
+    server: str,
+    base: pathlib.Path | None,
+    classes: tuple[str, ...],
+    output: pathlib.Path | None,
+    entities: pathlib.Path | None,
+) -> None:
+    """Turn an MCP server's tool list into Cedar actions with typed arguments.
+
+    TOOLS is the JSON of an answer to tools/list, or `-`. Each tool becomes an action under its class (read, send, ..).
+    What a server says of its own tools can make them look more dangerous, never more harmless; --class is your word.
+
+    \b
+    Example:
+      remit policy generate-schema tools.json --server bank --class transfer=send --output agents.cedarschema
+    """
+    from sidecar.policy import generate_schema as generator
+
+    given = dict(_pair(text) for text in classes)
+    made = generator.generate_schema(
+        generator.read_tools(tools.read()),
+        server,
+        base=base.read_text(encoding="utf-8") if base else None,
+        classes=given,
+    )
+    for warning in made.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if entities is not None:
+        entities.write_text(json.dumps(made.entities, indent=2) + "\n", encoding="utf-8")
+    if output is None:
+        click.echo(made.schema, nl=False)
+        return
+    output.write_text(made.schema, encoding="utf-8")
+    click.echo(f"{len(made.tools)} tools of {server} in {output}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, mark, value = text.rpartition("=")
+    if not mark:
+        raise click.UsageError(f"--class `{text}` is not TOOL=CLASS")
+    return name, value

@@ -1,5 +1,6 @@
 """The sidecar as a process: start, not ready, ready, reload, metrics, drain (rows SY-07, SY-08, H2-24, UD-05)."""
 
+import json
 import os
 import pathlib
 import signal
@@ -15,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sidecar._proto.remit.authz.v1 import authz_pb2, authz_pb2_grpc
 from sidecar.demo.ca import Svid
-from sidecar.demo.processes import wait_for
+from sidecar.demo.processes import Process, module, wait_for
+from sidecar.demo.workload_api import WorkloadApi, svid_message
 from tests.fix_serve import (
     AGENT,
     BATCH,
@@ -387,3 +389,49 @@ def test_sigterm_lets_calls_end_and_stops(served: Served) -> None:
     arguments = ("--dir", f"{served.folder}/journal", "--from-start", "--no-follow", "--json")
     recorded = served.remit("decisions", "tail", *arguments).stdout.count('"OUTCOME_ALLOW"')
     assert recorded >= seen["ALLOW", "ok"]
+
+
+# ---------------------------------------------------------------- upstream
+
+
+@pytest.mark.parametrize("way", ["socket", "mutual TLS"])
+def test_decisions_reach_the_collector(served: Served, way: str) -> None:
+    """`remit collect` holds every record of the sidecar, named by its SPIFFE ID; status says so."""
+    with collecting(served, way) as records:
+        process = served.start_ready()
+        with served.agent_socket() as agent:
+            assert [outcome(agent, question(level=level))[0] for level in (0, 4)] == ["ALLOW", "DENY"]
+        process.wait_until("nothing left to ship", lambda: served.status().stream.lag == 0)
+        now = served.status()
+        assert now.stream.connected
+        assert now.stream.acknowledged == now.journal.last_sequence
+        assert served.stop() == 0
+    lines = [json.loads(line) for line in (records / f"{now.journal.id}.jsonl").read_text().splitlines()]
+    assert [line["sequence"] for line in lines] == list(range(1, len(lines) + 1))
+    assert {line["sidecar"] for line in lines} == {SIDECAR}
+    assert [line["outcome"] for line in lines if line["kind"] == "decision"] == ["OUTCOME_ALLOW", "OUTCOME_DENY"]
+
+
+@contextmanager
+def collecting(served: Served, way: str) -> Iterator[pathlib.Path]:
+    """A collector that the sidecar's configuration names; the folder of its logs."""
+    records = served.folder / "records"
+    command = ["collect", "--dir", str(records), "--log-format", "json"]
+    workload = WorkloadApi(served.folder / "collector.sock")
+    if way == "socket":
+        path = served.folder / "collect" / "sock"
+        served.settings["upstream"] = {"socket": str(path)}
+        command += ["--socket", str(path)]
+    else:
+        identity = "spiffe://corp.example/collector"
+        workload.push(svid_message([served.authority.issue(identity)], [served.authority.root_der], {}))
+        workload.start()
+        command += ["--address", "127.0.0.1:0", "--workload-api", f"unix://{workload.path}"]
+    with Process("collector", module("sidecar.cli", *command), served.folder) as process:
+        log = served.folder / "collector.log"
+        process.wait_until("listening", lambda: "collect.serving" in log.read_text())
+        if way != "socket":
+            (line,) = [line for line in log.read_text().splitlines() if "collect.serving" in line]
+            served.settings["upstream"] = {"address": json.loads(line)["address"], "spiffe_id": identity}
+        yield records
+    workload.stop()
