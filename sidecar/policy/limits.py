@@ -1,33 +1,33 @@
 """What a publisher may hand to the compiler at most."""
 
+from typing import Annotated
+
 import msgspec
 
 MIB = 1 << 20
 
 
-class PolicyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+def _cap(text: str, unit: str) -> msgspec.Meta:
+    return msgspec.Meta(description=text, extra={"unit": unit}, ge=1)
+
+
+class PolicyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Caps that hold before cedarpy sees a text: its parser recurses and dies of deep input instead of refusing it."""
 
-    text_bytes_max: int = 64 * MIB
-    """All policy text of one publish, in bytes of UTF-8."""
-    policy_bytes_max: int = 1 * MIB
-    """One policy with its annotations, in bytes of UTF-8."""
-    policies_max: int = 1_000_000
-    """Policies and templates of one publish."""
-    depth_max: int = 64
-    """Nesting of brackets and of `if` inside one policy, in levels."""
-    chain_max: int = 10_000
-    """Operators (`&&`, `||`, `+`, `-`, `*`) that follow each other inside one pair of brackets."""
-    members_max: int = 64
-    """Member accesses (`.a`, `["a"]`, `.f()`) that follow each other, as in `a.b.c`."""
-    schema_bytes_max: int = 4 * MIB
-    """The schema text, in bytes of UTF-8."""
-    entities_bytes_max: int = 256 * MIB
-    """The entities document, in bytes of UTF-8."""
-    parents_max: int = 1_000
-    """Longest chain of parents above an entity: their closure grows with its square."""
-    links_max: int = 1_000_000
-    """Template links of one publish."""
+    text_bytes_max: Annotated[int, _cap("all policy text of one publish, in UTF-8", "bytes")] = 64 * MIB
+    policy_bytes_max: Annotated[int, _cap("one policy with its annotations, in UTF-8", "bytes")] = 1 * MIB
+    policies_max: Annotated[int, _cap("policies and templates of one publish", "policies")] = 1_000_000
+    depth_max: Annotated[int, _cap("nesting of brackets and of `if` inside one policy", "levels")] = 64
+    chain_max: Annotated[
+        int, _cap("`&&`, `||`, `+`, `-`, `*` that follow each other in one pair of brackets", "operators")
+    ] = 10_000
+    members_max: Annotated[int, _cap("member accesses that follow each other, as in `a.b.c`", "accesses")] = 64
+    schema_bytes_max: Annotated[int, _cap("the schema, in UTF-8", "bytes")] = 4 * MIB
+    entities_bytes_max: Annotated[int, _cap("the entities, and the links, in UTF-8", "bytes")] = 256 * MIB
+    parents_max: Annotated[
+        int, _cap("longest chain of parents above an entity; their closure grows with its square", "entities")
+    ] = 1_000
+    links_max: Annotated[int, _cap("template links of one publish", "links")] = 1_000_000
 
 
 DEFAULT_LIMITS = PolicyLimits()

@@ -86,7 +86,13 @@ def _parse_chunk(pieces: Sequence[Piece], position: int) -> list[Parsed]:
 
 def split_all(sources: Sequence[PolicyText], limits: PolicyLimits) -> list[Piece]:
     """The policies of all texts, in order, after every cap has held."""
-    pieces = [piece for source in sources for piece in split(source, limits)]
+    pieces: list[Piece] = []
+    size = 0
+    for source in sources:
+        pieces += split(source, limits)
+        size += len(source.text.encode())
+        if size > limits.text_bytes_max:
+            raise PolicyError(f"policies up to `{source.name}` have more than {limits.text_bytes_max} bytes together")
     if len(pieces) > limits.policies_max:
         raise PolicyError(f"there are {len(pieces)} policies; at most {limits.policies_max} are compiled")
     return pieces

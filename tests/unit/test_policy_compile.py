@@ -12,6 +12,7 @@ from sidecar.policy import parse as parsing
 from sidecar.policy.cells import encode_context
 from sidecar.policy.compile import compile_image
 from sidecar.policy.lexer import PolicyText
+from sidecar.policy.limits import PolicyLimits
 from tests.fix_policy import ANYTHING, example_texts, refusal
 
 SCHEMA = """
@@ -64,6 +65,13 @@ def test_a_policy_against_the_schema_names_itself(text, problem):
 def test_errors_name_the_file_among_several():
     sources = [PolicyText("one.cedar", f'@id("a") {ANYTHING};'), PolicyText("two.cedar", f'\n@id("a") {ANYTHING};')]
     assert refusal(sources) == "policy `a` (two.cedar:2:1) has an id that policy `a` (one.cedar:1:1) has already"
+
+
+def test_caps_hold_for_all_files_together():
+    sources = [PolicyText(f"{i}.cedar", f'@id("{i}") {ANYTHING};') for i in range(3)]
+    assert refusal(sources, limits=PolicyLimits(policies_max=2)) == "there are 3 policies; at most 2 are compiled"
+    message = refusal(sources, limits=PolicyLimits(text_bytes_max=100))
+    assert message == "policies up to `2.cedar` have more than 100 bytes together"
 
 
 def test_the_policy_at_fault_is_found_in_any_chunk(monkeypatch):
