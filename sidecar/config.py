@@ -14,6 +14,7 @@ import msgspec
 
 from fastpath import spiffe_id
 from sidecar.config_mapping import MappingConfig
+from sidecar.config_section import Section, doc
 from sidecar.errors import IdentityError
 from sidecar.policy.limits import PolicyLimits
 
@@ -21,14 +22,6 @@ MIB = 1 << 20
 BUDGET_MS = 50
 MAX_AGE_OFF = 0
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"  # SPIFFE Workload Endpoint section 4
-
-
-def _doc(text: str, unit: str = "", *, ge: int | None = None, le: int | None = None) -> msgspec.Meta:
-    return msgspec.Meta(description=text, extra={"unit": unit}, ge=ge, le=le)
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A section of the file. Its first docstring line is its documentation."""
 
 
 Path = Annotated[str, msgspec.Meta(extra={"path": True})]
@@ -39,13 +32,13 @@ class Identity(Section, frozen=True, kw_only=True):
 
     workload_api: Annotated[
         str,
-        _doc(
+        doc(
             "socket of the SPIFFE Workload API; empty: the environment variable SPIFFE_ENDPOINT_SOCKET",
             "unix:///path",
         ),
     ] = ""
     spiffe_id: Annotated[
-        str, _doc("which SVID to use when the Workload API gives several; empty: the first", "SPIFFE ID")
+        str, doc("which SVID to use when the Workload API gives several; empty: the first", "SPIFFE ID")
     ] = ""
 
 
@@ -53,104 +46,104 @@ class ExtAuthz(Section, frozen=True, kw_only=True):
     """The door for Envoy: TCP with mutual TLS, or a Unix socket that belongs to one Envoy."""
 
     address: Annotated[
-        str, _doc("listen on TCP with mutual TLS; callers must be in `peps`; port 0: the kernel chooses", "host:port")
+        str, doc("listen on TCP with mutual TLS; callers must be in `peps`; port 0: the kernel chooses", "host:port")
     ] = ""
-    socket: Annotated[Path, _doc("listen on a Unix socket instead; needs `spiffe_id`", "path")] = ""
-    spiffe_id: Annotated[str, _doc("the Envoy that the Unix socket belongs to", "SPIFFE ID")] = ""
-    group: Annotated[str, _doc("group that may enter the socket's folder; empty: our own", "group name")] = ""
+    socket: Annotated[Path, doc("listen on a Unix socket instead; needs `spiffe_id`", "path")] = ""
+    spiffe_id: Annotated[str, doc("the Envoy that the Unix socket belongs to", "SPIFFE ID")] = ""
+    group: Annotated[str, doc("group that may enter the socket's folder; empty: our own", "group name")] = ""
 
 
 class AgentSocket(Section, frozen=True, kw_only=True):
     """A Unix socket that belongs to one agent: whoever may enter its folder is that agent."""
 
-    socket: Annotated[Path, _doc("path of the socket; its folder gets mode 0750", "path")]
-    spiffe_id: Annotated[str, _doc("the agent that calls here; nothing in a message can name another", "SPIFFE ID")]
-    group: Annotated[str, _doc("group that may enter the folder; empty: our own", "group name")] = ""
+    socket: Annotated[Path, doc("path of the socket; its folder gets mode 0750", "path")]
+    spiffe_id: Annotated[str, doc("the agent that calls here; nothing in a message can name another", "SPIFFE ID")]
+    group: Annotated[str, doc("group that may enter the folder; empty: our own", "group name")] = ""
 
 
 class Listeners(Section, frozen=True, kw_only=True):
     """The doors of the data plane."""
 
-    ext_authz: Annotated[ExtAuthz | None, _doc("the door for Envoy; absent: none")] = None
-    agents: Annotated[list[AgentSocket], _doc("one Unix socket per agent for its own checks")] = []
-    check_address: Annotated[str, _doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""
+    ext_authz: Annotated[ExtAuthz | None, doc("the door for Envoy; absent: none")] = None
+    agents: Annotated[list[AgentSocket], doc("one Unix socket per agent for its own checks")] = []
+    check_address: Annotated[str, doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""
 
 
 class Limits(Section, frozen=True, kw_only=True):
     """Bounds of the data plane (defaults: DoS review of HTTP/2 and gRPC)."""
 
     budget_ms: Annotated[
-        int, _doc("a decision later than this after its bytes arrived is ERROR `late`", "ms", ge=1, le=10_000)
+        int, doc("a decision later than this after its bytes arrived is ERROR `late`", "ms", ge=1, le=10_000)
     ] = BUDGET_MS
-    ext_authz_bytes: Annotated[int, _doc("largest CheckRequest of Envoy", "bytes", ge=1024, le=16 * MIB)] = MIB
-    check_bytes: Annotated[int, _doc("largest message of an agent's own check", "bytes", ge=1024, le=4 * MIB)] = (
+    ext_authz_bytes: Annotated[int, doc("largest CheckRequest of Envoy", "bytes", ge=1024, le=16 * MIB)] = MIB
+    check_bytes: Annotated[int, doc("largest message of an agent's own check", "bytes", ge=1024, le=4 * MIB)] = (
         256 * 1024
     )
     arena_bytes: Annotated[
-        int, _doc("working memory of one call; a call that needs more is refused", "bytes", ge=64 * 1024, le=64 * MIB)
+        int, doc("working memory of one call; a call that needs more is refused", "bytes", ge=64 * 1024, le=64 * MIB)
     ] = 4 * MIB
-    headers: Annotated[int, _doc("header lines of one call", "lines", ge=1, le=10_000)] = 1024
-    path_bytes: Annotated[int, _doc("longest path with query", "bytes", ge=64, le=64 * 1024)] = 8192
-    strict_path: Annotated[bool, _doc("deny when the raw path differs from its canonical form")] = True
-    mcp_status: Annotated[Literal[200, 403], _doc("HTTP status of a denied MCP call", "HTTP status")] = 403
-    identity_headers: Annotated[bool, _doc("set x-remit-agent and x-remit-evaluation-id upstream on allow")] = True
-    workers: Annotated[int, _doc("threads per door", "threads", ge=1, le=64)] = 4
-    concurrent_calls: Annotated[int, _doc("calls in progress per door; more are refused", "calls", ge=1, le=65_536)] = (
+    headers: Annotated[int, doc("header lines of one call", "lines", ge=1, le=10_000)] = 1024
+    path_bytes: Annotated[int, doc("longest path with query", "bytes", ge=64, le=64 * 1024)] = 8192
+    strict_path: Annotated[bool, doc("deny when the raw path differs from its canonical form")] = True
+    mcp_status: Annotated[Literal[200, 403], doc("HTTP status of a denied MCP call", "HTTP status")] = 403
+    identity_headers: Annotated[bool, doc("set x-remit-agent and x-remit-evaluation-id upstream on allow")] = True
+    workers: Annotated[int, doc("threads per door", "threads", ge=1, le=64)] = 4
+    concurrent_calls: Annotated[int, doc("calls in progress per door; more are refused", "calls", ge=1, le=65_536)] = (
         1024
     )
-    concurrent_streams: Annotated[int, _doc("streams per connection", "streams", ge=1, le=4096)] = 256
-    metadata_bytes: Annotated[int, _doc("header block of one call", "bytes", ge=1024, le=64 * 1024)] = 16 * 1024
-    connection_age_s: Annotated[int, _doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
+    concurrent_streams: Annotated[int, doc("streams per connection", "streams", ge=1, le=4096)] = 256
+    metadata_bytes: Annotated[int, doc("header block of one call", "bytes", ge=1024, le=64 * 1024)] = 16 * 1024
+    connection_age_s: Annotated[int, doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
         600
     )
-    connection_idle_s: Annotated[int, _doc("an idle connection is closed after this", "s", ge=1, le=86_400)] = 300
+    connection_idle_s: Annotated[int, doc("an idle connection is closed after this", "s", ge=1, le=86_400)] = 300
     grace_s: Annotated[
-        int, _doc("calls in progress may finish within this at SIGTERM or at connection age", "s", ge=0, le=600)
+        int, doc("calls in progress may finish within this at SIGTERM or at connection age", "s", ge=0, le=600)
     ] = 30
-    handshake_ms: Annotated[int, _doc("TLS and HTTP/2 handshake", "ms", ge=100, le=60_000)] = 5000
-    settings_ms: Annotated[int, _doc("acknowledgement of our HTTP/2 SETTINGS", "ms", ge=100, le=60_000)] = 2000
+    handshake_ms: Annotated[int, doc("TLS and HTTP/2 handshake", "ms", ge=100, le=60_000)] = 5000
+    settings_ms: Annotated[int, doc("acknowledgement of our HTTP/2 SETTINGS", "ms", ge=100, le=60_000)] = 2000
 
 
 class Policy(Section, frozen=True, kw_only=True):
     """What is compiled into a generation, where it is stored and how it is evaluated."""
 
-    policies: Annotated[list[Path], _doc("Cedar files, or folders whose *.cedar files are read", "paths")]
-    schema: Annotated[Path, _doc("Cedar schema (text); empty: none, policies are not validated", "path")] = ""
-    entities: Annotated[Path, _doc("Cedar entities (JSON); empty: none", "path")] = ""
-    links: Annotated[Path, _doc("template links (JSON lines: id, template, slots); empty: none", "path")] = ""
-    store: Annotated[Path, _doc("folder of the compiled generations", "path")]
+    policies: Annotated[list[Path], doc("Cedar files, or folders whose *.cedar files are read", "paths")]
+    schema: Annotated[Path, doc("Cedar schema (text); empty: none, policies are not validated", "path")] = ""
+    entities: Annotated[Path, doc("Cedar entities (JSON); empty: none", "path")] = ""
+    links: Annotated[Path, doc("template links (JSON lines: id, template, slots); empty: none", "path")] = ""
+    store: Annotated[Path, doc("folder of the compiled generations", "path")]
     evaluation: Annotated[
         Literal["strict", "cedar"],
-        _doc("strict: an error in a forbid whose scope matches denies; cedar: it is skipped, as Cedar says"),
+        doc("strict: an error in a forbid whose scope matches denies; cedar: it is skipped, as Cedar says"),
     ] = "strict"
-    allow_empty: Annotated[bool, _doc("accept a source without any policy; it denies everything")] = False
-    limits: Annotated[PolicyLimits, _doc("caps on what is compiled")] = PolicyLimits()
-    compile_s: Annotated[int, _doc("the compiler is ended after this", "s", ge=1, le=3600)] = 120
+    allow_empty: Annotated[bool, doc("accept a source without any policy; it denies everything")] = False
+    limits: Annotated[PolicyLimits, doc("caps on what is compiled")] = PolicyLimits()
+    compile_s: Annotated[int, doc("the compiler is ended after this", "s", ge=1, le=3600)] = 120
     max_age_s: Annotated[
-        int, _doc("age of the last successful load after which policies are stale; 0: never", "s", ge=0)
+        int, doc("age of the last successful load after which policies are stale; 0: never", "s", ge=0)
     ] = MAX_AGE_OFF
     on_stale: Annotated[
-        Literal["deny", "serve"], _doc("what stale policies do: answer ERROR, or go on and only say so")
+        Literal["deny", "serve"], doc("what stale policies do: answer ERROR, or go on and only say so")
     ] = "deny"
 
 
 class JournalSection(Section, frozen=True, kw_only=True):
     """The decision journal on disk."""
 
-    dir: Annotated[Path, _doc("folder of the segments; belongs to one sidecar", "path")]
-    segment_bytes: Annotated[int, _doc("size of one segment file", "bytes", ge=64 * 1024, le=1 << 30)] = 16 * MIB
-    cap_bytes: Annotated[int, _doc("all segments together", "bytes", ge=128 * 1024)] = 2048 * MIB
+    dir: Annotated[Path, doc("folder of the segments; belongs to one sidecar", "path")]
+    segment_bytes: Annotated[int, doc("size of one segment file", "bytes", ge=64 * 1024, le=1 << 30)] = 16 * MIB
+    cap_bytes: Annotated[int, doc("all segments together", "bytes", ge=128 * 1024)] = 2048 * MIB
     on_full: Annotated[
         Literal["deny", "drop_oldest"],
-        _doc("when the cap is reached: answer ERROR, or drop the oldest segment and record a gap"),
+        doc("when the cap is reached: answer ERROR, or drop the oldest segment and record a gap"),
     ] = "deny"
     sync: Annotated[
         Literal["none", "interval", "each"],
-        _doc("when records reach the disk itself: as the kernel likes, every `sync_ms`, or before each answer"),
+        doc("when records reach the disk itself: as the kernel likes, every `sync_ms`, or before each answer"),
     ] = "interval"
     sync_ms: Annotated[
         int,
-        _doc(
+        doc(
             "a power cut may lose this much with sync: interval; a killed process loses nothing", "ms", ge=1, le=60_000
         ),
     ] = 100
@@ -159,49 +152,49 @@ class JournalSection(Section, frozen=True, kw_only=True):
 class Upstream(Section, frozen=True, kw_only=True):
     """The collector that decisions are shipped to."""
 
-    address: Annotated[str, _doc("TCP with mutual TLS", "host:port")] = ""
-    spiffe_id: Annotated[str, _doc("the collector that must answer at `address`", "SPIFFE ID")] = ""
-    socket: Annotated[Path, _doc("a collector on this machine instead", "path")] = ""
+    address: Annotated[str, doc("TCP with mutual TLS", "host:port")] = ""
+    spiffe_id: Annotated[str, doc("the collector that must answer at `address`", "SPIFFE ID")] = ""
+    socket: Annotated[Path, doc("a collector on this machine instead", "path")] = ""
 
 
 class Control(Section, frozen=True, kw_only=True):
     """The control socket: reload, status, Explain, decision tail. Its folder names who may enter."""
 
-    socket: Annotated[Path, _doc("path of the socket; its folder gets mode 0750", "path")]
-    group: Annotated[str, _doc("group that may enter the folder; empty: our own", "group name")] = ""
+    socket: Annotated[Path, doc("path of the socket; its folder gets mode 0750", "path")]
+    group: Annotated[str, doc("group that may enter the folder; empty: our own", "group name")] = ""
 
 
 class Metrics(Section, frozen=True, kw_only=True):
     """Prometheus metrics at /metrics, with /livez and /readyz beside them."""
 
-    address: Annotated[str, _doc("plain HTTP; empty: none", "host:port")] = "127.0.0.1:9464"
+    address: Annotated[str, doc("plain HTTP; empty: none", "host:port")] = "127.0.0.1:9464"
 
 
 class Log(Section, frozen=True, kw_only=True):
     """Our own events, on standard error."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], _doc("least severe event that is written")] = "info"
-    format: Annotated[Literal["json", "console"], _doc("one JSON object per line, or text for people")] = "json"
+    level: Annotated[Literal["debug", "info", "warning", "error"], doc("least severe event that is written")] = "info"
+    format: Annotated[Literal["json", "console"], doc("one JSON object per line, or text for people")] = "json"
 
 
 class Process(Section, frozen=True, kw_only=True):
     """The rights that the process keeps."""
 
-    run_as: Annotated[str, _doc("ordinary user to become when started as root", "user name")] = ""
-    allow_root: Annotated[bool, _doc("stay root; refused otherwise, since a sidecar needs no right of root")] = False
+    run_as: Annotated[str, doc("ordinary user to become when started as root", "user name")] = ""
+    allow_root: Annotated[bool, doc("stay root; refused otherwise, since a sidecar needs no right of root")] = False
 
 
 class Config(Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    name: Annotated[str, _doc("name of this sidecar in the decision stream; empty: its SPIFFE ID")] = ""
+    name: Annotated[str, doc("name of this sidecar in the decision stream; empty: its SPIFFE ID")] = ""
     identity: Identity = Identity()
     listeners: Listeners = Listeners()
     peps: Annotated[
-        list[str], _doc("Envoys that may assert `source.principal`; nobody else may call ext_authz", "SPIFFE IDs")
+        list[str], doc("Envoys that may assert `source.principal`; nobody else may call ext_authz", "SPIFFE IDs")
     ] = []
     policy: Policy
-    mapping: Annotated[MappingConfig, _doc("what a call is: trust domains, tools, destinations, routes")] = (
+    mapping: Annotated[MappingConfig, doc("what a call is: trust domains, tools, destinations, routes")] = (
         MappingConfig()
     )
     journal: JournalSection

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fastpath.columns import RESERVED
+from sidecar.config_section import Section, doc
 from sidecar.errors import ConfigError
 
 # The classes of the agents' vocabulary, from harmless to dangerous. `list` and `read` observe, the others change.
@@ -38,14 +39,6 @@ _PIECE = re.compile(r"\{([^{}]*)\}")
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-def _doc(text: str, unit: str = "", *, ge: int | None = None, le: int | None = None) -> msgspec.Meta:
-    return msgspec.Meta(description=text, extra={"unit": unit}, ge=ge, le=le)
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A section of the file."""
-
-
 def _require(ok: object, message: str) -> None:
     if not ok:
         raise ValueError(message)
@@ -62,16 +55,16 @@ def _check_type(field: str, text: str) -> None:
     _require(_TYPE.fullmatch(text), f"`{field}`: `{text}` is not a Cedar entity type; write Name or Namespace::Name")
 
 
-class McpServer(_Section, frozen=True, kw_only=True):
+class McpServer(Section, frozen=True, kw_only=True):
     """An MCP server behind the proxy: where it listens and how its tools are named in policies."""
 
-    name: Annotated[str, _doc('first part of its tools\' names, as in Tool::"name/tool"')]
-    host: Annotated[str, _doc("host of its endpoint, `*.example.org` or `*`", "host")]
-    port: Annotated[int, _doc("port of its endpoint; 0: any", "port", ge=0, le=65_535)] = 0
-    path: Annotated[str, _doc("its endpoint: this path and everything below it", "path")] = "/"
+    name: Annotated[str, doc('first part of its tools\' names, as in Tool::"name/tool"')]
+    host: Annotated[str, doc("host of its endpoint, `*.example.org` or `*`", "host")]
+    port: Annotated[int, doc("port of its endpoint; 0: any", "port", ge=0, le=65_535)] = 0
+    path: Annotated[str, doc("its endpoint: this path and everything below it", "path")] = "/"
     headers_alone: Annotated[
         bool,
-        _doc(
+        doc(
             "it refuses a call whose Mcp-Method or Mcp-Name header differs from the body, so that the headers alone "
             "say what a call is (only for the protocol versions in `header_only_versions`)"
         ),
@@ -83,25 +76,25 @@ class McpServer(_Section, frozen=True, kw_only=True):
         _require(self.path.startswith("/"), f"`path`: `{self.path}` must begin with a slash")
 
 
-class DestinationRule(_Section, frozen=True, kw_only=True):
+class DestinationRule(Section, frozen=True, kw_only=True):
     """Which hosts are one destination; the first rule that matches names it."""
 
-    host: Annotated[str, _doc("host, `*.example.org` (not the name itself) or `*`", "host")]
-    port: Annotated[int, _doc("port; 0: any", "port", ge=0, le=65_535)] = 0
-    id: Annotated[str, _doc('id of the entity, as in Destination::"id"')]
+    host: Annotated[str, doc("host, `*.example.org` (not the name itself) or `*`", "host")]
+    port: Annotated[int, doc("port; 0: any", "port", ge=0, le=65_535)] = 0
+    id: Annotated[str, doc('id of the entity, as in Destination::"id"')]
 
     def __post_init__(self) -> None:
         _check_host(self.host)
         _require(self.id, "`id`: is empty; name the destination")
 
 
-class EntityTemplate(_Section, frozen=True, kw_only=True):
+class EntityTemplate(Section, frozen=True, kw_only=True):
     """An entity made from a call."""
 
-    type: Annotated[str, _doc("entity type; `mapping.namespace` is put before it when it has none")]
+    type: Annotated[str, doc("entity type; `mapping.namespace` is put before it when it has none")]
     id: Annotated[
         str,
-        _doc("id with {capture}, {host}, {method}, {path}, {header.name} or {query.name} filled in from the call"),
+        doc("id with {capture}, {host}, {method}, {path}, {header.name} or {query.name} filled in from the call"),
     ]
 
     def __post_init__(self) -> None:
@@ -109,21 +102,21 @@ class EntityTemplate(_Section, frozen=True, kw_only=True):
         template_pieces(self.id)
 
 
-class ContextFrom(_Section, frozen=True, kw_only=True):
+class ContextFrom(Section, frozen=True, kw_only=True):
     """Where one context attribute of a route comes from: exactly one of capture, header, query, constant."""
 
-    capture: Annotated[str, _doc("name of a path capture")] = ""
-    header: Annotated[str, _doc("name of a request header, lower case")] = ""
-    query: Annotated[str, _doc("name of a query parameter")] = ""
-    constant: Annotated[str | int | bool | None, _doc("the value itself")] = None
+    capture: Annotated[str, doc("name of a path capture")] = ""
+    header: Annotated[str, doc("name of a request header, lower case")] = ""
+    query: Annotated[str, doc("name of a query parameter")] = ""
+    constant: Annotated[str | int | bool | None, doc("the value itself")] = None
     kind: Annotated[
         Literal["string", "long", "bool", "set"],
-        _doc(
+        doc(
             "type of the attribute; set: all values, as strings (a header is split at commas); any other kind "
             "refuses a call that has two values"
         ),
     ] = "string"
-    required: Annotated[bool, _doc("refuse a call that does not have it; otherwise the attribute is absent")] = False
+    required: Annotated[bool, doc("refuse a call that does not have it; otherwise the attribute is absent")] = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("capture", "header", "query") if getattr(self, name)]
@@ -141,23 +134,23 @@ def _check_header(name: str) -> None:
     _require(name not in CREDENTIAL_HEADERS, f"`header`: `{name}` carries credentials, which policies do not read")
 
 
-class Route(_Section, frozen=True, kw_only=True):
+class Route(Section, frozen=True, kw_only=True):
     """Calls that have a meaning of their own; the first route that matches decides it."""
 
-    name: Annotated[str, _doc("unique name; the context extension `route` can select by it")]
-    methods: Annotated[list[str], _doc("exact HTTP methods; empty: any")] = []
-    host: Annotated[str, _doc("host, `*.example.org` or `*`", "host")] = "*"
-    port: Annotated[int, _doc("port; 0: any", "port", ge=0, le=65_535)] = 0
+    name: Annotated[str, doc("unique name; the context extension `route` can select by it")]
+    methods: Annotated[list[str], doc("exact HTTP methods; empty: any")] = []
+    host: Annotated[str, doc("host, `*.example.org` or `*`", "host")] = "*"
+    port: Annotated[int, doc("port; 0: any", "port", ge=0, le=65_535)] = 0
     path: Annotated[
         str,
-        _doc("path pattern: literal segments, `*` for one, `{name}` for one that is kept, `**` last for the rest"),
+        doc("path pattern: literal segments, `*` for one, `{name}` for one that is kept, `**` last for the rest"),
     ] = "/**"
-    principal_type: Annotated[str, _doc("entity type of the principal; empty: `mapping.agent_type`")] = ""
-    action: Annotated[str, _doc('Action::"name", or the bare name; empty: by the HTTP method')] = ""
-    resource: Annotated[EntityTemplate | None, _doc("the resource; absent: the endpoint")] = None
-    parent: Annotated[EntityTemplate | None, _doc("the resource's parent when the entity store lacks it")] = None
-    destination: Annotated[str, _doc("id of the destination; empty: by host")] = ""
-    context: Annotated[dict[str, ContextFrom], _doc("context attributes by name")] = {}
+    principal_type: Annotated[str, doc("entity type of the principal; empty: `mapping.agent_type`")] = ""
+    action: Annotated[str, doc('Action::"name", or the bare name; empty: by the HTTP method')] = ""
+    resource: Annotated[EntityTemplate | None, doc("the resource; absent: the endpoint")] = None
+    parent: Annotated[EntityTemplate | None, doc("the resource's parent when the entity store lacks it")] = None
+    destination: Annotated[str, doc("id of the destination; empty: by host")] = ""
+    context: Annotated[dict[str, ContextFrom], doc("context attributes by name")] = {}
 
     def __post_init__(self) -> None:
         _require(self.name, "`name`: is empty; name the route")
@@ -193,39 +186,37 @@ class Route(_Section, frozen=True, kw_only=True):
             )
 
 
-class MappingConfig(_Section, frozen=True, kw_only=True):
+class MappingConfig(Section, frozen=True, kw_only=True):
     """What a call is: trust domains, tools, servers, destinations and routes."""
 
     trust_domains: Annotated[
-        list[str], _doc("trust domains whose workloads may be principals; empty: every call is refused")
+        list[str], doc("trust domains whose workloads may be principals; empty: every call is refused")
     ] = []
-    namespace: Annotated[str, _doc("Cedar namespace put before every type that has none; empty: none")] = ""
-    agent_type: Annotated[str, _doc("entity type of principals; the id is the SPIFFE ID")] = "Agent"
+    namespace: Annotated[str, doc("Cedar namespace put before every type that has none; empty: none")] = ""
+    agent_type: Annotated[str, doc("entity type of principals; the id is the SPIFFE ID")] = "Agent"
     tools: Annotated[
-        dict[str, ToolClass], _doc('class action of a tool that the policies\' schema does not name, by "server/tool"')
+        dict[str, ToolClass], doc('class action of a tool that the policies\' schema does not name, by "server/tool"')
     ] = {}
-    tool_class: Annotated[ToolClass, _doc("class action of every other tool")] = "execute"
-    tool_level: Annotated[
-        int, _doc("data level of a tool whose entity has no `level`", "level", ge=0, le=LEVEL_MAX)
-    ] = 0
+    tool_class: Annotated[ToolClass, doc("class action of every other tool")] = "execute"
+    tool_level: Annotated[int, doc("data level of a tool whose entity has no `level`", "level", ge=0, le=LEVEL_MAX)] = 0
     destination_from: Annotated[
-        dict[str, str], _doc('argument that names where a tool sends to (URL, host or address), by "server/tool"')
+        dict[str, str], doc('argument that names where a tool sends to (URL, host or address), by "server/tool"')
     ] = {}
-    servers: Annotated[list[McpServer], _doc("MCP servers; the first that matches host, port and path")] = []
+    servers: Annotated[list[McpServer], doc("MCP servers; the first that matches host, port and path")] = []
     destinations: Annotated[
         list[DestinationRule],
-        _doc('destinations by host; without a rule the id is the authority, "host[:port]"'),
+        doc('destinations by host; without a rule the id is the authority, "host[:port]"'),
     ] = []
-    routes: Annotated[list[Route], _doc("routes, in order; they come before the default mapping")] = []
+    routes: Annotated[list[Route], doc("routes, in order; they come before the default mapping")] = []
     context_extensions: Annotated[
         list[ExtensionKey],
-        _doc("keys of Envoy's context_extensions that are read; all others never reach a policy"),
+        doc("keys of Envoy's context_extensions that are read; all others never reach a policy"),
     ] = msgspec.field(default_factory=lambda: list(EXTENSIONS))
     header_only_versions: Annotated[
-        list[str], _doc("MCP protocol versions in which a server must compare headers and body", "YYYY-MM-DD")
+        list[str], doc("MCP protocol versions in which a server must compare headers and body", "YYYY-MM-DD")
     ] = msgspec.field(default_factory=lambda: list(HEADER_ONLY_VERSIONS))
     grpc_by_content_type: Annotated[
-        bool, _doc("take POST with content-type application/grpc for gRPC; false: only where `protocol` says so")
+        bool, doc("take POST with content-type application/grpc for gRPC; false: only where `protocol` says so")
     ] = True
 
     def __post_init__(self) -> None:

@@ -22,6 +22,8 @@ from sidecar.errors import ConfigError
 
 NS = 1e-9
 CLIENT_TIMEOUT_S = 10
+ERROR_REASONS = frozenset({"internal", "late", "limit", "request.in_flight"})
+ERROR_PREFIXES = ("not_ready.", "journal.")
 TEXT = ("content-type", "text/plain; charset=utf-8")
 
 
@@ -51,12 +53,19 @@ class SidecarCollector(Collector):
         counters = self._facts.counters()
         yield _counter("remit_decisions", "decisions by door and outcome", ("door", "outcome"), counters["decisions"])
         yield _latency(counters["latency_ns"])
-        causes = {**self._facts.error_counts(), **counters["causes"]}
+        reasons = counters["causes"]
+        yield _counter("remit_reasons", "decisions by reason code", ("reason",), _single(reasons))
+        causes = {**self._facts.error_counts(), **{cause: n for cause, n in reasons.items() if _is_error(cause)}}
         yield _counter("remit_errors", "calls that could not be decided, by cause", ("cause",), _single(causes))
         yield _counter("remit_replayed", "answers given again to a repeated request id", (), {(): counters["replayed"]})
         yield _counter("remit_malformed", "messages that did not decode", (), {(): counters["malformed"]})
         yield _counter("remit_reloads", "reloads by result", ("result",), _single(self._facts.reload_counts()))
         yield from _gauges(self._facts.status())
+
+
+def _is_error(reason: str) -> bool:
+    """Whether a reason code names our own state as the cause (fastpath/decide.pyx, fastpath/call.pyx)."""
+    return reason in ERROR_REASONS or reason.startswith(ERROR_PREFIXES)
 
 
 def _single(counts: dict[str, int]) -> dict[tuple[str, ...], int]:

@@ -68,6 +68,7 @@ class Runtime:
         self._wake = threading.Event()
         self._closing = False
         self._shipping = False
+        self._was_stale = False
         self._fresh = Freshness()
         self.journal = _open_journal(config)
         self.pdp = _make_pdp(config, self.journal)
@@ -170,20 +171,31 @@ class Runtime:
 
     def refresh(self) -> None:
         """Put readiness and bundle generation in force as they are now."""
-        stale = self._fresh.stale(self.config.policy.max_age_s)
-        now = Conditions(
-            identity=self.source.state(),
-            generation=self.rules.generation > 0,
-            journal=self.journal.writable(),
-            fresh=not stale or self.config.policy.on_stale == "serve",
-        )
+        # Read and put under one lock: what an older look found must not overwrite what a newer one did.
         with self._state_lock:
-            before, self.not_ready = self.not_ready, reason(now)
+            before, self.not_ready = self.not_ready, reason(self._conditions())
             self.pdp.put_state(epoch=EPOCH, bundle_generation=self.source.bundle_generation, not_ready=self.not_ready)
             if before != self.not_ready:
                 event(log, "readiness", ready=not self.not_ready, reason=self.not_ready)
                 for callback in self._listeners:
                     callback(not self.not_ready)
+
+    def _conditions(self) -> Conditions:
+        stale = self._stale()
+        return Conditions(
+            identity=self.source.state(),
+            generation=self.rules.generation > 0,
+            journal=self.journal.writable(),
+            fresh=not stale or self.config.policy.on_stale == "serve",
+        )
+
+    def _stale(self) -> bool:
+        """Whether the policies are older than the configuration allows; a change of that is an event."""
+        stale = self.rules.generation > 0 and self._fresh.stale(self.config.policy.max_age_s)
+        if stale != self._was_stale:
+            self._was_stale = stale
+            event(log, "policy.stale" if stale else "policy.fresh", logging.WARNING if stale else logging.INFO)
+        return stale
 
     def _identity_changed(self, identity: Identity | None) -> None:
         self.refresh()

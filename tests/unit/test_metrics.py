@@ -19,7 +19,7 @@ class Facts:
     def counters(self) -> dict[str, Any]:
         return {
             "decisions": {("ext_authz", "allow"): 2, ("check", "error"): 1},
-            "causes": {"not_ready.svid": 1},
+            "causes": {"not_ready.svid": 1, "ok": 2},
             "latency_ns": {"ext_authz": ((1000, 5000), (1, 1, 0), 4000), "check": ((1000, 5000), (0, 0, 1), 9000)},
             "replayed": 4,
             "malformed": 5,
@@ -69,6 +69,8 @@ def test_metrics_name_decisions_latency_errors_and_state(server: MetricsServer) 
     assert samples["remit_decisions_total", (("door", "ext_authz"), ("outcome", "allow"))] == 2
     assert samples["remit_errors_total", (("cause", "not_ready.svid"),)] == 1
     assert samples["remit_errors_total", (("cause", "internal"),)] == 6
+    assert ("remit_errors_total", (("cause", "ok"),)) not in samples
+    assert samples["remit_reasons_total", (("reason", "ok"),)] == 2
     assert samples["remit_reloads_total", (("result", "refused"),)] == 2
     assert samples["remit_generation", ()] == 7
     assert samples["remit_svid_not_after_seconds", ()] == 1_800_000_000
@@ -90,7 +92,7 @@ def test_live_and_ready_are_different_questions(server: MetricsServer) -> None:
 def test_labels_are_names_of_ours_only() -> None:
     """No path, host, principal or id of a call is a label."""
     labels = {name for family in registry(Facts()).collect() for s in family.samples for name in s.labels}
-    assert labels == {"door", "outcome", "cause", "result", "le"}
+    assert labels == {"door", "outcome", "reason", "cause", "result", "le"}
 
 
 def test_a_taken_port_is_a_clear_error(server: MetricsServer) -> None:
