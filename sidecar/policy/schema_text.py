@@ -17,7 +17,8 @@ DEPTH_MAX = 64
 T = TypeVar("T")
 
 _TOKEN = re.compile(
-    r'\s+|//[^\n]*|(?P<string>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>::|[{}\[\]<>(),;:=?@])|(?P<bad>.)',
+    r'\s+|//[^\n]*|(?P<string>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z_][A-Za-z0-9_]*)'
+    r"|(?P<mark>::|[{}\[\]<>(),;:=?@])|(?P<bad>.)",
     re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F_]+)\}|x([0-9a-fA-F]{2})|(.))", re.DOTALL)

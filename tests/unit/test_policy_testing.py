@@ -187,7 +187,7 @@ def test_an_explanation_says_what_each_conjunct_is(example):
     assert policies["clerk-payments"].template == "change-granted"
     assert "observe-active" not in policies
     approval = policies["transfer-approval"]
-    assert approval.where.endswith("tools.cedar:20:1")
+    assert approval.where.endswith("tools.cedar:32:1")
     when, unless = approval.clauses
     assert [(part.text, part.value, part.reached) for part in when.conjuncts] == [
         ("context.input.amount > 50000", "true", True),
