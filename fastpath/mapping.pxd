@@ -14,9 +14,9 @@ cdef class Mapping:
 
 # Every function below expects `request` after request_init; door, times and deadline are the caller's.
 
-# Set request.principal and the cred columns (kind x509-svid, bound) from a verified SPIFFE ID, or request.refusal
-# ("identity.missing", "identity.not_spiffe", "identity.trust_domain"). Doors of agents call it with the peer's SPIFFE ID
-# before mapping_check.
+# Set request.principal and the cred columns (x509-svid, bound) from a verified SPIFFE ID, or request.refusal
+# ("identity.missing", "identity.not_spiffe", "identity.trust_domain"). Doors of agents call it with the peer's SPIFFE
+# ID before mapping_check.
 cdef void mapping_principal(
     const void *rules, Text spiffe_id, const Table *table, Arena *arena, Request *request
 ) noexcept nogil

@@ -468,6 +468,8 @@ cdef void map_route(Mapper *m, const HttpCall *call, const Matched *matched, con
         map_principal_type(m, route.principal_type)
     if route.action_type.n:
         set_action(m, route.action_type, route.action_id)
+    elif place.protocol == PROTOCOL_GRPC:
+        set_class(m, grpc_class(last_segment(call.path)))
     else:
         set_class(m, http_class(call.method, call.path))
     if route.resource.type.n:
@@ -497,6 +499,15 @@ cdef void map_endpoint(Mapper *m, const HttpCall *call, const Place *place) noex
     set_parent(m, place.server if place.server.n else call.host)
 
 
+cdef Text last_segment(Text path) noexcept nogil:
+    cdef uint32_t at = path.n
+    while at > 0 and path.p[at - 1] != c'/':
+        at -= 1
+    path.p += at
+    path.n -= at
+    return path
+
+
 cdef void map_http(Mapper *m, const HttpCall *call, const Place *place, bint stated) noexcept nogil:
     cdef HeaderLine line
     set_protocol(m, b"http", call.method)
@@ -509,15 +520,10 @@ cdef void map_http(Mapper *m, const HttpCall *call, const Place *place, bint sta
 
 cdef void map_grpc(Mapper *m, const HttpCall *call, const Place *place) noexcept nogil:
     """`/package.Service/Method`; the message is not decoded, so a rule that reads `input` denies."""
-    cdef Text method = nothing()
-    cdef uint32_t at = call.path.n
+    cdef Text method = last_segment(call.path)
     set_protocol(m, b"grpc", call.path)
-    while at > 0 and call.path.p[at - 1] != c'/':
-        at -= 1
-    if at < 3 or at == call.path.n:
+    if method.n == 0 or call.path.n - method.n < 3:
         refuse(m, b"path.not_grpc")
-        return
-    method.p, method.n = call.path.p + at, call.path.n - at
     set_class(m, grpc_class(method))
     map_endpoint(m, call, place)
     cell_bool(column(m.request, COL_CALL_BODY_COMPLETE), call.body_complete)
@@ -585,13 +591,16 @@ cdef void map_uri_destination(Mapper *m, Text uri) noexcept nogil:
 cdef void map_mcp(Mapper *m, const HttpCall *call, const Place *place) noexcept nogil:
     cdef McpTrust trust = m.rules.mcp
     cdef McpCall mcp
+    cdef bint whole
     trust.headers_alone = place.headers_alone
     mcp_read(call, &trust, m.arena, &mcp)
     set_protocol(m, b"mcp", mcp.method)
     m.request.denial_id = mcp.id
     m.request.input_mode = mcp.input_mode
     cell_bool(column(m.request, COL_CALL_HEADER_MISMATCH), mcp.header_mismatch)
-    cell_bool(column(m.request, COL_CALL_BODY_COMPLETE), mcp.body_read or has_no_body(call))
+    # A POST without a body is a body that we were not sent.
+    whole = mcp.body_read or (not text_is(call.method, b"POST") and has_no_body(call))
+    cell_bool(column(m.request, COL_CALL_BODY_COMPLETE), whole)
     map_mcp_subject(m, &mcp, place.server)
     if mcp.refusal.n:
         request_refuse(m.request, mcp.refusal)

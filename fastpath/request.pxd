@@ -62,7 +62,8 @@ cdef struct Request:
     int64_t deadline_ns      # monotonic; a decision after it is ERROR `late`
 
 
-# Make `request` empty: all zero, columns absent, extras an empty record. Doors call it first, then set door, times and deadline.
+# Make `request` empty: all zero, columns absent, extras an empty record. Doors call it first, then set door, times and
+# deadline.
 cdef void request_init(Request *request) noexcept nogil
 # A reason code that ends in a name, such as "input.missing." and "body"; in the arena, cut after REASON_NAME_MAX bytes.
 cdef Text reason_named(const char *prefix, Text name, Arena *arena) noexcept nogil
