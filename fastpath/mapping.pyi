@@ -1,15 +1,18 @@
 """What a call is: principal, action, resource, destination and context, by the `mapping` section of the configuration."""
 
 from collections.abc import Mapping as _Mapping
-from typing import Any
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
 
 from fastpath.table import Generation
 from sidecar.config_mapping import MappingConfig
 
+@disjoint_base
 class Mapping:
     """The section `mapping` in force; immutable and safe to share between threads."""
 
-    def __init__(self, config: MappingConfig | _Mapping[str, Any]) -> None:
+    def __new__(cls, config: MappingConfig | _Mapping[str, Any]) -> Self:
         """Raises ConfigError that names the field when the section is wrong."""
 
 def explain_call(
