@@ -1,4 +1,4 @@
-"""What a call is: principal, action, resource, destination and context, by the `mapping` section of the configuration."""
+"""What a call is: principal, action, resource, destination and context, by the configuration's `mapping` section."""
 
 from collections.abc import Mapping as _Mapping
 from typing import Any, Self
