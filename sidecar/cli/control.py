@@ -8,7 +8,7 @@ import click
 import grpc
 
 from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
-from sidecar.cli.output import EXIT_NO, Failure, config_option, mark, plain, table, unreachable
+from sidecar.cli.output import EXIT_NO, EXIT_UNREACHABLE, Failure, config_option, mark, plain, table, unreachable
 from sidecar.config_file import load
 
 TIMEOUT_S = 10
@@ -33,6 +33,16 @@ def status_of(socket: str) -> control_pb2.StatusResponse:
     """What is in force in the sidecar behind `socket`. Ends the command when it does not answer."""
     with channel(socket) as made:
         return control_pb2_grpc.ControlStub(made).Status(control_pb2.StatusRequest(), timeout=TIMEOUT_S)
+
+
+def live_status(socket: str) -> control_pb2.StatusResponse | None:
+    """The same, or None when no sidecar answers there (a killed one leaves its socket behind)."""
+    try:
+        return status_of(socket)
+    except Failure as failure:
+        if failure.exit_code != EXIT_UNREACHABLE:
+            raise
+        return None
 
 
 def control_socket(config: str, socket: str | None) -> str:

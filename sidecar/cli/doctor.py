@@ -7,8 +7,8 @@ import yaml
 
 from sidecar import config_docs
 from sidecar import config_file as files
-from sidecar.cli.control import status_of
-from sidecar.cli.output import EXIT_NO, Failure, config_option, exists, mark, table
+from sidecar.cli.control import live_status
+from sidecar.cli.output import EXIT_NO, Failure, config_option, mark, table
 from sidecar.envoy_config import warnings
 
 
@@ -38,8 +38,7 @@ def doctor(config_file: str, print_config: bool, envoy_file: str | None) -> None
     from sidecar.doctor import examine
 
     config = files.load(config_file)
-    live = status_of(config.control.socket) if exists(config.control.socket) else None
-    findings = list(examine(config, live))
+    findings = list(examine(config, live_status(config.control.socket)))
     shown = {True: mark(True), False: mark(False), None: "-"}
     table(
         "remit doctor", ("what", "", "state", "to do"), ((f.what, shown[f.good], f.state, f.advice) for f in findings)

@@ -5,8 +5,8 @@ import click
 from sidecar import config_file as files
 from sidecar import envoy_config as envoy
 from sidecar._proto.remit.control.v1 import control_pb2
-from sidecar.cli.control import status_of
-from sidecar.cli.output import Failure, config_option, exists
+from sidecar.cli.control import live_status
+from sidecar.cli.output import Failure, config_option
 from sidecar.config import Config
 from sidecar.errors import SidecarError
 
@@ -36,7 +36,7 @@ def envoy_config(config_file: str, sidecar_id: str, certificate: str, key: str, 
     given = (certificate, key, bundle)
     if any(given) and not all(given):
         raise click.UsageError("--certificate, --key and --bundle belong together")
-    live = _live(config)
+    live = live_status(config.control.socket)
     identity = sidecar_id or (live.spiffe_id if live else "") or config.identity.spiffe_id
     if not identity and not config.listeners.ext_authz.socket:
         raise Failure("the sidecar's SPIFFE ID is not known; start it, or name it with --sidecar-id")
@@ -44,10 +44,6 @@ def envoy_config(config_file: str, sidecar_id: str, certificate: str, key: str, 
     extras = list(live.extras_read) if live and live.generation else _stored_extras(config)
     text = envoy.render(config, endpoint=_endpoint(config, live), sidecar_id=identity, extras_read=extras, tls=tls)
     click.echo(text, nl=False)
-
-
-def _live(config: Config) -> control_pb2.StatusResponse | None:
-    return status_of(config.control.socket) if exists(config.control.socket) else None
 
 
 def _endpoint(config: Config, live: control_pb2.StatusResponse | None) -> str:

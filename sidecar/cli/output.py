@@ -1,6 +1,5 @@
 """What all commands share: exit codes, how an error looks, tables, and where the configuration is found."""
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -94,8 +93,3 @@ def unreachable(what: str, path: str, cause: str) -> NoReturn:
     raise Failure(
         f"{what} at `{path}` does not answer: {cause}; start it with remit serve --config FILE", EXIT_UNREACHABLE
     )
-
-
-def exists(path: str) -> bool:
-    """Whether something stands at `path`, even if we may not read it."""
-    return os.path.lexists(path)

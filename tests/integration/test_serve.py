@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sidecar._proto.remit.authz.v1 import authz_pb2, authz_pb2_grpc
-from sidecar.demo.ca import Svid
+from sidecar.demo.ca import Authority, Svid
 from sidecar.demo.processes import Process, module, wait_for
 from sidecar.demo.workload_api import WorkloadApi, svid_message
 from tests.fix_serve import (
@@ -27,6 +27,7 @@ from tests.fix_serve import (
     PERMIT,
     SIDECAR,
     TIMEOUT_S,
+    TRUST_DOMAIN,
     Served,
     check,
     made_sidecar,
@@ -170,6 +171,41 @@ def test_only_an_envoy_on_the_list_may_speak_for_others(running: Served) -> None
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_unix_socket_can_belong_to_one_envoy(served: Served) -> None:
+    """Without TLS the socket's folder says that the caller is that Envoy."""
+    pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="xds-protos is not installed")
+    from envoy.service.auth.v3 import external_auth_pb2
+
+    from tests.fix_calls import envoy_call
+
+    served.settings["listeners"]["ext_authz"] = {"socket": "envoy/sock", "spiffe_id": ENVOY}
+    served.settings["peps"] = []
+    served.start_ready()
+    raw = envoy_call(principal=AGENT, host="api.corp.example", path="/a")
+    with grpc.insecure_channel(f"unix:{served.folder}/envoy/sock") as channel:
+        answer = external_auth_pb2.CheckResponse.FromString(channel.unary_unary(EXT_AUTHZ)(raw, timeout=TIMEOUT_S))
+    assert answer.HasField("ok_response")
+    printed = served.remit("envoy-config").stdout
+    assert f"path: {served.folder}/envoy/sock" in printed
+    assert "transport_socket" not in printed
+
+
+def test_a_removed_root_ends_what_was_connected(served: Served) -> None:
+    """ID-20: the next call on an old connection is refused once its root is gone; the new root's callers get in."""
+    process = served.start_ready()
+    old = served.authority.issue(AGENT)
+    with served.tls("listeners.check_address", old) as connected:
+        assert outcome(connected, question()) == ("ALLOW", "ok")
+        served.authority = Authority(TRUST_DOMAIN)
+        served.give_svid()
+        process.wait_until("the new bundle", lambda: served.status().bundle_generation == 2)
+        code, reason = outcome(connected, question())
+    assert code == "UNAUTHENTICATED"
+    assert reason.startswith("identity.")
+    with served.tls("listeners.check_address", served.authority.issue(AGENT)) as fresh:
+        assert outcome(fresh, question()) == ("ALLOW", "ok")
+
+
 def test_metadata_cannot_name_another_principal(running: Served) -> None:
     """UD-05: on a Unix socket the identity is the socket's; what the client claims is not read."""
     claims = [("x-spiffe-id", AGENT), ("x-forwarded-client-cert", f"URI={AGENT}"), ("authorization", f"Bearer {AGENT}")]
@@ -261,6 +297,20 @@ def test_the_process_gives_up_its_rights(running: Served) -> None:
     assert "NoNewPrivs:\t1" in (proc / "status").read_text()
     (line,) = [line for line in (proc / "limits").read_text().splitlines() if line.startswith("Max core file size")]
     assert line.split()[4:6] == ["0", "0"]
+
+
+def test_a_killed_sidecar_leaves_nothing_in_the_way(served: Served) -> None:
+    """Its sockets are stale: doctor says that it does not run, and the next start replaces them."""
+    process = served.start_ready()
+    process.kill()
+    assert (served.folder / "control" / "sock").exists()
+    doctor = served.remit("doctor")
+    assert doctor.returncode == 1
+    assert "does not run" in doctor.stdout
+    assert served.remit("status").returncode == 4
+    served.start_ready()
+    with served.agent_socket() as agent:
+        assert outcome(agent, question()) == ("ALLOW", "ok")
 
 
 def test_a_second_sidecar_on_the_same_state_is_refused(running: Served) -> None:
