@@ -145,7 +145,9 @@ def _address(endpoint: str) -> Json:
 def _tls(sidecar_id: str, files: TlsFiles | None) -> Json:
     """UpstreamTlsContext that shows Envoy's SVID and accepts exactly one SPIFFE ID."""
     only_us = {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": sidecar_id}}]}
-    common: Json = {"alpn_protocols": ["h2"], "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"}}
+    # As a client Envoy stops at TLS 1.2 unless it is told otherwise, and then no version would be left.
+    versions = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+    common: Json = {"alpn_protocols": ["h2"], "tls_params": versions}
     if files is None:
         trust_domain = "/".join(sidecar_id.split("/")[:3])
         common["tls_certificate_sds_secret_configs"] = [_sds("default")]
