@@ -59,9 +59,47 @@ def boolean(rng: Random, depth: int, typed: bool) -> Expr:
     return ex("((", operands[0], f") {form} (", operands[1], "))")
 
 
+# Each level is two brackets: we refuse policies with more than 64 of them, and cedarpy does not read its own JSON back
+# above about 60 levels.
+LEVELS = 26
+
+
+def deep(rng: Random, typed: bool) -> Expr:
+    """One operand under many operators."""
+    body = boolean(rng, 1, typed)
+    for _ in range(rng.randrange(10, LEVELS)):
+        other = boolean(rng, 0, typed)
+        form = rng.randrange(5)
+        if form == 0:
+            body = ex("!(", body, ")")
+        elif form == 1:
+            body = ex("(if ", other, " then ", body, " else (", other, "))")
+        else:
+            sides = (body, other) if form < 4 else (other, body)
+            body = ex("((", sides[0], rng.choice((") && (", ") || (", ") == (")), sides[1], "))")
+    return body
+
+
+def long(rng: Random, typed: bool) -> Expr:
+    """Many operands of one operator, mostly of the kind that lets the next one run."""
+    op, pool = rng.choice(((" && ", TRUE), (" || ", FALSE)))
+    operands = [ex("(", ex(rng.choice(pool)), ")") for _ in range(rng.randrange(20, 200))]
+    operands[rng.randrange(len(operands))] = boolean(rng, 1, typed)
+    parts: list[str | Expr] = [operands[0]]
+    for operand in operands[1:]:
+        parts += [op, operand]
+    return ex("(", *parts, ")")
+
+
+def _body(rng: Random, typed: bool) -> Expr:
+    roll = rng.random()
+    if roll < 0.04:
+        return rng.choice((deep, long))(rng, typed)
+    return boolean(rng, rng.randrange(4), typed)
+
+
 def _policy(rng: Random, typed: bool, pool: list[str]) -> Policy:
     clauses = tuple(
-        (rng.choice(("when", "when", "unless")), boolean(rng, rng.randrange(4), typed))
-        for _ in range(rng.choice((1, 1, 2, 3)))
+        (rng.choice(("when", "when", "unless")), _body(rng, typed)) for _ in range(rng.choice((1, 1, 2, 3)))
     )
     return Policy(effect=rng.choice(pool), clauses=clauses)
