@@ -1,8 +1,9 @@
 """Builds the native extensions of `fastpath` and the Python messages of `proto/`.
 
-`python setup.py build_ext --inplace` builds what changed; `REMIT_BUILD_ONLY=fastpath.wire,fastpath.value` limits it to the
-modules named, for work on one of them. `REMIT_SANITIZE=1` adds ASan and UBSan.
+`python setup.py build_ext --inplace` builds what changed; `REMIT_BUILD_ONLY=fastpath.wire,fastpath.value` limits it to
+the modules named, for work on one of them. `REMIT_SANITIZE=1` adds ASan and UBSan.
 """
+
 import os
 import pathlib
 import re
@@ -26,7 +27,8 @@ NATIVE = {
     "fastpath.verify": ["libcrypto"],
     "fastpath.call": ["libcrypto", "libxxhash"],
 }
-HINT = "install the Debian packages first: make setup, or apt-get install libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev"
+PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev"
+HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 
 
 def pkg_config(flag: str, names: list[str]) -> list[str]:
@@ -52,8 +54,16 @@ def extensions() -> list[Extension]:
             Extension(
                 name,
                 [str(path.relative_to(HERE))],
-                extra_compile_args=["-O2", "-g1", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wno-unused-function",
-                                    *sanitize, *(pkg_config("--cflags", libraries) if libraries else [])],
+                extra_compile_args=[
+                    "-O2",
+                    "-g1",
+                    "-std=gnu11",
+                    "-fvisibility=hidden",
+                    "-Wall",
+                    "-Wno-unused-function",
+                    *sanitize,
+                    *(pkg_config("--cflags", libraries) if libraries else []),
+                ],
                 extra_link_args=[*sanitize, *(pkg_config("--libs", libraries) if libraries else [])],
                 define_macros=[("CYTHON_USE_TYPE_SPECS", "0")],
             )
@@ -73,8 +83,17 @@ def protos() -> None:
 
     include = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{HERE / 'proto'}", f"-I{include}", f"--python_out={target}",
-         f"--pyi_out={target}", f"--grpc_python_out={target}", *map(str, sources)],
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"-I{HERE / 'proto'}",
+            f"-I{include}",
+            f"--python_out={target}",
+            f"--pyi_out={target}",
+            f"--grpc_python_out={target}",
+            *map(str, sources),
+        ],
         check=True,
     )
     # protoc writes absolute imports from proto/; here the same tree stands below sidecar._proto.
@@ -101,9 +120,16 @@ setup(
         extensions(),
         nthreads=os.cpu_count() or 1,
         language_level=3,
-        compiler_directives={"boundscheck": False, "wraparound": False, "initializedcheck": False, "cdivision": True,
-                             "binding": False, "embedsignature": True, "legacy_implicit_noexcept": False,
-                             "freethreading_compatible": False},
+        compiler_directives={
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+            "binding": False,
+            "embedsignature": True,
+            "legacy_implicit_noexcept": False,
+            "freethreading_compatible": False,
+        },
         show_all_warnings=False,
     ),
     cmdclass={"build_ext": Build},
