@@ -74,7 +74,7 @@ cdef bint is_printable(Text text, uint32_t n) noexcept nogil:
 
 
 cdef Uid *entity(Mapper *m, Text type_, Text id_) noexcept nogil:
-    cdef Uid *uid = uid_make(m.arena, type_.p, type_.n, id_.p, id_.n)
+    cdef Uid *uid = uid_make(m.arena, type_.p, type_.n, id_.p if id_.n else b"", id_.n)
     if uid is not NULL and m.table is not NULL:
         table_resolve(m.table, uid)
     return uid
@@ -208,6 +208,7 @@ cdef void set_destination_list(Mapper *m, const Json *values) noexcept nogil:
     """Several receivers are fine when they are one destination."""
     cdef HttpCall first, other
     cdef uint32_t i
+    memset(&first, 0, sizeof(HttpCall))
     for i in range(values.n):
         if values.items[i].kind != TREE_STRING or not canonical_host(m, values.items[i].text, &other):
             return
