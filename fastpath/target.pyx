@@ -74,7 +74,8 @@ cdef bint is_printable(Text text, uint32_t n) noexcept nogil:
 
 
 cdef Uid *entity(Mapper *m, Text type_, Text id_) noexcept nogil:
-    cdef Uid *uid = uid_make(m.arena, type_.p, type_.n, id_.p if id_.n else b"", id_.n)
+    # An id may be empty; its pointer then stands in for none.
+    cdef Uid *uid = uid_make(m.arena, type_.p, type_.n, id_.p if id_.n else type_.p, id_.n)
     if uid is not NULL and m.table is not NULL:
         table_resolve(m.table, uid)
     return uid
