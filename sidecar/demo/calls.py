@@ -18,6 +18,7 @@ from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.demo.stage import MCP_HOST, Stage
 
 TIMEOUT_S = 15
+ROTATED_MEANWHILE_MAX = 100
 MCP_VERSION = "2026-07-28"
 CHECK = "/remit.authz.v1.Authorization/Check"
 EXT_AUTHZ = "/envoy.service.auth.v3.Authorization/Check"
@@ -60,9 +61,19 @@ def tls_context(stage: Stage, who: str) -> ssl.SSLContext:
     context.check_hostname = False
     context.load_verify_locations(stage.svids / "envoy" / "bundle.pem")
     if who:
-        folder = stage.svids / who
-        context.load_cert_chain(folder / "svid.pem", folder / "key.pem")
+        _load_svid(context, stage.svids / who)
     return context
+
+
+def _load_svid(context: ssl.SSLContext, folder: Path) -> None:
+    """Load certificate and key; a rotation between the two files is noticed and they are read again."""
+    for left in reversed(range(ROTATED_MEANWHILE_MAX)):
+        try:
+            context.load_cert_chain(folder / "svid.pem", folder / "key.pem")
+            return
+        except ssl.SSLError as error:
+            if error.reason != "KEY_VALUES_MISMATCH" or not left:
+                raise
 
 
 class Caller:
@@ -83,6 +94,8 @@ class Caller:
                 socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as plain,
                 tls_context(self._stage, self._who).wrap_socket(plain) as secure,
             ):
+                # Headers and body leave in two writes; the second must not wait for Envoy's delayed ACK.
+                secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection = http.client.HTTPConnection(host)
                 connection.sock = secure
                 connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)

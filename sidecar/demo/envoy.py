@@ -21,6 +21,7 @@ _TYPE = "type.googleapis.com/envoy.extensions."
 _HCM = _TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = _TYPE + "filters.http.router.v3.Router"
 _DOWNSTREAM_TLS = _TYPE + "transport_sockets.tls.v3.DownstreamTlsContext"
+_SECRET = _TYPE + "transport_sockets.tls.v3.Secret"
 _SPIFFE_VALIDATOR = _TYPE + "transport_sockets.tls.v3.SPIFFECertValidatorConfig"
 _ACCESS_LOG = _TYPE + "access_loggers.file.v3.FileAccessLog"
 
@@ -43,14 +44,31 @@ class Bootstrap(TypedDict):
     static_resources: Json
 
 
-def tls_files(certificate: Path, key: Path, bundles: dict[str, Path]) -> Json:
-    """A common_tls_context that shows `certificate` and accepts peers by SPIFFE, one bundle per trust domain."""
+def watched_svid(folder: Path) -> list[Json]:
+    """tls_certificate_sds_secret_configs for the SVID in `folder`: Envoy reads it again when a file there is renamed.
+
+    Writes the secret that Envoy reads beside them; a certificate named in the bootstrap would never be read again.
+    """
+    secret = {
+        "@type": _SECRET,
+        "name": "svid",
+        "tls_certificate": {
+            "certificate_chain": {"filename": str(folder / "svid.pem")},
+            "private_key": {"filename": str(folder / "key.pem")},
+            "watched_directory": {"path": str(folder)},
+        },
+    }
+    path = folder / "sds.json"
+    path.write_text(json.dumps({"resources": [secret]}))
+    return [{"name": "svid", "sds_config": {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}}]
+
+
+def tls_files(folder: Path, bundles: dict[str, Path]) -> Json:
+    """A common_tls_context that shows the SVID in `folder` and accepts peers by SPIFFE, one bundle per trust domain."""
     domains = [{"name": name, "trust_bundle": {"filename": str(path)}} for name, path in sorted(bundles.items())]
     return {
         "alpn_protocols": ["h2", "http/1.1"],
-        "tls_certificates": [
-            {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(key)}}
-        ],
+        "tls_certificate_sds_secret_configs": watched_svid(folder),
         "validation_context": {
             "custom_validator_config": {
                 "name": "envoy.tls.cert_validator.spiffe",
@@ -111,7 +129,9 @@ def _http(listener: Listener, access_log: str) -> Json:
                     "path": access_log,
                     "log_format": {
                         "json_format": {
+                            "listener": listener.name,
                             "status": "%RESPONSE_CODE%",
+                            "details": "%RESPONSE_CODE_DETAILS%",
                             "path": "%REQ(:PATH)%",
                             "remit": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%",
                         }
@@ -151,6 +171,7 @@ def _listener(listener: Listener, access_log: str) -> Json:
         }
     return {
         "name": listener.name,
+        "stat_prefix": listener.name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
         "filter_chains": [chain],
     }
@@ -195,6 +216,7 @@ class Envoy:
         log = self._folder / "envoy.log"
         command = [str(binary()), "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
         command += ["--admin-address-path", str(address), "--log-path", str(log), "-l", "warning"]
+        command += ["--file-flush-interval-msec", "100"]
         with (self._folder / "envoy.out").open("wb") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
+import traceback
 
 from rich.console import Console
 from rich.table import Table
 
 from sidecar.demo.scenes import SCENES, Scene
 from sidecar.demo.stage import Stage, short_folder
+
+PIPE_COLUMNS = 160
 
 HOW_TO_TALK = """\
 Everything stays up until Ctrl-C. In another terminal, from this folder:
@@ -34,11 +38,21 @@ def play(stage: Stage, console: Console) -> int:
         table.add_column(heading, overflow="fold")
     for number, scene in enumerate(SCENES, 1):
         with console.status(f"{number} of {len(SCENES)}: {scene.shows}"):
-            actual = scene.play(stage)
+            actual = _played(stage, scene)
         missed += _row(table, scene, actual)
         console.print(f"{'[green]ok  ' if actual == scene.expected else '[red]MISS'}[/] {scene.shows}", highlight=False)
     console.print(table)
     return missed
+
+
+def _played(stage: Stage, scene: Scene) -> str:
+    """What happened. A scene that broke is a miss like any other, and its trace stands in the stage's folder."""
+    try:
+        return scene.play(stage)
+    except Exception as error:
+        with (stage.folder / "scenes.log").open("a") as log:
+            traceback.print_exc(file=log)
+        return f"{type(error).__name__}: {error}"
 
 
 def _row(table: Table, scene: Scene, actual: str) -> bool:
@@ -50,13 +64,16 @@ def _row(table: Table, scene: Scene, actual: str) -> bool:
 
 def main(stay: bool) -> int:
     """Play the demo; 0 when every scene went as expected. `stay` keeps everything up until SIGINT or SIGTERM."""
-    console = Console()
+    # A pipe has no width; the table is made for a wide one.
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    # However we are told to end, what we started ends with us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = short_folder()
     missed = 1
     try:
-        with console.status("starting SVIDs, upstreams, collector, sidecar and Envoy"):
-            stage = Stage(folder).__enter__()
-        with stage:
+        with contextlib.ExitStack() as ended:
+            with console.status("starting SVIDs, upstreams, collector, sidecar and Envoy"):
+                stage = ended.enter_context(Stage(folder))
             missed = play(stage, console)
             console.print(f"{len(SCENES) - missed} of {len(SCENES)} scenes as expected", style="bold")
             if stay:
@@ -73,7 +90,5 @@ def _stay(stage: Stage, console: Console) -> None:
     ports = {"port": stage.envoy.ports["main"], "admin": stage.envoy.admin, "folder": stage.folder}
     text = HOW_TO_TALK.format(svids=stage.svids, config=stage.config, policy=stage.policy, **ports)
     console.print(text, highlight=False, soft_wrap=True)
-    try:
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    except KeyboardInterrupt:
-        return
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()

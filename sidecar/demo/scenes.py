@@ -20,10 +20,12 @@ from sidecar.demo.calls import (
     tls_context,
     told,
 )
+from sidecar.demo.processes import wait_for
 from sidecar.demo.stage import API_HOST, MCP_HOST, WEB_HOST, Stage
 
 ROTATIONS = 3
 LOAD_CALLERS = 2
+CALLS_BETWEEN = 10
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,22 @@ def _same_answer(stage: Stage) -> str:
 # ------------------------------------------------------------ who calls
 
 
-def _no_svid_at_sidecar(stage: Stage) -> str:
-    return ask_as_envoy(stage, "", b"")
+def _at_envoy(who: str, counter: str) -> Callable[[Stage], str]:
+    """A connection that Envoy must refuse; Envoy's own counter says why it did."""
+
+    def play(stage: Stage) -> str:
+        name = f"listener.main.ssl.{counter}"
+        before = stage.envoy.stat(name)
+        answer = Caller(stage, who).http("GET", API_HOST, "/v1/rates")
+        refused = "no answer" if answer.failure else str(answer)
+        return f"{refused}, {counter} +{stage.envoy.stat(name) - before}"
+
+    return play
+
+
+def _at_sidecar(who: str) -> Callable[[Stage], str]:
+    """The same message straight to the sidecar, with the SVID of `who` and with Envoy's: only that one is answered."""
+    return lambda stage: f"{ask_as_envoy(stage, who, b'')}; Envoy's SVID: {ask_as_envoy(stage, 'envoy', b'')}"
 
 
 def _agent_as_envoy(stage: Stage) -> str:
@@ -150,8 +166,8 @@ def _bad_policy(stage: Stage) -> str:
 # ------------------------------------------------------------ under load
 
 
-def _under_load(stage: Stage, change: Callable[[], None]) -> tuple[int, int]:
-    """(calls, calls that were not allowed) while `change` runs."""
+def _under_load(stage: Stage, change: Callable[[Callable[[], None]], None]) -> int:
+    """Calls that were not allowed while `change` ran; it gets a function that waits for some more calls."""
     stop = threading.Event()
     answers: list[Answer] = []
 
@@ -160,34 +176,40 @@ def _under_load(stage: Stage, change: Callable[[], None]) -> tuple[int, int]:
             answers.append(Caller(stage, "alice").tool("get_balance", {"account": "a"}))
 
     threads = [threading.Thread(target=load) for _ in range(LOAD_CALLERS)]
+
+    def more() -> None:
+        wanted = len(answers) + CALLS_BETWEEN
+        wait_for("calls under load", lambda: len(answers) >= wanted)
+
     for thread in threads:
         thread.start()
     try:
-        change()
+        more()
+        change(more)
+        more()
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    return len(answers), sum(answer.status != 200 for answer in answers)
+    return sum(answer.status != 200 for answer in answers)
 
 
 def _rotation(stage: Stage) -> str:
-    def rotate() -> None:
+    def rotate(more: Callable[[], None]) -> None:
         for _ in range(ROTATIONS):
             stage.rotate()
+            more()
 
-    calls, failed = _under_load(stage, rotate)
-    return f"{ROTATIONS} rotations, {failed} failed" if calls else "no calls"
+    return f"{ROTATIONS} rotations, {_under_load(stage, rotate)} failed"
 
 
 def _collector_restart(stage: Stage) -> str:
-    def restart() -> None:
+    def restart(more: Callable[[], None]) -> None:
         stage.collector.kill()
-        for _ in range(5):
-            Caller(stage, "alice").tool("get_balance", {"account": "away"})
+        more()
         stage.restart_collector()
 
-    _, failed = _under_load(stage, restart)
+    failed = _under_load(stage, restart)
     records = stage.wait_collected()
     sequences = [record["sequence"] for record in records]
     gaps = sum(b != a + 1 for a, b in itertools.pairwise(sequences))
@@ -196,19 +218,20 @@ def _collector_restart(stage: Stage) -> str:
 
 def _counts(stage: Stage) -> str:
     records = stage.wait_collected()
-    collected = sum("decision" in record for record in records)
+    collected = sum(record["kind"] == "decision" for record in records)
     decided = stage.decided()
     return "equal" if collected == decided else f"sidecar {decided}, collector {collected}"
 
 
-def _owners(stage: Stage) -> str:
-    """Every decision on an agent of ours names who answers for it, or why nobody could."""
-    decisions = [record["decision"] for record in stage.wait_collected() if "decision" in record]
-    unnamed = [d for d in decisions if d.get("outcome") == "OUTCOME_ALLOW" and not d.get("agent")]
-    return f"{len(unnamed)} without an agent"
+def _agents_named(stage: Stage) -> str:
+    """Every call that was let through names the agent whose it was."""
+    allowed = [record for record in stage.wait_collected() if record.get("outcome") == "OUTCOME_ALLOW"]
+    unnamed = [record for record in allowed if not record["agent"]]
+    return f"{len(unnamed)} without an agent" if allowed else "none allowed"
 
 
 AMOUNT = {"recipient": "carol"}
+GENUINE = "Envoy's SVID: denied identity.missing"
 
 SCENES = [
     Scene(
@@ -226,8 +249,12 @@ SCENES = [
     ),
     Scene("allowed HTTP call", f"alice GET {API_HOST}/v1/rates", "200", _http("alice", "GET", API_HOST, "/v1/rates")),
     Scene("wrong agent", "bob get_balance", "403 policy.none", _tool("bob", "get_balance", {"account": "a"})),
+    Scene("wrong tool: nobody was given it", "alice wipe_disk", "403 policy.none", _tool("alice", "wipe_disk", {})),
     Scene(
-        "wrong tool: nobody was given it", "alice wipe_disk", "403 dest.not_allowed", _tool("alice", "wipe_disk", {})
+        "a tool that nobody registered: rules err on it, and an error denies",
+        "alice rename_account",
+        "403 policy.error",
+        _tool("alice", "rename_account", {}),
     ),
     Scene(
         "data level above the agent's clearance",
@@ -263,21 +290,21 @@ SCENES = [
     Scene(
         "no SVID at Envoy",
         "GET /v1/rates",
-        "refused: TLSV13_ALERT_CERTIFICATE_REQUIRED",
-        _http("", "GET", API_HOST, "/v1/rates"),
+        "no answer, fail_verify_no_cert +1",
+        _at_envoy("", "fail_verify_no_cert"),
     ),
     Scene(
         "forged trust domain at Envoy",
         "evil.test GET /v1/rates",
-        "refused: TLSV1_ALERT_UNKNOWN_CA",
-        _http("forged", "GET", API_HOST, "/v1/rates"),
+        "no answer, fail_verify_error +1",
+        _at_envoy("forged", "fail_verify_error"),
     ),
-    Scene("no SVID straight at the sidecar", "ext_authz Check", "UNAVAILABLE", _no_svid_at_sidecar),
+    Scene("no SVID straight at the sidecar", "ext_authz Check", f"UNAVAILABLE; {GENUINE}", _at_sidecar("")),
     Scene(
         "forged trust domain straight at the sidecar",
         "evil.test, ext_authz Check",
-        "UNAVAILABLE",
-        lambda s: ask_as_envoy(s, "forged", b""),
+        f"UNAVAILABLE; {GENUINE}",
+        _at_sidecar("forged"),
     ),
     Scene(
         "an agent may not speak for another", "bob's SVID at Envoy's door", "denied identity.not_a_pep", _agent_as_envoy
@@ -323,6 +350,6 @@ SCENES = [
         "0 calls failed, 0 records missing",
         _collector_restart,
     ),
-    Scene("every allowed call names its agent", "collector's records", "0 without an agent", _owners),
+    Scene("every allowed call names its agent", "collector's records", "0 without an agent", _agents_named),
     Scene("the collector's count is the sidecar's", "decisions", "equal", _counts),
 ]

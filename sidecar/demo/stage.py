@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ import yaml
 
 from sidecar import config_file, envoy_config
 from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
-from sidecar.demo.envoy import Bootstrap, Envoy, Json, Listener, bootstrap, cluster, tls_files
+from sidecar.demo.envoy import Bootstrap, Envoy, Json, Listener, bootstrap, cluster, tls_files, watched_svid
 from sidecar.demo.processes import Process, module, wait_for
 
 TRUST_DOMAIN = "example.org"
@@ -196,12 +198,16 @@ class Stage:
     # ------------------------------------------------------------ Envoy
 
     def envoy_cluster(self) -> Json:
-        """The sidecar's cluster, as `remit envoy-config` prints it."""
+        """The sidecar's cluster, as `remit envoy-config` prints it, with an SVID that is read again when it rotates."""
         folder = self.svids / "envoy"
         files = envoy_config.TlsFiles(
             certificate=str(folder / "svid.pem"), key=str(folder / "key.pem"), bundle=str(folder / "bundle.pem")
         )
-        return envoy_config.sidecar_cluster(self.addresses["listeners.ext_authz.address"], SIDECAR_ID, files)
+        made = envoy_config.sidecar_cluster(self.addresses["listeners.ext_authz.address"], SIDECAR_ID, files)
+        tls = made["transport_socket"]["typed_config"]["common_tls_context"]
+        del tls["tls_certificates"]
+        tls["tls_certificate_sds_secret_configs"] = watched_svid(folder)
+        return made
 
     def envoy_filter(self) -> Json:
         """The ext_authz filter, as `remit envoy-config` prints it."""
@@ -212,7 +218,7 @@ class Stage:
         """Envoy's own SVID, and every trust domain whose agents may connect."""
         folder = self.svids / "envoy"
         bundles = {TRUST_DOMAIN: folder / "bundle.pem", PARTNER_DOMAIN: folder / f"bundle.{PARTNER_DOMAIN}.pem"}
-        return tls_files(folder / "svid.pem", folder / "key.pem", bundles)
+        return tls_files(folder, bundles)
 
     def listeners(self) -> list[Listener]:
         """Two doors to the same upstreams: one with the path settings that the README recommends, one without."""
@@ -247,10 +253,11 @@ class Stage:
             return control_pb2_grpc.ControlStub(channel).Reload(control_pb2.ReloadRequest(), timeout=60)
 
     def rotate(self) -> None:
-        """Give every workload a new SVID; returns when the sidecar serves its own."""
-        before = (self.svids / "envoy" / "svid.pem").read_bytes()
+        """Give every workload a new SVID; returns when the sidecar and Envoy show theirs."""
+        doors = [self.addresses["listeners.ext_authz.address"], f"127.0.0.1:{self.envoy.ports['main']}"]
+        before = {door: _shown(door) for door in doors}
         os.kill(self.workload.pid, signal.SIGHUP)
-        wait_for("rotation", lambda: (self.svids / "envoy" / "svid.pem").read_bytes() != before)
+        wait_for("rotation", lambda: all(_shown(door) != before[door] for door in doors))
 
     def decided(self) -> int:
         """Decisions that the sidecar has answered."""
@@ -267,6 +274,17 @@ class Stage:
         """The collector's records once it has all that the sidecar has."""
         wait_for("all records at the collector", lambda: self.status().stream.lag == 0)
         return self.collected()
+
+
+def _shown(door: str) -> bytes:
+    """The leaf certificate (DER) that a TLS server at `host:port` shows to anybody."""
+    # Only looked at: whether it may be trusted is the business of the calls.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    host, _, port = door.rpartition(":")
+    with socket.create_connection((host, int(port)), 5) as plain, context.wrap_socket(plain) as secure:
+        return secure.getpeercert(binary_form=True) or b""
 
 
 def short_folder(base: Path | None = None) -> Path:
