@@ -71,7 +71,7 @@ cdef struct Run:             # one evaluation over the candidates
     Selected forbids
     Selected errors
     Selected shadows
-    uint32_t forbids_hard    # satisfied forbids that no approval lifts
+    uint32_t hard_forbid     # first satisfied forbid that no approval lifts, or NONE32
     uint32_t forbids_erring
     uint32_t obliged_permit  # first satisfied permit with an obligation, or NONE32
     uint32_t obliged_forbid
@@ -152,7 +152,8 @@ cdef void note_error(Run *run, uint32_t index, int error) noexcept nogil:
 cdef void note_satisfied(Run *run, const Policy *policy, uint32_t index) noexcept nogil:
     if policy.effect == EFFECT_FORBID:
         select(&run.forbids, index, EVAL_OK)
-        run.forbids_hard += not policy.flags & POLICY_CURABLE
+        if not policy.flags & POLICY_CURABLE and index < run.hard_forbid:
+            run.hard_forbid = index
         if policy.obligation.n and index < run.obliged_forbid:
             run.obliged_forbid = index
     else:
@@ -290,12 +291,17 @@ cdef void stopped(Run *run, int stop, Decision *out) noexcept nogil:
 
 cdef void forbidden(Run *run, Decision *out) noexcept nogil:
     """Some forbid is satisfied: an approval helps when it lifts all of them, and something permits."""
-    cdef const Policy *first = table_policy(run.t, run.forbids.index[0])
+    cdef bint hard = run.hard_forbid != NONE32
+    # What no approval lifts is what the caller must hear of, whatever else forbids as well.
+    cdef const Policy *first = table_policy(run.t, run.hard_forbid if hard else run.forbids.index[0])
     cdef Text reason = span_text(run.t, &first.reason) if first.reason.n else literal(b"policy.forbid")
-    out.obligation = obligation_of(run.t, run.obliged_forbid)
-    if run.forbids_hard or run.permits.total == 0 or run.forbids_erring:
+    if hard or run.permits.total == 0 or run.forbids_erring:
+        # An obligation that is named where it would not help sends people for approvals in vain.
+        if hard:
+            out.obligation = obligation_of(run.t, run.hard_forbid)
         finish(out, OUTCOME_DENY, reason)
     else:
+        out.obligation = obligation_of(run.t, run.obliged_forbid)
         finish(out, OUTCOME_STEP_UP, reason)
 
 
@@ -351,7 +357,7 @@ cdef void evaluate(
     run.arena = arena
     run.all = all
     run.deadline_ns = request.deadline_ns
-    run.obliged_permit = run.obliged_forbid = NONE32
+    run.obliged_permit = run.obliged_forbid = run.hard_forbid = NONE32
     authority_fill(authority, request)
     request_context(table, request, &run.context)
     stop = candidates_walk(table, &run.context, visit, &run)

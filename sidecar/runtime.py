@@ -174,7 +174,8 @@ class Runtime:
         # Read and put under one lock: what an older look found must not overwrite what a newer one did.
         with self._state_lock:
             before, self.not_ready = self.not_ready, reason(self._conditions())
-            self.pdp.put_state(epoch=EPOCH, bundle_generation=self.source.bundle_generation, not_ready=self.not_ready)
+            # The verifier's number, not the source's: peers are verified against what the verifier has.
+            self.pdp.put_state(epoch=EPOCH, bundle_generation=self.verifier.generation, not_ready=self.not_ready)
             if before != self.not_ready:
                 event(log, "readiness", ready=not self.not_ready, reason=self.not_ready)
                 for callback in self._listeners:

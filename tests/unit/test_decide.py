@@ -105,6 +105,15 @@ def test_reason_is_that_of_the_first_forbid_by_id():
     assert (got.reason, got.reasons) == ("first", ["a", "b"])
 
 
+def test_a_denial_names_what_no_approval_lifts():
+    """A curable forbid beside a hard one is not the reason: an approval would not help, so none is asked for."""
+    curable, hard = forbid("a", '@reason("ask") @obligation("approval")'), forbid("b", '@reason("never")')
+    got = ask(named(permit("p") + curable + hard))
+    assert (got.outcome, got.reason, got.obligation) == ("DENY", "never", "")
+    got = ask(named(curable))
+    assert (got.outcome, got.reason, got.obligation) == ("DENY", "ask", "")
+
+
 def test_obligation_is_of_what_determines():
     """A permit's obligation goes with its ALLOW and not with a DENY."""
     notify = permit("p", '@obligation("notify")')
