@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant("overflow-wraps", PROGRAM, "    return EVAL_OVERFLOW if overflow else EVAL_OK\n", "    return EVAL_OK\n"),
     # An index that loses a policy: where two or more are filed under one key, it forgets one of them.
     Mutant(
-        "index-hides-erring",
+        "index-hides-conditional",
         WALK,
         "        stop = walk.visit(walk.state, rows[i])\n",
         "        if n > 1 and i == n - 1 and table_policy(walk.t, rows[i]).code_words:\n"
@@ -103,6 +103,12 @@ MUTANTS = (
         WALK,
         "t.header.any_policies.off, t.header.any_policies.n)",
         "t.header.any_policies.off, t.header.any_policies.n - (t.header.any_policies.n > 2))",
+    ),
+    Mutant(
+        "index-hides-erring",
+        DECIDE,
+        "        note_error(run, index, error)\n        run.forbids_erring += policy.effect == EFFECT_FORBID\n",
+        "        return 0\n",
     ),
     Mutant("erring-policy-unlisted", DECIDE, "        note_error(run, index, error)\n", "        pass\n"),
     Mutant(
