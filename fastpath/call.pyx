@@ -6,8 +6,9 @@ answer never mixes two of them.
 """
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
+from fastpath.columns cimport COL_CRED_BOUND, COL_CRED_KIND, COL_CRED_TTL_S
 from fastpath.counters cimport counters_add, counters_bump, counters_view
-from fastpath.decide cimport OUTCOME_ERROR, PEER_ENVOY, Decision, decide, peer_refusal
+from fastpath.decide cimport OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
 from fastpath.envoy cimport HttpCall, envoy_decode
 from fastpath.journal cimport JOURNAL_FULL
 from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
@@ -32,7 +33,8 @@ from fastpath.request cimport (
     request_init,
 )
 from fastpath.table cimport Generation
-from fastpath.value cimport Arena, arena_take, uid_make
+from fastpath.target cimport column
+from fastpath.value cimport Arena, arena_take, cell_bool, cell_long, cell_string, uid_make
 from fastpath.wire cimport (
     WIRE_BYTES,
     Out,
@@ -254,11 +256,22 @@ cdef void _check_once(Pdp pdp, Call *c, Text message) noexcept nogil:
             pdp.replay.answer(&key, &c.reply)
 
 
+cdef void _direct_credential(const Peer *peer, Request *request) noexcept nogil:
+    """What a caller at our own door proved: the mapping only knows what Envoy says of a caller."""
+    if peer.bundle_generation == 0:
+        # A Unix socket: the folder's permissions are the proof, nothing that a peer could lose or that ends.
+        cell_string(column(request, COL_CRED_KIND), b"unix", 4)
+        cell_bool(column(request, COL_CRED_BOUND), False)
+        return
+    cell_long(column(request, COL_CRED_TTL_S), max(0, peer.not_after_s - request.started_unix_ns // 1000000000))
+
+
 cdef bint _map_check(Pdp pdp, Call *c, Text message) noexcept nogil:
     """Who asks and what; false when the message is not a CheckRequest."""
     if c.rules == NULL:
         return True
     mapping_principal(c.rules, c.peer.spiffe_id, c.table, c.arena, c.request)
+    _direct_credential(c.peer, c.request)
     return mapping_check(c.rules, <const uint8_t *> message.p, message.n, c.table, c.arena, c.request) == 0
 
 

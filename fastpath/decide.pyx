@@ -41,7 +41,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset, strlen
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from sidecar.errors import ProtocolError
+from fastpath.errors import ProtocolError
 
 cdef extern from *:
     """
@@ -396,6 +396,10 @@ cdef void judge(
     if request.principal is NULL or request.action is NULL or request.resource is NULL or arena.failed:
         # The door could not build what it should have built.
         finish(out, OUTCOME_ERROR, literal(b"limit"))
+        return
+    if request.resource_parent is not NULL and uid_equal(request.principal, request.resource):
+        # One uid cannot have the parent as a resource and lack it as a principal.
+        finish(out, OUTCOME_DENY, literal(b"request.ambiguous.resource"))
         return
     evaluate(request, table, authority, arena, out, all)
 

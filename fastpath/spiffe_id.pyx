@@ -4,7 +4,7 @@ from libc.string cimport memcmp
 
 from typing import NamedTuple
 
-from sidecar.errors import IdentityError
+from fastpath.errors import IdentityError
 
 
 cdef inline bint plain(char c) noexcept nogil:

@@ -13,7 +13,7 @@ from fastpath.value cimport UID_UNKNOWN, Cell, Field, Ip, Uid, type_hash, uid_eq
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
 
-from sidecar.errors import RuleTableError
+from fastpath.errors import RuleTableError
 
 IMAGE_KEY = b"image"
 

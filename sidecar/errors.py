@@ -1,17 +1,19 @@
 """The errors of the sidecar: one class per part, each with the gRPC status code that a caller sees.
 
-A message is lower case, ends without a period, quotes foreign text in backticks, and names the field, the cause and the
-next step. It is for operators (log, command line, control socket); callers on the data plane get fixed texts instead.
-Deny is a decision, never an error.
+fastpath/errors.py says how messages read and defines those that the data plane raises itself.
 """
 
-from typing import ClassVar
+from fastpath.errors import IdentityError, ProtocolError, RuleTableError, SidecarError
 
-
-class SidecarError(Exception):
-    """What can go wrong inside the sidecar. `code` is a gRPC status code (grpc/status.proto numbers)."""
-
-    code: ClassVar[int] = 13  # INTERNAL
+__all__ = [
+    "ConfigError",
+    "IdentityError",
+    "JournalError",
+    "PolicyError",
+    "ProtocolError",
+    "RuleTableError",
+    "SidecarError",
+]
 
 
 class ConfigError(SidecarError):
@@ -24,28 +26,10 @@ class ConfigError(SidecarError):
         self.problems = problems or (message,)
 
 
-class IdentityError(SidecarError):
-    """An SVID, a bundle or a peer cannot be trusted (SPIFFE X.509-SVID section 5)."""
-
-    code = 16  # UNAUTHENTICATED
-
-
-class ProtocolError(SidecarError):
-    """A peer's bytes or its use of a protocol are wrong."""
-
-    code = 3  # INVALID_ARGUMENT
-
-
 class PolicyError(SidecarError):
     """Policies, schema, entities or links cannot be published; the last good generation stays."""
 
     code = 9  # FAILED_PRECONDITION
-
-
-class RuleTableError(SidecarError):
-    """A generation cannot be opened or verified."""
-
-    code = 14  # UNAVAILABLE
 
 
 class JournalError(SidecarError):

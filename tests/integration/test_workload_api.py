@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -377,7 +378,8 @@ def test_wl_07_a_hung_agent_is_noticed_and_the_svid_ends_in_time(
     process: "subprocess.Popen[str]", make_source: SourceMaker
 ) -> None:
     """WL-07: the agent stops without closing: the ping finds out, the SVID serves to its end and not longer."""
-    clock = Clock(float(NOW_S))
+    # A real process issued the SVID at the real time, which this clock starts from.
+    clock = Clock(time.time())
     stream = dataclasses.replace(QUICK, keepalive_s=1.0, keepalive_timeout_s=0.5)
     source = make_source(clock=clock, stream=stream)
     states: list[Identity | None] = []
@@ -393,7 +395,7 @@ def test_wl_07_a_hung_agent_is_noticed_and_the_svid_ends_in_time(
     clock.at_s = identity.not_after_s + 1
     assert (source.state(), source.current()) == ("not_ready.svid_expired", None)
     wait_for(lambda: states[-1] is None, "the news of the end")
-    clock.at_s = NOW_S
+    clock.at_s = identity.not_after_s - 1
     assert source.state() == "not_ready.svid_expired"
     process.send_signal(signal.SIGCONT)
     ready(source)

@@ -247,6 +247,26 @@ def test_more_ids_than_can_be_remembered_are_only_decided_again(pdp: Pdp) -> Non
     assert ask(pdp, question(request_id="r-0")).outcome == authz_pb2.OUTCOME_ALLOW
 
 
+# ------------------------------------------------------------ what a caller at our door proved
+
+CREDENTIALS = """
+@id("x509") permit (principal, action, resource)
+when { context.cred.kind == "x509-svid" && context.cred.bound && context.cred.ttl_s > 0 && context.cred.ttl_s < 3601 };
+@id("socket") permit (principal, action, resource)
+when { context.cred.kind == "unix" && !context.cred.bound && context.cred.ttl_s == 0 };
+"""
+
+
+def test_credential_columns_say_how_the_caller_was_known(pdp: Pdp) -> None:
+    """cred.*: an SVID over mTLS is bound and ends; a Unix socket is neither."""
+    pdp.put_clock(10**9, 1_700_000_000 * 10**9, 7, 0)
+    pdp.put_generation(generation(2, CREDENTIALS))
+    over_tls = agent(not_after_s=1_700_003_600)
+    on_socket = VerifiedPeer(PeerKind.PEER_AGENT, AGENT, "unix:0")
+    assert list(ask(pdp, question(), over_tls).policy_ids) == ["x509"]
+    assert list(ask(pdp, question(), on_socket).policy_ids) == ["socket"]
+
+
 # ------------------------------------------------------------ batches
 
 

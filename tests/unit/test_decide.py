@@ -376,3 +376,11 @@ def test_threads_share_an_evaluator():
         thread.join()
     assert {result for _, result in seen} == {"ok"}
     assert len({id_ for id_, _ in seen}) == 1500
+
+
+def test_a_resource_with_a_parent_is_not_the_principal():
+    """Ambiguity denies: one uid cannot have the given parent as a resource and lack it as a principal."""
+    own, parent = ("Agent", "a"), ("Group", "g")
+    table = named(permit("p"))
+    assert ask(table, principal=own, resource=own, resource_parent=parent).reason == "request.ambiguous.resource"
+    assert ask(table, principal=own, resource=own).outcome == "ALLOW"
