@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 DEBIAN := gcc make pkg-config python3-dev libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup run test test-faults bench lint format lock clean
+.PHONY: setup run test test-differential bench lint format lock clean
 
 setup: .setup-debian .setup-venv .setup-envoy
 	@$(PY) setup.py -q build_ext --inplace
@@ -34,6 +34,11 @@ run: setup
 
 test: setup lint
 	@$(PY) -m pytest
+
+# The long proofs: generated cases against cedarpy, and the mutants of our code that they must catch.
+test-differential: setup
+	@$(PY) -m tests.differential --seed 1 --cases 50000 --jobs 2
+	@$(PY) -m tests.differential.mutants
 
 bench: setup
 	@$(PY) -m bench decide --json bench-decide.json
