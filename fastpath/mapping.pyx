@@ -25,6 +25,7 @@ from fastpath.mapping_rules cimport (
 )
 from fastpath.mcp cimport (
     MCP_PROMPT, MCP_TASK, MCP_TOOL, MCP_URI, McpCall, McpTrust, header_single, mcp_is_method, mcp_read,
+    names_other_charset,
 )
 from fastpath.plain cimport cell_plain, uid_plain
 from fastpath.question cimport map_question
@@ -366,13 +367,16 @@ cdef void map_destination(Mapper *m, const HttpCall *call) noexcept nogil:
 
 
 cdef bint is_json_type(const HttpCall *call) noexcept nogil:
-    """application/json and +json, without a content encoding."""
-    cdef Text value, coding
+    """application/json and +json in UTF-8, without a content encoding."""
+    cdef Text value, coding, parameters
     cdef const char *mark
     if header_single(call, b"content-type", &value) != 1 or header_single(call, b"content-encoding", &coding) != 0:
         return False
     mark = <const char *> memchr(value.p, c';', value.n) if value.n else NULL
     if mark is not NULL:
+        parameters.p, parameters.n = mark + 1, <uint32_t> (value.p + value.n - mark - 1)
+        if names_other_charset(parameters):
+            return False
         value.n = <uint32_t> (mark - value.p)
     while value.n and value.p[value.n - 1] == c' ':
         value.n -= 1

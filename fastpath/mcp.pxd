@@ -43,5 +43,7 @@ cdef struct McpCall:
 cdef void mcp_read(const HttpCall *call, const McpTrust *trust, Arena *arena, McpCall *out) noexcept nogil
 # The single value of a header: 0 when absent, 1 with `value` set, -1 when it has several values or arrived altered.
 cdef int header_single(const HttpCall *call, const char *name, Text *value) noexcept nogil
+# Whether the parameters of a content type name a charset that is not UTF-8: its reader would see another text than we.
+cdef bint names_other_charset(Text parameters) noexcept nogil
 # Whether the method's name is one of MCP's.
 cdef bint mcp_is_method(Text method) noexcept nogil

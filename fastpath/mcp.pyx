@@ -188,6 +188,22 @@ cdef inline Text trimmed(const char *p, size_t n) noexcept nogil:
     return t
 
 
+cdef bint names_other_charset(Text parameters) noexcept nogil:
+    cdef const char *end
+    cdef Text one
+    while parameters.n:
+        end = <const char *> memchr(parameters.p, c';', parameters.n)
+        one = trimmed(parameters.p, parameters.n if end is NULL else end - parameters.p)
+        if one.n >= 7 and same_caseless(Text(one.p, 7), b"charset"):
+            if not (same_caseless(one, b"charset=utf-8") or same_caseless(one, b'charset="utf-8"')):
+                return True
+        if end is NULL:
+            break
+        parameters.n -= <uint32_t> (end + 1 - parameters.p)
+        parameters.p = end + 1
+    return False
+
+
 cdef bint is_json_utf8(Text content_type) noexcept nogil:
     """application/json, alone or with a charset that is UTF-8: another one would give the server another text."""
     cdef const char *mark = <const char *> memchr(content_type.p, c';', content_type.n) if content_type.n else NULL
