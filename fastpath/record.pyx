@@ -21,6 +21,7 @@ from fastpath.columns cimport (
     columns_absent,
 )
 from fastpath.decide cimport LISTED_MAX, Listed, PEER_AGENT
+from fastpath.image cimport Node
 from fastpath.program cimport (
     EVAL_ARITY,
     EVAL_ATTRIBUTE,
@@ -32,6 +33,7 @@ from fastpath.program cimport (
     EVAL_TYPE,
     EVAL_UNSENT,
 )
+from fastpath.table cimport Table, table_node
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,
@@ -48,6 +50,7 @@ from fastpath.value cimport (
     cell_long,
     cell_point,
     cell_string,
+    record_get,
     uid_id,
     uid_make,
     uid_type,
@@ -309,7 +312,21 @@ cdef void _put_uid(
     _put_text(out, id_field, uid_id(uid), uid.id_len, TEXT_BYTES_MAX, marks)
 
 
-cdef void _put_who(Out *out, const Peer *peer, const Request *r, Marks *marks) noexcept nogil:
+cdef Text _owner(const Request *r, const Table *table) noexcept nogil:
+    """Who answers for the call: the task's owner, else the one that the store names for the agent."""
+    cdef Text owner = _cell_text(_column(r, COL_TASK_OWNER))
+    cdef const Node *agent
+    cdef const Cell *found
+    if owner.n or table == NULL or r.principal == NULL:
+        return owner
+    agent = table_node(table, r.principal.index)
+    if agent == NULL:
+        return owner
+    found = record_get(&agent.attrs, b"owner", 5)
+    return _cell_text(found) if found != NULL and found.kind == KIND_ENTITY else owner
+
+
+cdef void _put_who(Out *out, const Peer *peer, const Request *r, const Table *table, Marks *marks) noexcept nogil:
     cdef Text caller = _no_text
     if peer != NULL and peer.kind == PEER_AGENT:
         caller = peer.spiffe_id   # a call refused before it was mapped still has an agent
@@ -318,7 +335,7 @@ cdef void _put_who(Out *out, const Peer *peer, const Request *r, Marks *marks) n
     if peer != NULL:
         _put(out, F_PEER, peer.spiffe_id, marks)
         _put(out, F_CREDENTIAL, peer.credential, marks)
-    _put(out, F_OWNER, _cell_text(_column(r, COL_TASK_OWNER)), marks)
+    _put(out, F_OWNER, _owner(r, table), marks)
 
 
 cdef void _put_what(Out *out, const Request *r, Marks *marks) noexcept nogil:
@@ -424,7 +441,7 @@ cdef void record_encode(
     out_uint(out, F_OUTCOME, decision.outcome)
     _put_text(out, F_REASON, decision.reason.p, decision.reason.n, TEXT_BYTES_MAX, &marks)
     _put_policies(out, decision, &marks)
-    _put_who(out, peer, request, &marks)
+    _put_who(out, peer, request, table, &marks)
     _put_what(out, request, &marks)
     _put_authority(out, request, table, decision, &marks)
     _put_how(out, request, decision, &marks)

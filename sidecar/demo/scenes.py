@@ -223,11 +223,11 @@ def _counts(stage: Stage) -> str:
     return "equal" if collected == decided else f"sidecar {decided}, collector {collected}"
 
 
-def _agents_named(stage: Stage) -> str:
-    """Every call that was let through names the agent whose it was."""
+def _owners_named(stage: Stage) -> str:
+    """Every call that was let through names the agent whose it was and the human who answers for it."""
     allowed = [record for record in stage.wait_collected() if record.get("outcome") == "OUTCOME_ALLOW"]
-    unnamed = [record for record in allowed if not record["agent"]]
-    return f"{len(unnamed)} without an agent" if allowed else "none allowed"
+    unnamed = [record for record in allowed if not record["agent"] or not record.get("owner")]
+    return f"{len(unnamed)} without an owner" if allowed else "none allowed"
 
 
 AMOUNT = {"recipient": "carol"}
@@ -350,6 +350,6 @@ SCENES = [
         "0 calls failed, 0 records missing",
         _collector_restart,
     ),
-    Scene("every allowed call names its agent", "collector's records", "0 without an agent", _agents_named),
+    Scene("every allowed call names agent and owner", "collector's records", "0 without an owner", _owners_named),
     Scene("the collector's count is the sidecar's", "decisions", "equal", _counts),
 ]

@@ -1,6 +1,7 @@
 """One call from bytes to bytes: who is refused before a byte is parsed, what is decided once, and what ERROR means."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,19 @@ def test_a_call_that_needs_more_memory_than_its_arena_is_an_error() -> None:
         assert reply
 
 
+def test_a_call_that_fills_the_arena_is_recorded(tmp_path: Path) -> None:
+    """I4: whoever sizes a call so that the arena is full to the brim gets no answer that leaves no record."""
+    answers = 0
+    with Journal(tmp_path / "journal", helper=False) as journal:
+        pdp = make_pdp(journal, arena_bytes=128 * 1024)
+        for size in range(500, 128 * 1024, 2000):
+            arguments = struct_pb2.Struct(fields={"text": struct_pb2.Value(string_value="x" * size)})
+            pdp.check(question(arguments=arguments).SerializeToString(), agent())
+            pdp.ext_authz(envoy_call(headers={"x": "y" * (size // 64)}), proxy())
+            answers += 2
+    assert len(records(tmp_path / "journal")) == answers
+
+
 def test_a_full_journal_answers_error_and_allows_nothing(tmp_path: Path) -> None:
     """What cannot be recorded is not allowed: `journal.full`, and the record of every answer given is there."""
     journal = Journal(tmp_path / "journal", segment_bytes=64 * 1024, cap_bytes=128 * 1024, helper=False)
@@ -240,6 +254,24 @@ def test_an_error_is_not_remembered(pdp: Pdp) -> None:
     assert pdp.check(request, agent())[0] == OK
 
 
+def test_an_answer_from_before_is_not_given_while_not_ready(pdp: Pdp) -> None:
+    """Not ready denies all: an ALLOW of a moment ago is no way around a lost SVID or a full journal."""
+    request = question(request_id="r-1").SerializeToString()
+    assert pdp.check(request, agent())[0] == OK
+    pdp.put_state(epoch=0, bundle_generation=2, not_ready="not_ready.svid")
+    assert pdp.check(request, agent()) == (UNAVAILABLE, b"not_ready.svid")
+    assert batch(pdp, [question(request_id="r-1")])[1][0].outcome == authz_pb2.OUTCOME_ERROR
+
+
+def test_an_answer_holds_for_the_credential_that_asked(pdp: Pdp) -> None:
+    """Policies read cred.*: what an SVID was allowed is decided anew for the same agent's Unix socket."""
+    pdp.put_generation(generation(2, CREDENTIALS))
+    on_socket = VerifiedPeer(PeerKind.PEER_AGENT, AGENT, "unix:0")
+    peers = [agent(not_after_s=int(time.time()) + 3000), on_socket]
+    found = [list(ask(pdp, question(request_id="r-1"), peer).policy_ids) for peer in peers]
+    assert found == [["x509"], ["socket"]]
+
+
 def test_more_ids_than_can_be_remembered_are_only_decided_again(pdp: Pdp) -> None:
     """The memory of answers is bounded; forgetting one costs a decision and nothing else."""
     for number in range(5000):
@@ -265,6 +297,21 @@ def test_credential_columns_say_how_the_caller_was_known(pdp: Pdp) -> None:
     on_socket = VerifiedPeer(PeerKind.PEER_AGENT, AGENT, "unix:0")
     assert list(ask(pdp, question(), over_tls).policy_ids) == ["x509"]
     assert list(ask(pdp, question(), on_socket).policy_ids) == ["socket"]
+
+
+def test_every_record_names_the_agents_owner(tmp_path: Path) -> None:
+    """AIMS audit minimum: who answers for the agent stands in the record, from the store while there is no task."""
+    owner = {"__entity": {"type": "Person", "id": "ana"}}
+    entities = [
+        {"uid": {"type": "Agent", "id": AGENT}, "attrs": {"owner": owner}, "parents": []},
+        {"uid": {"type": "Person", "id": "ana"}, "attrs": {}, "parents": []},
+    ]
+    with Journal(tmp_path / "journal", helper=False) as journal:
+        pdp = make_pdp(journal)
+        ask(pdp, question())
+        pdp.put_generation(Generation.from_bytes(compile_image(POLICIES, entities=entities).image, generation=2))
+        ask(pdp, question())
+    assert [record.owner for record in records(tmp_path / "journal")] == ["", "ana"]
 
 
 # ------------------------------------------------------------ batches
