@@ -544,7 +544,8 @@ cdef void map_network(Mapper *m, const HttpCall *call) noexcept nogil:
         target = stated
     if target.n == 0:
         target = text_of(b"unknown")
-    if stated.n or not set_destination_text(m, target):
+    # A SPIFFE ID names a workload; read as a URL it would be the host that is called like its trust domain.
+    if stated.n or call.destination_principal.n or not set_destination_text(m, target):
         set_destination_id(m, target)
         m.request.destination = target
     set_resource(m, m.rules.endpoint_type, target)

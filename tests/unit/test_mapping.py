@@ -257,6 +257,7 @@ def test_a_connection_is_a_send_to_its_destination(mapping: Mapping) -> None:
     peer = "spiffe://example.org/db"
     named = explain_call(mapping, network_call(destination=peer, sni="x.partner.example"))
     assert named["resource"] == entity("Endpoint", peer)
+    assert named["columns"]["dest"] == {"__entity": entity("Destination", peer)}
     assert explain_call(mapping, network_call())["resource"] == entity("Endpoint", "unknown")
 
 
