@@ -17,7 +17,9 @@ cdef struct Call:            # one call in flight; everything it points to outli
     const Table *table       # NULL while no generation is in force
     const void *rules        # of the Mapping in force
     Authority authority      # snapshot taken when the call started
+    uint64_t revision        # of mapping and bundles, of the same moment
     Arena *arena
+    uint8_t *record          # RECORD_BYTES_MAX bytes for the journal's record
     Out reply
     Request *request
     Decision decision

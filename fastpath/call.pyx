@@ -78,21 +78,24 @@ cdef enum:
 
 
 cdef class Scratch:
-    """Native memory of one call in flight: the arena, then the reply."""
+    """Native memory of one call in flight. The record has room of its own: a call that fills the arena is recorded."""
     cdef Arena arena
     cdef uint8_t *reply
+    cdef uint8_t *record
 
     def __cinit__(self, size_t arena_bytes):
         memset(&self.arena, 0, sizeof(Arena))
         self.arena.base = <uint8_t *> malloc(arena_bytes)
         self.arena.cap = arena_bytes
         self.reply = <uint8_t *> malloc(BATCH_MAX * REPLY_BYTES)
-        if self.arena.base == NULL or self.reply == NULL:
+        self.record = <uint8_t *> malloc(RECORD_BYTES_MAX)
+        if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.arena.base)
         free(self.reply)
+        free(self.record)
 
 
 cdef int64_t _read(int clock) noexcept nogil:
@@ -140,12 +143,11 @@ cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
     c.authority.sequence = remit_take(&pdp.live.sequence)
     decide(c.peer, c.request, c.table, &c.authority, c.arena, &c.decision, NULL)
     if pdp.has_journal:
-        record.p = <uint8_t *> arena_take(c.arena, RECORD_BYTES_MAX)
+        record.p = c.record
         record.n = 0
         record.cap = RECORD_BYTES_MAX
-        record.failed = record.p == NULL
-        if not record.failed:
-            record_encode(&record, c.peer, c.request, c.table, &c.authority, &c.decision)
+        record.failed = 0
+        record_encode(&record, c.peer, c.request, c.table, &c.authority, &c.decision)
         if record.failed:
             _fail(&c.decision, b"limit")
         elif pdp.journal.append(record.p, record.n) == 0:
@@ -211,16 +213,18 @@ cdef void _ext_authz(Pdp pdp, Call *c, Text message) noexcept nogil:
     reply_ext_authz(&c.reply, &c.decision, c.request, &pdp.reply_rules)
 
 
-cdef void _replay_key(const Call *c, Text message, uint64_t revision, ReplayKey *key) noexcept nogil:
-    """Identify a repeated request: caller and request id, content, and what decides it."""
+cdef void _replay_key(const Call *c, Text message, ReplayKey *key) noexcept nogil:
+    """Identify a repeated request: caller, credential and request id, content, and what decides it."""
     cdef uint8_t parts[96]
     SHA256(<const unsigned char *> c.peer.spiffe_id.p, c.peer.spiffe_id.n, &parts[0])
     SHA256(<const unsigned char *> c.request.request_id.p, c.request.request_id.n, &parts[32])
-    SHA256(parts, 64, key.caller)
+    # Policies read how the caller was known, so an answer holds for that credential alone.
+    SHA256(<const unsigned char *> c.peer.credential.p, c.peer.credential.n, &parts[64])
+    SHA256(parts, 96, key.caller)
     SHA256(<const unsigned char *> message.p, message.n, key.content)
     key.generation = c.table.generation if c.table != NULL else 0
     key.epoch = c.authority.epoch
-    key.revision = revision
+    key.revision = c.revision
 
 
 cdef void _answer_check(Pdp pdp, Call *c) noexcept nogil:
@@ -236,8 +240,9 @@ cdef void _check_once(Pdp pdp, Call *c, Text message) noexcept nogil:
     cdef ReplayKey key
     cdef int64_t now = c.request.started_ns
     cdef int found = REPLAY_UNTRACKED
-    if c.request.request_id.n and c.request.refusal.n == 0:
-        _replay_key(c, message, pdp.revision, &key)
+    # While we must not decide, an answer from before that moment must not be given either.
+    if c.request.request_id.n and c.request.refusal.n == 0 and c.authority.not_ready.n == 0 and c.table != NULL:
+        _replay_key(c, message, &key)
         found = pdp.replay.begin(&key, now, &c.reply)
     if found == REPLAY_ANSWERED:
         counters_bump(&pdp.counters_.replayed)
@@ -303,6 +308,7 @@ cdef int _batch_item(Pdp pdp, Call *c, Text message) noexcept nogil:
     c.reply.p += whole.n
     c.reply.n = 0
     c.reply.cap = min(<size_t> REPLY_BYTES, whole.cap - whole.n)
+    memset(&c.decision, 0, sizeof(Decision))
     if not _open_request(pdp, c, DOOR_BATCH):
         return 1
     if not _map_check(pdp, c, message):
@@ -316,6 +322,7 @@ cdef int _batch_item(Pdp pdp, Call *c, Text message) noexcept nogil:
     out_close(&c.reply, start)
     # What the item built is no longer needed: the bound holds per item, not per batch.
     c.arena.used = used
+    c.arena.failed = 0
     return c.reply.failed
 
 
@@ -416,15 +423,17 @@ cdef class Pdp:
         return view
 
     cdef tuple _answer(self, int door, bytes request, object peer):
+        # Taken first: making it may run other threads, and what follows must be of one moment.
+        cdef Scratch scratch = self._scratch.pop() if self._scratch else Scratch(self.arena_bytes)
         # These names keep what the call borrows alive until it has been answered.
         cdef Generation generation = self._generation
         cdef Mapping mapping = self._mapping
         cdef VerifiedPeer caller = peer
         cdef bytes not_ready = self._not_ready if mapping is not None else b"not_ready.mapping"
-        cdef Scratch scratch = self._scratch.pop() if self._scratch else Scratch(self.arena_bytes)
         cdef Call c
         cdef Text message
         memset(&c, 0, sizeof(Call))
+        c.revision = self.revision
         c.peer = &caller.peer
         c.table = &generation.table if generation is not None else NULL
         c.rules = mapping.rules if mapping is not None else NULL
@@ -432,6 +441,7 @@ cdef class Pdp:
         c.authority.not_ready.p, c.authority.not_ready.n = not_ready, <uint32_t> len(not_ready)
         scratch.arena.used, scratch.arena.failed = 0, 0
         c.arena = &scratch.arena
+        c.record = scratch.record
         c.reply.p = scratch.reply
         c.reply.cap = BATCH_MAX * REPLY_BYTES
         message.p, message.n = request, <uint32_t> len(request)

@@ -3,7 +3,7 @@ from fastpath.wire cimport Out
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
-cdef enum:
+cpdef enum ReplayFound:
     REPLAY_NEW = 0          # decide it; replay_answer or replay_forget must follow
     REPLAY_ANSWERED = 1     # the earlier answer was written
     REPLAY_PENDING = 2      # the first call with this id is still being decided
@@ -12,7 +12,7 @@ cdef enum:
 
 
 cdef struct ReplayKey:
-    uint8_t caller[32]      # SHA-256 of kind, SPIFFE ID and request id
+    uint8_t caller[32]      # SHA-256 over SPIFFE ID, request id and credential
     uint8_t content[32]     # SHA-256 of the request's bytes
     uint64_t generation     # an answer holds while generation, epoch and revision are the same
     uint64_t epoch

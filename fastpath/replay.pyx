@@ -6,7 +6,7 @@ needed. Forgetting is safe: the call is then decided again, as a new one.
 from fastpath.wire cimport Out, out_raw
 
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -54,6 +54,14 @@ cdef Entry *_find(Entry *entries, const ReplayKey *key) noexcept nogil:
         if entries[i].state != EMPTY and memcmp(entries[i].key.caller, key.caller, 32) == 0:
             return &entries[i]
     return NULL
+
+
+cdef Entry *_pending(Store *store, const ReplayKey *key) noexcept nogil:
+    """The entry that this very call opened, or NULL: a later call with other authority may have taken it over."""
+    cdef Entry *entry = _find(_set_of(store, key), key)
+    if entry == NULL or entry.state != PENDING or memcmp(&entry.key, key, sizeof(ReplayKey)) != 0:
+        return NULL
+    return entry
 
 
 cdef Entry *_victim(Entry *entries, int64_t now_ns) noexcept nogil:
@@ -121,8 +129,8 @@ cdef class Replay:
         cdef Store *store = <Store *> self.memory
         cdef Entry *entry
         pthread_mutex_lock(&store.lock)
-        entry = _find(_set_of(store, key), key)
-        if entry != NULL and entry.state == PENDING and memcmp(entry.key.content, key.content, 32) == 0:
+        entry = _pending(store, key)
+        if entry != NULL:
             if reply.failed or reply.n > REPLY_MAX:
                 entry.state = EMPTY
             else:
@@ -135,7 +143,42 @@ cdef class Replay:
         cdef Store *store = <Store *> self.memory
         cdef Entry *entry
         pthread_mutex_lock(&store.lock)
-        entry = _find(_set_of(store, key), key)
-        if entry != NULL and entry.state == PENDING and memcmp(entry.key.content, key.content, 32) == 0:
+        entry = _pending(store, key)
+        if entry != NULL:
             entry.state = EMPTY
         pthread_mutex_unlock(&store.lock)
+
+
+# ---------------------------------------------------------------- Python face
+
+
+def play(list steps):
+    """What each step finds: the test partner of `begin`, `answer` and `forget`.
+
+    A step is (verb, caller's letter, content's letter, generation, seconds, answer); `begin` gives (found, the
+    remembered answer), the others None.
+    """
+    cdef Replay store = Replay()
+    cdef ReplayKey key
+    cdef bytearray room = bytearray(REPLY_MAX)
+    cdef bytes said
+    cdef Out out
+    found = []
+    for verb, caller, content, generation, seconds, answer in steps:
+        memset(&key, 0, sizeof(ReplayKey))
+        memset(key.caller, <int> ord(caller), sizeof(key.caller))
+        memset(key.content, <int> ord(content), sizeof(key.content))
+        key.generation = generation
+        said = answer
+        out.p, out.n, out.cap, out.failed = <uint8_t *> <char *> room, 0, REPLY_MAX, 0
+        if verb == "begin":
+            state = store.begin(&key, <int64_t> seconds * 1000000000, &out)
+            found.append((state, bytes(room[:out.n])))
+            continue
+        out_raw(&out, <const char *> said, len(said))
+        if verb == "answer":
+            store.answer(&key, &out)
+        else:
+            store.forget(&key)
+        found.append(None)
+    return found
