@@ -30,7 +30,7 @@ def load_entities(
     if not document and schema is None and not isinstance(document, str):
         return []
     try:
-        entities = _decode(document) if isinstance(document, str) else document
+        entities = json.loads(document) if isinstance(document, str) else document
         check_parents(_parents(entities), limits.parents_max)
         text = document if isinstance(document, str) else json.dumps(document)
         try:
@@ -39,6 +39,12 @@ def load_entities(
             raise PolicyError(_diagnose(text, schema, str(error))) from None
     except PolicyError as error:
         raise PolicyError(f"{name}: {error}") from None
+    except json.JSONDecodeError as error:
+        cause = f"{error.msg.lower()} (line {error.lineno}, column {error.colno})"
+        raise PolicyError(f"{name}: is not JSON: {cause}") from None
+    except RecursionError:
+        # Python's reader of JSON notices at a depth that differs from version to version, or leaves it to us.
+        raise PolicyError(f"{name}: is nested too deeply") from None
     return [_row(entity, name) for entity in json.loads(str(handle))]
 
 
@@ -52,15 +58,6 @@ def _row(entity: dict[str, Any], name: str) -> EntityRow:
 
 
 # ---------------------------------------------------------------- the frame of a document
-
-
-def _decode(document: str) -> Any:
-    try:
-        return json.loads(document)
-    except json.JSONDecodeError as error:
-        raise PolicyError(f"is not JSON: {error.msg.lower()} (line {error.lineno}, column {error.colno})") from None
-    except RecursionError:
-        raise PolicyError("is nested too deeply") from None
 
 
 def _parents(entities: Any) -> dict[Uid, list[Uid]]:
