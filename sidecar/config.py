@@ -120,7 +120,7 @@ class Policy(Section, frozen=True, kw_only=True):
     limits: Annotated[PolicyLimits, doc("caps on what is compiled")] = PolicyLimits()
     compile_s: Annotated[int, doc("the compiler is ended after this", "s", ge=1, le=3600)] = 120
     max_age_s: Annotated[
-        int, doc("age of the last successful load after which policies are stale; 0: never", "s", ge=0)
+        int, doc("age of the last successful load after which policies are stale; 0: never", "s", ge=0, le=1 << 40)
     ] = MAX_AGE_OFF
     on_stale: Annotated[
         Literal["deny", "serve"], doc("what stale policies do: answer ERROR, or go on and only say so")
@@ -132,7 +132,7 @@ class JournalSection(Section, frozen=True, kw_only=True):
 
     dir: Annotated[Path, doc("folder of the segments; belongs to one sidecar", "path")]
     segment_bytes: Annotated[int, doc("size of one segment file", "bytes", ge=64 * 1024, le=1 << 30)] = 16 * MIB
-    cap_bytes: Annotated[int, doc("all segments together", "bytes", ge=128 * 1024)] = 2048 * MIB
+    cap_bytes: Annotated[int, doc("all segments together", "bytes", ge=128 * 1024, le=1 << 50)] = 2048 * MIB
     on_full: Annotated[
         Literal["deny", "drop_oldest"],
         doc("when the cap is reached: answer ERROR, or drop the oldest segment and record a gap"),

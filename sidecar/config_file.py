@@ -8,32 +8,13 @@ import typing
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 
+from sidecar import yaml_text
 from sidecar.config import Config, check
 from sidecar.errors import ConfigError
+from sidecar.files import UnusableFile, read_text, shown
 
 FILE_BYTES_MAX = 1 << 20
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses what could be read two ways: duplicate keys and aliases."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.YAMLError(f"line {mark.line + 1}: aliases are not supported; write the value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key must be plain text")
-            if key.value in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: duplicate key `{key.value}`; keep one")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 @dataclasses.dataclass
@@ -58,6 +39,9 @@ class _Reader:
             found = msgspec.convert(raw, Annotated[kind, *meta] if meta else kind, strict=True)
         except msgspec.ValidationError as error:
             self.problem(path, str(error))
+            return None
+        if isinstance(found, str) and not _writable(found):
+            self.problem(path, "has a NUL character or half of a surrogate pair, which no name can have")
             return None
         if any((m.extra or {}).get("path") for m in meta) and found:
             return os.path.normpath(self.folder / found)
@@ -97,6 +81,11 @@ def hidden(hint: Any) -> bool:
     return any((m.extra or {}).get("hidden") for m in getattr(hint, "__metadata__", ()) if isinstance(m, msgspec.Meta))
 
 
+def _writable(text: str) -> bool:
+    """Whether the text can be a path, a name or a line: YAML's escapes can make what no system call takes."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
@@ -120,10 +109,9 @@ def parse(text: str, file: str) -> Config:
     Relative paths are relative to the folder of `file`.
     """
     try:
-        raw = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        cause = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConfigError(f"`{file}` is not YAML that can be used: {cause}") from None
+        raw = yaml_text.load(text)
+    except yaml_text.BadYaml as error:
+        raise ConfigError(f"`{file}` is not YAML that can be used: {error}") from None
     reader = _Reader(pathlib.Path(file).absolute().parent, [])
     config = reader.value(Config, {} if raw is None else raw, "")
     if config is not None:
@@ -140,15 +128,7 @@ def load(file: str | os.PathLike[str]) -> Config:
     """The configuration in `file`. Raises ConfigError when it cannot be read or used."""
     name = os.fspath(file)
     try:
-        with open(name, "rb") as handle:
-            data = handle.read(FILE_BYTES_MAX + 1)
-        if len(data) > FILE_BYTES_MAX:
-            raise ConfigError(f"`{name}` is larger than {FILE_BYTES_MAX} bytes; a configuration is not that long")
-        text = data.decode()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read `{name}`: {(error.strerror or str(error)).lower()}; name a file with --config"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"`{name}` is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        text = read_text(name, FILE_BYTES_MAX)
+    except UnusableFile as error:
+        raise ConfigError(f"`{shown(name)}` {error}; name a UTF-8 file with --config") from None
     return parse(text, name)

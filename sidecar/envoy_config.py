@@ -218,11 +218,11 @@ def warnings(text: str) -> list[str]:
     """What is unsafe in an Envoy bootstrap or a part of one, a line each. Raises ConfigError when it is not YAML."""
     try:
         documents = list(yaml.safe_load_all(text))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         raise ConfigError(f"the Envoy configuration is not YAML: {' '.join(str(error).split())[:200]}") from None
     found: list[str] = []
     filters = 0
-    for node in _nodes(documents):
+    for node in _nodes(documents, set()):
         kind = str(node.get("@type", ""))
         if kind.endswith("ext_authz.v3.ExtAuthz"):
             filters += 1
@@ -232,13 +232,18 @@ def warnings(text: str) -> list[str]:
     return found if filters else [*found, "no ext_authz filter found: nothing asks the sidecar"]
 
 
-def _nodes(value: Any) -> Iterable[Json]:
+def _nodes(value: Any, seen: set[int]) -> Iterable[Json]:
+    """Every mapping once: Envoy's YAML may have aliases, which can make a tree without end."""
+    if id(value) in seen:
+        return
+    if isinstance(value, dict | list):
+        seen.add(id(value))
     if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, list):
         for one in value:
-            yield from _nodes(one)
+            yield from _nodes(one, seen)
 
 
 def _filter_warnings(node: Json) -> Iterable[str]:

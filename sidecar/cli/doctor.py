@@ -1,14 +1,12 @@
 """`remit doctor`."""
 
-import pathlib
-
 import click
 import yaml
 
 from sidecar import config_docs
 from sidecar import config_file as files
 from sidecar.cli.control import live_status
-from sidecar.cli.output import EXIT_NO, Failure, config_option, mark, table
+from sidecar.cli.output import EXIT_NO, Failure, config_option, input_text, mark, table
 from sidecar.envoy_config import warnings
 
 
@@ -45,7 +43,7 @@ def doctor(config_file: str, print_config: bool, envoy_file: str | None) -> None
     )
     wrong = [f.what for f in findings if f.good is False]
     if envoy_file:
-        found = warnings(pathlib.Path(envoy_file).read_text(encoding="utf-8"))
+        found = warnings(input_text(envoy_file))
         table(
             envoy_file, ("", "finding"), [(mark(False), line) for line in found] or [(mark(True), "no unsafe setting")]
         )

@@ -10,11 +10,14 @@ import rich.table
 import rich.text
 
 from sidecar.errors import ConfigError, SidecarError
+from sidecar.files import UnusableFile, read_text, shown
 from sidecar.logs import redact
 
 EXIT_NO = 1  # the command worked and the answer is no: a test missed, a check found problems
 EXIT_ERROR = 3  # configuration, policy or environment cannot be used (2 is click's: wrong usage)
 EXIT_UNREACHABLE = 4  # the sidecar or collector does not answer
+
+INPUT_BYTES_MAX = 64 << 20
 
 CONFIG_VARIABLE = "REMIT_CONFIG"
 CONFIG_DEFAULT = "remit.yaml"
@@ -47,6 +50,13 @@ class Commands(click.Group):
             raise Failure(f"the configuration has {len(problems)} problems:", more=problems) from error
         except SidecarError as error:
             raise Failure(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read our output has left, which click ends quietly
+        except OSError as error:
+            if not error.filename:
+                raise
+            cause = (error.strerror or str(error)).lower()
+            raise Failure(f"`{error.filename}` cannot be used: {cause}; name another place") from error
 
 
 def plain(text: object) -> str:
@@ -86,6 +96,14 @@ def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help=f"Configuration of the sidecar [env: {CONFIG_VARIABLE}].",
     )(function)
+
+
+def input_text(path: str, bytes_max: int = INPUT_BYTES_MAX) -> str:
+    """The text of a file named on the command line; ends the command when it cannot be used."""
+    try:
+        return read_text(path, bytes_max)
+    except UnusableFile as error:
+        raise Failure(f"`{shown(path)}` {error}") from None
 
 
 def unreachable(what: str, path: str, cause: str) -> NoReturn:

@@ -2,12 +2,23 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import IO, Any
 
 import click
 
-from sidecar.cli.output import EXIT_NO, Commands, Failure, config_option, console, mark, table
+from sidecar.cli.output import (
+    EXIT_NO,
+    INPUT_BYTES_MAX,
+    Commands,
+    Failure,
+    config_option,
+    console,
+    input_text,
+    mark,
+    table,
+)
 from sidecar.errors import PolicyError
 
 Decorator = Callable[..., Any]
@@ -114,25 +125,34 @@ def fmt(paths: tuple[str, ...], only_check: bool, width: int) -> None:
 
     changed = []
     for name in policy_files(paths):
-        path = pathlib.Path(name)
+        text = input_text(name)
         try:
-            text = path.read_text(encoding="utf-8")
             # The parser dies of deep nesting, so the text is measured first.
             split_all([PolicyText(name, text)], DEFAULT_LIMITS)
             formatted = cedarpy.format_policies(text, line_width=width)
-        except OSError as error:
-            raise PolicyError(f"`{name}` cannot be read: {(error.strerror or str(error)).lower()}") from None
         except ValueError as error:
             raise PolicyError(f"`{name}` cannot be parsed: {' '.join(str(error).split())[:300]}") from None
         formatted = formatted.rstrip("\n") + "\n"
         if formatted != text:
             changed.append(name)
             if not only_check:
-                path.write_text(formatted, encoding="utf-8")
+                _replace(pathlib.Path(name), formatted)
     for name in changed:
         click.echo(f"{'not formatted' if only_check else 'formatted'}: {name}")
     if changed and only_check:
         raise Failure(f"{len(changed)} files are not formatted; run remit policy fmt on them", EXIT_NO)
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    """Write the file anew or leave it as it is: a full disk must not cost a policy."""
+    target = path.resolve()
+    aside = target.with_name(f"{target.name}.new")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        shutil.copymode(target, aside)
+        aside.rename(target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @policy.command()
@@ -231,10 +251,10 @@ def explain(
 
 
 def _context(text: str) -> dict[str, Any]:
+    raw = input_text(text[1:]) if text.startswith("@") else text
     try:
-        raw = pathlib.Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         parsed = json.loads(raw)
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError(f"--context is not JSON: {str(error).lower()}; give a JSON object, or @FILE") from None
     if not isinstance(parsed, dict):
         raise PolicyError("--context is not a JSON object; write {} for an empty one")
@@ -286,7 +306,7 @@ def publish(config_file: str) -> None:
 
 
 @policy.command("generate-schema")
-@click.argument("tools", type=click.File("r", encoding="utf-8"))
+@click.argument("tools", type=click.File("rb"))
 @click.option("--server", required=True, metavar="NAME", help="Name that `mapping.servers` gives the MCP server.")
 @click.option("--base", type=click.Path(path_type=pathlib.Path), help="Schema to extend; default: our vocabulary.")
 @click.option("--class", "classes", multiple=True, metavar="TOOL=CLASS", help="What a tool does; may be repeated.")
@@ -295,7 +315,7 @@ def publish(config_file: str) -> None:
 )
 @click.option("--entities", type=click.Path(path_type=pathlib.Path), help="Write the tools as Cedar entities here.")
 def generate_schema(
-    tools: IO[str],
+    tools: IO[bytes],
     server: str,
     base: pathlib.Path | None,
     classes: tuple[str, ...],
@@ -315,9 +335,9 @@ def generate_schema(
 
     given = dict(_pair(text) for text in classes)
     made = generator.generate_schema(
-        generator.read_tools(tools.read()),
+        generator.read_tools(tools.read(INPUT_BYTES_MAX)),
         server,
-        base=base.read_text(encoding="utf-8") if base else None,
+        base=input_text(str(base)) if base else None,
         classes=given,
     )
     for warning in made.warnings:

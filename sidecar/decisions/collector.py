@@ -58,8 +58,12 @@ class Collector(decisions_pb2_grpc.DecisionStreamServicer):
         self._identify = identify
         self._files: dict[str, LogFile] = {}
         self._lock = threading.Lock()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._held = self._take_directory()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._held = self._take_directory()
+        except OSError as error:
+            cause = (error.strerror or str(error)).lower()
+            raise JournalError(f"directory `{directory}` cannot be used: {cause}; name another") from None
         self.records = 0
         self.duplicates = 0
         self.refused = 0

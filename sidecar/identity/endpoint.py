@@ -26,7 +26,10 @@ def parse_endpoint(text: str) -> str:
         )
     if given.startswith("/"):
         return f"unix:{given}"
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError as error:
+        raise ConfigError(f"the Workload API endpoint `{given}` is no URL: {str(error).lower()}; correct it") from None
     if parts.scheme == "unix" and parts.path.startswith("/") and not (parts.netloc or parts.query or parts.fragment):
         return f"unix:{parts.path}"
     if parts.scheme == "tcp" and not (parts.path or parts.query or parts.fragment):

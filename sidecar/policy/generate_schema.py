@@ -51,7 +51,7 @@ class GeneratedSchema:
     tools: tuple[Tool, ...]
 
 
-def read_tools(document: str) -> list[dict[str, Any]]:
+def read_tools(document: str | bytes) -> list[dict[str, Any]]:
     """The tool descriptors in JSON text: an answer to tools/list, its result, or the list itself.
 
     Raises PolicyError for anything else.

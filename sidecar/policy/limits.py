@@ -5,10 +5,12 @@ from typing import Annotated
 import msgspec
 
 MIB = 1 << 20
+CAP_MAX = 1 << 40
+"""No cap is higher; what counts or allocates by one must not overflow."""
 
 
 def _cap(text: str, unit: str) -> msgspec.Meta:
-    return msgspec.Meta(description=text, extra={"unit": unit}, ge=1)
+    return msgspec.Meta(description=text, extra={"unit": unit}, ge=1, le=CAP_MAX)
 
 
 class PolicyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

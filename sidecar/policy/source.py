@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from sidecar.errors import PolicyError
+from sidecar.files import UnusableFile, read_text, shown
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 
@@ -128,14 +129,6 @@ def _cause(error: OSError) -> str:
 
 def _read(path: str, bytes_max: int) -> PolicyText:
     try:
-        with open(path, "rb") as file:
-            raw = file.read(bytes_max + 1)
-    except OSError as error:
-        raise PolicyError(f"`{path}` cannot be read: {_cause(error)}") from None
-    if len(raw) > bytes_max:
-        raise PolicyError(f"`{path}` is larger than {bytes_max} bytes")
-    try:
-        return PolicyText(path, raw.decode())
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise PolicyError(f"`{path}` is not UTF-8 (line {line}, byte {error.start})") from None
+        return PolicyText(path, read_text(path, bytes_max))
+    except UnusableFile as error:
+        raise PolicyError(f"`{shown(path)}` {error}") from None

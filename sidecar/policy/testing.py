@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from fastpath.decide import Evaluation, Evaluator
+from sidecar import yaml_text
 from sidecar.errors import PolicyError
+from sidecar.files import UnusableFile, read_text, shown
 from sidecar.policy.question import Question, ask
 
 FILE_BYTES_MAX = 16 << 20
@@ -56,34 +57,15 @@ class Outcome:
         return not self.problems
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key can stand once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) != len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
-        return mapping
-
-
 def load_tests(path: str | os.PathLike[str]) -> list[PolicyTest]:
     """The tests of one file. PolicyError names the file and the place of what is wrong."""
     name = os.fspath(path)
     try:
-        with open(name, encoding="utf-8") as file:
-            text = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise PolicyError(f"`{name}` cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError as error:
-        raise PolicyError(f"`{name}` is not UTF-8 (byte {error.start})") from None
-    if len(text) > FILE_BYTES_MAX:
-        raise PolicyError(f"`{name}` is larger than {FILE_BYTES_MAX} characters")
-    try:
-        return msgspec.convert(yaml.load(text, Loader=_Loader), _TestFile).tests
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
-        raise PolicyError(f"`{name}` is not YAML that can be used: {getattr(error, 'problem', error)}{line}") from None
+        return msgspec.convert(yaml_text.load(read_text(name, FILE_BYTES_MAX), aliases=True), _TestFile).tests
+    except UnusableFile as error:
+        raise PolicyError(f"`{shown(name)}` {error}") from None
+    except yaml_text.BadYaml as error:
+        raise PolicyError(f"`{name}` is not YAML that can be used: {error}") from None
     except msgspec.ValidationError as error:
         message = str(error)
         raise PolicyError(f"`{name}`: {message[:1].lower()}{message[1:]}") from None

@@ -63,6 +63,7 @@ def _environment() -> dict[str, str]:
 
 def _death(code: int, said: bytes) -> str:
     if code < 0:
-        return f"{signal.Signals(-code).name}; the policies are too large or too deep"
+        known = {one.value: one.name for one in signal.Signals}
+        return f"{known.get(-code, f'signal {-code}')}; the policies are too large or too deep"
     last = said.decode(errors="replace").strip().rpartition("\n")[2]
     return f"exit status {code}: {last}"

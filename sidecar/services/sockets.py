@@ -83,6 +83,8 @@ def check_folders(folder: str) -> None:
     ours = {0, os.geteuid()}
     if stat.S_ISLNK(os.lstat(folder).st_mode):
         raise ConfigError(f"the socket folder `{folder}` is a symbolic link; name the folder itself")
+    if not os.path.isdir(folder):
+        raise ConfigError(f"`{folder}` is not a folder; move it away, or choose another for the socket")
     at = folder
     while True:
         info = os.stat(at)
@@ -108,7 +110,10 @@ def _loose(info: os.stat_result, *, own: bool) -> bool:
 
 def _lock(path: str) -> int:
     """An exclusive lock beside the socket, so that only a socket without a living owner is replaced."""
-    handle = os.open(path + ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        handle = os.open(path + ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"`{path}.lock` cannot be used: {_cause(error)}; remove it, or check its folder") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

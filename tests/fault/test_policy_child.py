@@ -12,7 +12,7 @@ from sidecar.errors import PolicyError
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.limits import PolicyLimits
 from sidecar.policy.source import SourceTexts
-from sidecar.policy.worker import compile_in_child
+from sidecar.policy.worker import _death, compile_in_child
 from tests.fix_policy import ANYTHING
 
 DEADLINE_S = 30
@@ -86,6 +86,11 @@ def test_a_child_that_takes_too_long_is_a_refusal():
     message = refusal(many, compile_s=1)
     assert message.startswith("the compiler died on")
     assert time.monotonic() - started < DEADLINE_S
+
+
+def test_a_signal_without_a_name_is_a_refusal_too():
+    """A real-time signal has a number only."""
+    assert _death(-40, b"") == "signal 40; the policies are too large or too deep"
 
 
 def test_a_killed_child_is_a_refusal():

@@ -68,7 +68,7 @@ def test_a_missing_configuration_says_what_to_do() -> None:
     """The message names the file, the cause and the option."""
     result = remit("serve", "--config", "/nonexistent/remit.yaml")
     assert result.exit_code == EXIT_ERROR
-    assert "cannot read `/nonexistent/remit.yaml`" in result.stderr
+    assert "`/nonexistent/remit.yaml` cannot be read: no such file" in result.stderr
     assert "--config" in result.stderr
 
 

@@ -101,7 +101,7 @@ def test_other_text_is_no_uid(text):
     ("text", "problem"),
     [
         ("tests: [", "is not YAML that can be used"),
-        ("tests:\n- {name: a, name: b}", "a key stands twice (line 2)"),
+        ("tests:\n- {name: a, name: b}", "duplicate key `name`"),
         ("{}", "object missing required field `tests`"),
         ("tests: [{name: a}]", "missing required field"),
         ("tests: [{name: a, principal: x, action: x, resource: x, expect: PERMIT}]", "invalid enum value 'PERMIT'"),
