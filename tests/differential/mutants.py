@@ -195,9 +195,10 @@ def caught(mutant: Mutant, *, cases: int = CASES, jobs: int = 1) -> tuple[bool, 
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Processes of each differential run.")
 def main(only: tuple[str, ...], jobs: int) -> None:
     console = Console()
-    table = Table(
-        "mutant", "file", "caught", "seconds", "first disagreement", title="mutants of the evaluator", expand=True
-    )
+    table = Table(title="mutants of the evaluator")
+    for heading in ("mutant", "file", "caught", "seconds"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("first disagreement", no_wrap=True, overflow="ellipsis")
     survived = []
     for mutant in MUTANTS:
         if only and mutant.name not in only:
