@@ -6,27 +6,27 @@ what it says.
 """
 
 import datetime
+import json
 from typing import Any
 
 from rich.text import Text
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
-from sidecar.decisions.chain import GENESIS
-from sidecar.decisions.jsonline import line, parse
+from sidecar.decisions.jsonline import parse, plain
 
 COLUMNS: tuple[tuple[str, int], ...] = (
     ("time", 15),
     ("outcome", 7),
+    ("reason", 20),
     ("agent", 30),
     ("action", 24),
     ("resource", 24),
-    ("destination", 22),
-    ("reason", 20),
     ("policy", 20),
+    ("destination", 22),
     ("latency", 8),
 )
-"""Name and width in characters of each column."""
+"""Name and width in characters of each column; the first four fit into a terminal of 80 columns."""
 
 STYLES = {"ALLOW": "green", "DENY": "red", "STEP_UP": "yellow", "ERROR": "bold white on red"}
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
@@ -60,8 +60,12 @@ def row(payload: bytes) -> Text:
 
 
 def json_row(journal: str, sequence: int, payload: bytes) -> str:
-    """One record as the JSON line that a collector writes, without chain. ProtocolError when it is none."""
-    return line(journal, "", sequence, GENESIS, payload).decode().rstrip("\n")
+    """One record as JSON: the fields of a collector's line, without chain and raw record.
+
+    ProtocolError when it is none. `journal` is left out when it is empty: a control socket does not name it.
+    """
+    named = {"journal": journal} if journal else {}
+    return json.dumps({**named, "sequence": sequence, **plain(parse(payload))}, separators=(",", ":"))
 
 
 def _decision(decision: decisions_pb2.Decision) -> Text:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 
 from fastpath.spool import read_checked
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
@@ -63,18 +63,20 @@ def journal_id(directory: Path) -> str:
 def show(entries: Iterator[Entry], console: Console, *, as_json: bool, journal: str = "") -> int:
     """Print records as they come, as a table or as JSON lines; how many there were.
 
-    A record that does not decode is shown as such: one bad record does not end the view.
+    A row is cut at a terminal's edge and whole in a file or pipe. A record that does not decode is shown as such: one
+    bad record does not end the view.
     """
     shown = 0
+    cut: OverflowMethod = "ellipsis" if console.is_terminal else "ignore"
     if not as_json:
-        console.print(header(), no_wrap=True, overflow="ignore", crop=False)
+        console.print(header(), no_wrap=True, overflow=cut, crop=console.is_terminal)
     for sequence, payload in entries:
         shown += 1
         try:
             if as_json:
                 console.file.write(json_row(journal, sequence, payload) + "\n")
             else:
-                console.print(row(payload), no_wrap=True, overflow="ellipsis")
+                console.print(row(payload), no_wrap=True, overflow=cut, crop=console.is_terminal)
         except ProtocolError as error:
             text = json.dumps({"sequence": sequence, "error": str(error)})
             console.file.write(text + "\n")

@@ -31,9 +31,9 @@ HOSTILE = {
 }
 
 
-def printed(*payloads: bytes, as_json: bool = False, width: int = 400) -> str:
+def printed(*payloads: bytes, as_json: bool = False, width: int = 400, terminal: bool = True) -> str:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, color_system="truecolor", width=width)
+    console = Console(file=out, force_terminal=terminal, color_system="truecolor" if terminal else None, width=width)
     show(iter(enumerate(payloads, 1)), console, as_json=as_json)
     return out.getvalue()
 
@@ -72,7 +72,21 @@ def test_rows_stay_in_one_line_of_a_narrow_terminal() -> None:
     long = "x" * 3000
     payload = decision_payload(principal=("Agent", long), resource=("Resource", long))
     assert len(row(payload).plain) <= sum(width + 2 for _, width in COLUMNS)
-    assert all(len(text) <= 400 for text in printed(payload, width=40).splitlines()[1:])
+    shown = printed(payload, width=80).splitlines()
+    assert len(shown) == 2
+    assert all(len(text) <= 120 for text in shown)  # 80 columns and the escape sequences of colours
+
+
+def test_outcome_reason_and_agent_fit_into_80_columns() -> None:
+    """What somebody looks for first is not cut."""
+    for fact in ("ALLOW", "ok", "spiffe://demo.test/agent/a"):
+        assert fact in printed(decision_payload(3), width=80)
+
+
+def test_rows_are_whole_where_there_is_no_terminal() -> None:
+    """What goes to a file or through grep loses nothing to a width that nobody chose."""
+    shown = printed(decision_payload(3), width=80, terminal=False)
+    assert row(decision_payload(3)).plain in shown.splitlines()
 
 
 def test_text_is_cut_where_it_matters_less() -> None:
@@ -92,9 +106,10 @@ def test_a_record_that_does_not_decode_is_said_to_be_one() -> None:
 
 
 def test_json_rows_are_lines_of_json() -> None:
-    """`--json` gives what a collector writes."""
+    """`--json` gives the fields that a collector writes; no chain, which only the journal's reader can tell."""
     fields = json.loads(printed(decision_payload(4), as_json=True))
     assert (fields["kind"], fields["outcome"], fields["resource"]) == ("decision", "OUTCOME_ALLOW", "doc-4")
+    assert not fields.keys() & {"journal", "sidecar", "hash", "payload"}
 
 
 def test_a_journal_directory_can_be_followed(tmp_path: Path) -> None:
