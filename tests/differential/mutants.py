@@ -196,9 +196,9 @@ def caught(mutant: Mutant, *, cases: int = CASES, jobs: int = 1) -> tuple[bool, 
 def main(only: tuple[str, ...], jobs: int) -> None:
     console = Console()
     table = Table(title="mutants of the evaluator")
-    for heading in ("mutant", "file", "caught", "seconds"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("first disagreement", no_wrap=True, overflow="ellipsis")
+    for heading in ("mutant", "caught", "seconds"):
+        table.add_column(heading, no_wrap=True, min_width=len(heading))
+    table.add_column("first disagreement", no_wrap=True, max_width=60)
     survived = []
     for mutant in MUTANTS:
         if only and mutant.name not in only:
@@ -209,7 +209,7 @@ def main(only: tuple[str, ...], jobs: int) -> None:
         if not noticed:
             survived.append(mutant.name)
         seconds = f"{time.monotonic() - started:.0f}"
-        table.add_row(mutant.name, mutant.path, "yes" if noticed else "[red]no[/red]", seconds, said[:160])
+        table.add_row(mutant.name, "yes" if noticed else "[red]no[/red]", seconds, said[:60])
     console.print(table)
     if survived:
         console.print(f"not caught: {', '.join(survived)}")
