@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-DEBIAN := gcc make pkg-config python3-dev libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev
+DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup run test test-differential bench lint format lock clean
