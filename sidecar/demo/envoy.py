@@ -33,6 +33,8 @@ class Listener(msgspec.Struct, kw_only=True):
     normalise: bool = True  # the path settings that the README recommends; False leaves paths as the client sent them
     tls: Json | None = None  # a common_tls_context with our SVID and the trust bundles; None: plain text
     hosts: dict[str, str] = {}  # virtual host -> cluster name; "*" for any
+    per_host: dict[str, Json] = {}  # virtual host -> its typed_per_filter_config
+    manager: Json = {}  # further fields of the HTTP connection manager
     http_filters: list[Json] = []  # before the router
     network_filters: list[Json] = []  # before the HTTP connection manager, or alone when `hosts` is empty
     tcp_cluster: str = ""  # proxy TCP to this cluster instead of speaking HTTP
@@ -101,14 +103,15 @@ def cluster(name: str, host: str, port: int, *, http2: bool = False) -> Json:
     return made
 
 
-def _routes(hosts: dict[str, str]) -> list[Json]:
+def _routes(listener: Listener) -> list[Json]:
     return [
         {
             "name": f"host_{i}",
             "domains": ["*"] if host == "*" else [host, f"{host}:*"],
             "routes": [{"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "30s"}}],
+            "typed_per_filter_config": listener.per_host.get(host, {}),
         }
-        for i, (host, name) in enumerate(hosts.items())
+        for i, (host, name) in enumerate(listener.hosts.items())
     ]
 
 
@@ -116,7 +119,7 @@ def _http(listener: Listener, access_log: str) -> Json:
     manager: Json = {
         "@type": _HCM,
         "stat_prefix": listener.name,
-        "route_config": {"name": listener.name, "virtual_hosts": _routes(listener.hosts)},
+        "route_config": {"name": listener.name, "virtual_hosts": _routes(listener)},
         "http_filters": [
             *listener.http_filters,
             {"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}},
@@ -132,7 +135,7 @@ def _http(listener: Listener, access_log: str) -> Json:
                             "listener": listener.name,
                             "status": "%RESPONSE_CODE%",
                             "details": "%RESPONSE_CODE_DETAILS%",
-                            "path": "%REQ(:PATH)%",
+                            "path": "%PATH(NQ)%",
                             "remit": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%",
                         }
                     },
@@ -146,7 +149,7 @@ def _http(listener: Listener, access_log: str) -> Json:
             "merge_slashes": True,
             "path_with_escaped_slashes_action": "REJECT_REQUEST",
         }
-    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager | listener.manager}
 
 
 def _listener(listener: Listener, access_log: str) -> Json:

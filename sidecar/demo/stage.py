@@ -109,7 +109,7 @@ class Stage:
             "partner": f"spiffe://{PARTNER_DOMAIN}/agent/alice",
             "forged": f"spiffe://{FOREIGN_DOMAIN}/agent/alice",
         }.items():
-            identities.append({"files": name, "spiffe_id": spiffe_id})
+            identities.append({"files": name, "spiffe_id": spiffe_id, "dns": ["localhost"] if name == "envoy" else []})
         domains = {TRUST_DOMAIN: {"federates_with": [PARTNER_DOMAIN]}, PARTNER_DOMAIN: {}, FOREIGN_DOMAIN: {}}
         return {"folder": str(self.svids), "trust_domains": domains, "identities": identities}
 

@@ -48,14 +48,15 @@ def tools() -> MCPServer:
 
 
 class Plain(BaseHTTPRequestHandler):
-    """Answers every request with the path it saw, so that a test can tell what arrived."""
+    """Answers every request with what it saw, so that a test can tell what arrived."""
 
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         self.rfile.read(length)
-        body = json.dumps({"path": self.path, "agent": self.headers.get("x-remit-agent", "")}).encode()
+        seen = {"method": self.command, "path": self.path, "headers": [[k.lower(), v] for k, v in self.headers.items()]}
+        body = json.dumps(seen).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
