@@ -17,6 +17,7 @@ cpdef enum InputError:
     INPUT_TYPE = 1       # a member does not fit its declared type
     INPUT_MISSING = 2    # a member that the schema requires is not there
     INPUT_ROOM = 3       # the arena is full
+    INPUT_VARIANT = 4    # a member is named like a declared one but for the case of letters
 
 
 cdef struct InputFault:

@@ -7,6 +7,7 @@ class InputError(IntEnum):
     INPUT_TYPE = 1
     INPUT_MISSING = 2
     INPUT_ROOM = 3
+    INPUT_VARIANT = 4
 
 def typed(
     data: bytes, shape: bytes | None = None, *, arena_bytes: int = 4194304

@@ -3,8 +3,8 @@ from fastpath.c.openssl cimport SHA256
 from fastpath.extension cimport datetime_parse, decimal_parse, duration_parse, ip_parse, long_mul
 from fastpath.image cimport InputShape
 from fastpath.json_tree cimport (
-    JSON_ROOM, TREE_ARRAY, TREE_BOOL, TREE_INTEGER, TREE_NULL, TREE_NUMBER, TREE_OBJECT, TREE_STRING, json_member,
-    json_parse, json_text,
+    JSON_ROOM, TREE_ARRAY, TREE_BOOL, TREE_INTEGER, TREE_NULL, TREE_NUMBER, TREE_OBJECT, TREE_STRING,
+    json_has_variant, json_member, json_parse, json_text,
 )
 from fastpath.plain cimport cell_plain
 from fastpath.value cimport (
@@ -226,20 +226,24 @@ cdef const Cell *shape_of(const Cell *shape, Text name) noexcept nogil:
 
 
 cdef int require(const Json *json, const Cell *shape, Typing *t, const Path *path) noexcept nogil:
-    """Every member that the shape does not mark optional is there and is not null."""
+    """Every member that the shape does not mark optional is there and is not null; none has a name like it."""
     cdef const Field *fields = <const Field *> cell_at(shape)
     cdef const Json *member
-    cdef Path missing
+    cdef Path here
+    cdef bint optional
     cdef uint32_t i
     for i in range(shape.n):
-        missing.up = path
-        missing.name.p = <const char *> cell_at(&fields[i].key)
-        missing.name.n = fields[i].key.n
-        if missing.name.n and missing.name.p[missing.name.n - 1] == c'?':
-            continue
-        member = json_member(json, missing.name)
-        if member is NULL or member.kind == TREE_NULL:
-            return refuse(t, &missing, INPUT_MISSING)
+        here.up = path
+        here.name.p = <const char *> cell_at(&fields[i].key)
+        here.name.n = fields[i].key.n
+        optional = here.name.n and here.name.p[here.name.n - 1] == c'?'
+        here.name.n -= optional
+        # A tool that ignores the case of names would act on a value that no policy sees.
+        if json_has_variant(json, here.name):
+            return refuse(t, &here, INPUT_VARIANT)
+        member = json_member(json, here.name)
+        if not optional and (member is NULL or member.kind == TREE_NULL):
+            return refuse(t, &here, INPUT_MISSING)
     return INPUT_OK
 
 

@@ -41,6 +41,10 @@ cdef int json_parse(const char *p, size_t n, Arena *arena, Json *out) noexcept n
 cdef int json_struct(Text message, Arena *arena, Json *out) noexcept nogil
 # The member `key` of an object, or NULL (also when `object` is NULL or no object).
 cdef const Json *json_member(const Json *object, Text key) noexcept nogil
+# Whether some member is named like `key` but for the case of letters, as readers that ignore case compare: Go's
+# encoding/json takes it for `key`, whichever stands last. ASCII keys; in names also U+017F and U+212A, which fold to
+# s and k. False when `object` is NULL or no object.
+cdef bint json_has_variant(const Json *object, Text key) noexcept nogil
 cdef const Json *json_get(const Json *object, const char *key) noexcept nogil
 # The canonical text in the arena: keys sorted by bytes, no white space, only what must be escaped is. Empty when the
 # arena is full.

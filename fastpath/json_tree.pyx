@@ -10,7 +10,7 @@ from libc.float cimport DBL_MIN
 from libc.math cimport fabs, floor, isfinite
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, qsort, strtod
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
     NUMBER_TEXT_MAX = 320        # digits of the largest double, its sign and the end
@@ -312,6 +312,47 @@ cdef const Json *json_member(const Json *object, Text key) noexcept nogil:
         else:
             high = middle
     return NULL
+
+
+cdef inline char lower(char c) noexcept nogil:
+    return c + 32 if c'A' <= c <= c'Z' else c
+
+
+cdef uint32_t folded(Text name, uint32_t at, char *out) noexcept nogil:
+    """The folded character at `at`, or its byte when it is none of ASCII's; how many bytes it takes."""
+    out[0] = lower(name.p[at])
+    if name.n - at >= 2 and memcmp(name.p + at, b"\xC5\xBF", 2) == 0:
+        out[0] = c's'
+        return 2
+    if name.n - at >= 3 and memcmp(name.p + at, b"\xE2\x84\xAA", 3) == 0:
+        out[0] = c'k'
+        return 3
+    return 1
+
+
+cdef bint same_folded(Text name, Text key) noexcept nogil:
+    cdef uint32_t at = 0
+    cdef uint32_t i
+    cdef char c = 0
+    if not key.n <= name.n <= 3 * key.n:
+        return False
+    for i in range(key.n):
+        if at >= name.n:
+            return False
+        at += folded(name, at, &c)
+        if c != lower(key.p[i]):
+            return False
+    return at == name.n
+
+
+cdef bint json_has_variant(const Json *object, Text key) noexcept nogil:
+    cdef uint32_t i
+    if object is NULL or object.kind != TREE_OBJECT:
+        return False
+    for i in range(object.n):
+        if same_folded(object.items[i].key, key) and text_compare(object.items[i].key, key) != 0:
+            return True
+    return False
 
 
 cdef const Json *json_get(const Json *object, const char *key) noexcept nogil:

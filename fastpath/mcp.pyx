@@ -2,8 +2,8 @@
 from fastpath.c.openssl cimport EVP_DecodeBlock
 from fastpath.envoy cimport HeaderLine, envoy_decode, envoy_header
 from fastpath.json_tree cimport (
-    JSON_DEEP, JSON_DUPLICATE, JSON_ROOM, TREE_ARRAY, TREE_INTEGER, TREE_OBJECT, TREE_STRING, json_get, json_parse,
-    json_text,
+    JSON_DEEP, JSON_DUPLICATE, JSON_ROOM, TREE_ARRAY, TREE_INTEGER, TREE_OBJECT, TREE_STRING, json_get,
+    json_has_variant, json_parse, json_text,
 )
 from fastpath.request cimport INPUT_BODY, INPUT_HEADERS, INPUT_METADATA
 from fastpath.value cimport arena_take
@@ -48,6 +48,13 @@ cdef Row[ROWS] METHODS = [
     Row(b"tasks/cancel", b"write", MCP_TASK),
 ]
 cdef Row NOTIFICATION = Row(b"notifications/", b"list", MCP_SERVER)
+
+cdef const char *ENVELOPE_NAMES[4]
+ENVELOPE_NAMES[:] = [b"jsonrpc", b"id", b"method", b"params"]
+cdef const char *PARAMS_NAMES[6]
+PARAMS_NAMES[:] = [b"name", b"uri", b"taskId", b"ref", b"arguments", b"_meta"]
+cdef const char *REFERENCE_NAMES[3]
+REFERENCE_NAMES[:] = [b"type", b"name", b"uri"]
 
 cdef struct Said:                # what one source says of the call
     Text method
@@ -253,6 +260,24 @@ cdef const char *read_id(const Json *message, Arena *arena, McpCall *out) noexce
     return NULL
 
 
+cdef bint has_variants(const Json *object, const char **names, int n) noexcept nogil:
+    cdef int i
+    for i in range(n):
+        if json_has_variant(object, text_of(names[i])):
+            return True
+    return False
+
+
+cdef const char *variant_problem(const Json *message) noexcept nogil:
+    """Names that a server which ignores case would read in place of those that we read."""
+    cdef const Json *params = json_get(message, b"params")
+    if has_variants(message, ENVELOPE_NAMES, 4) or has_variants(params, PARAMS_NAMES, 6) or has_variants(
+        json_get(params, b"ref"), REFERENCE_NAMES, 3
+    ):
+        return b"mcp.body.ambiguous_key"
+    return NULL
+
+
 cdef const char *envelope_problem(const Json *message, Arena *arena, McpCall *out, Said *said) noexcept nogil:
     """JSON-RPC 2.0 sections 4 and 5: a request or a notification, and nothing else."""
     cdef const Json *version = json_get(message, b"jsonrpc")
@@ -260,7 +285,9 @@ cdef const char *envelope_problem(const Json *message, Arena *arena, McpCall *ou
     cdef const char *problem
     if message.kind == TREE_ARRAY:
         return b"mcp.batch"
-    problem = read_id(message, arena, out)
+    problem = variant_problem(message)
+    if problem is NULL:
+        problem = read_id(message, arena, out)
     if problem is not NULL:
         return problem
     if version is NULL or version.kind != TREE_STRING or not text_is(version.text, b"2.0"):
@@ -281,6 +308,7 @@ cdef const char *read_body(const HttpCall *call, Arena *arena, McpCall *out, Sai
     cdef const char *problem = framing_problem(call)
     cdef size_t used
     cdef int error
+    cdef int failed = arena.failed
     cdef Json *message = <Json *> arena_take(arena, sizeof(Json))
     if problem is not NULL or message is NULL:
         return problem
@@ -289,7 +317,7 @@ cdef const char *read_body(const HttpCall *call, Arena *arena, McpCall *out, Sai
     if error:
         # A body too large for the arena is the caller's doing: a denial, not our failure.
         arena.used = used
-        arena.failed = 0
+        arena.failed = failed
         return parse_problem(error)
     problem = envelope_problem(message, arena, out, said)
     out.body_read = problem is NULL
@@ -349,7 +377,8 @@ cdef const char *subject_problem(int target, Text name) noexcept nogil:
     if name.n > <uint32_t> (URI_BYTES_MAX if target == MCP_URI else NAME_BYTES_MAX):
         return b"mcp.name.invalid"
     for i in range(name.n):
-        if <unsigned char> name.p[i] < 0x20 or name.p[i] == 0x7F:
+        # No URI holds a space (RFC 3986 section 2), and readers that strip one would see another URI.
+        if <unsigned char> name.p[i] < 0x20 + (target == MCP_URI) or name.p[i] == 0x7F:
             return b"mcp.name.invalid"
     return NULL
 

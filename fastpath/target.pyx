@@ -1,12 +1,14 @@
 """What a call acts on: action, resource, destination, arguments and data level of a Request."""
-from fastpath.arguments cimport INPUT_MISSING, INPUT_ROOM, InputFault, input_cell, input_digest, input_shape
+from fastpath.arguments cimport (
+    INPUT_MISSING, INPUT_ROOM, INPUT_VARIANT, InputFault, input_cell, input_digest, input_shape,
+)
 from fastpath.canonical cimport canonical_call
 from fastpath.columns cimport (
     COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL, COL_CALL_METHOD, COL_CALL_PROTOCOL, COL_DEST,
 )
 from fastpath.envoy cimport CanonicalRules, HttpCall
 from fastpath.image cimport Node
-from fastpath.json_tree cimport TREE_ARRAY, TREE_OBJECT, TREE_STRING, json_member
+from fastpath.json_tree cimport TREE_ARRAY, TREE_OBJECT, TREE_STRING, json_has_variant, json_member
 from fastpath.mapping_rules cimport ToolRule, find_tool, host_fits
 from fastpath.request cimport EXTRAS_MAX, reason_named, request_refuse
 from fastpath.table cimport table_node, table_resolve
@@ -17,7 +19,7 @@ from fastpath.value cimport (
 from fastpath.wire cimport text_equal, text_of
 
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 cdef enum:
     PORT_TEXT_MAX = 8
@@ -164,24 +166,39 @@ cdef inline Text after(Text text, const char *at) noexcept nogil:
     return out
 
 
+cdef uint32_t scheme_length(Text text) noexcept nogil:
+    """Bytes of the scheme when the text begins with one and `://` (RFC 3986 section 3.1), else 0.
+
+    A `://` further back is data: a tool that needs no scheme goes to what stands before it.
+    """
+    cdef uint32_t i = 0
+    while i < text.n and (c'a' <= text.p[i] | 0x20 <= c'z' or (i and (
+        c'0' <= text.p[i] <= c'9' or text.p[i] == c'+' or text.p[i] == c'-' or text.p[i] == c'.'
+    ))):
+        i += 1
+    return i if text.n - i >= 3 and memcmp(text.p + i, b"://", 3) == 0 else 0
+
+
+cdef uint32_t authority_length(Text text) noexcept nogil:
+    """Bytes before the path, query or fragment."""
+    cdef uint32_t i
+    for i in range(text.n):
+        if text.p[i] == c'/' or text.p[i] == c'?' or text.p[i] == c'#':
+            return i
+    return text.n
+
+
 cdef void split_url(Text text, HttpCall *call) noexcept nogil:
     """Scheme and authority of a URL (RFC 3986 section 3); a text without `://` is an authority or a mail address."""
-    cdef uint32_t i
-    cdef const char *at
-    call.raw_host = text
-    for i in range(text.n):
-        if text.n - i >= 3 and text.p[i] == c':' and text.p[i + 1] == c'/' and text.p[i + 2] == c'/':
-            call.scheme.p, call.scheme.n = text.p, i
-            call.raw_host = after(text, text.p + i + 3)
-            break
-    else:
-        at = <const char *> memchr(text.p, c'@', text.n)
-        if at is not NULL:
-            call.raw_host = after(text, at + 1)
-    for i in range(call.raw_host.n):
-        if call.raw_host.p[i] == c'/' or call.raw_host.p[i] == c'?' or call.raw_host.p[i] == c'#':
-            call.raw_host.n = i
-            break
+    cdef const char *at = <const char *> memchr(text.p, c'@', text.n)
+    cdef bint mailbox
+    call.scheme.p, call.scheme.n = text.p, scheme_length(text)
+    call.raw_host = after(text, text.p + (call.scheme.n + 3 if call.scheme.n else 0))
+    if call.scheme.n == 0 and at is not NULL:
+        # With a path as well it is a host to one reader and a mailbox to another: then it is neither.
+        mailbox = authority_length(text) == text.n and memchr(text.p, c'\\', text.n) is NULL
+        call.raw_host = after(text, at + 1 if mailbox else text.p + text.n)
+    call.raw_host.n = authority_length(call.raw_host)
 
 
 cdef bint canonical_host(Mapper *m, Text text, HttpCall *call) noexcept nogil:
@@ -231,6 +248,8 @@ cdef void set_destination_argument(Mapper *m, Text name, const Json *arguments) 
     m.request.destination.n = 0
     set_destination_id(m, text_of(b"unknown"))
     value = json_member(arguments, rule.destination_from)
+    if json_has_variant(arguments, rule.destination_from):
+        refuse(m, b"destination.ambiguous")
     if value is NULL:
         return
     if value.kind == TREE_STRING:
@@ -264,6 +283,8 @@ cdef void refuse_input(Mapper *m, const InputFault *fault) noexcept nogil:
         refuse(m, b"input.too_large")
     elif fault.error == INPUT_MISSING:
         refuse_named(m, b"input.missing.", fault.name)
+    elif fault.error == INPUT_VARIANT:
+        refuse_named(m, b"input.ambiguous.", fault.name)
     else:
         refuse_named(m, b"input.type.", fault.name if fault.name.n else text_of(b"arguments"))
 
