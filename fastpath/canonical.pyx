@@ -12,11 +12,14 @@ Nothing here reads X-Forwarded-*, X-Original-*, x-envoy-original-path or a metho
 """
 from fastpath.c.inet cimport AF_INET, AF_INET6, inet_ntop, inet_pton
 from fastpath.c.utf8proc cimport UTF8PROC_COMPOSE, UTF8PROC_STABLE, utf8proc_decompose, utf8proc_reencode
-from fastpath.envoy cimport CanonicalRules, HeaderLine, HttpCall, Pair, call_refuse
+from fastpath.envoy cimport CanonicalRules, HttpCall, Pair, call_refuse
 from fastpath.value cimport Arena, arena_take
 from fastpath.wire cimport Text, text_equal, text_is, text_of, utf8_valid
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memmove
+
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char *a, const char *b, size_t n)
 
 cdef enum:
     METHOD_BYTES_MAX = 64
@@ -158,16 +161,6 @@ cdef const char *address_problem(HttpCall *call, Text inside, Arena *arena) noex
     return NULL
 
 
-cdef bint scheme_is(Text scheme, const char *lower) noexcept nogil:
-    cdef uint32_t i
-    if scheme.n != text_of(lower).n:
-        return False
-    for i in range(scheme.n):
-        if (scheme.p[i] | 0x20) != lower[i]:
-            return False
-    return True
-
-
 cdef const char *port_problem(HttpCall *call, Text digits) noexcept nogil:
     cdef uint32_t i, port = 0
     if digits.n == 0 or digits.n > 5:
@@ -178,9 +171,25 @@ cdef const char *port_problem(HttpCall *call, Text digits) noexcept nogil:
         port = port * 10 + <uint32_t> (digits.p[i] - c"0")
     if port == 0 or port > 65535:
         return "host.bad"
-    if (port == 80 and scheme_is(call.scheme, "http")) or (port == 443 and scheme_is(call.scheme, "https")):
+    if (port == 80 and text_is(call.scheme, "http")) or (port == 443 and text_is(call.scheme, "https")):
         port = 0
     call.port = port
+    return NULL
+
+
+cdef const char *scheme_problem(HttpCall *call, Arena *arena) noexcept nogil:
+    """Schemes are the same in any case (RFC 3986 section 3.1), and rules compare them: lower case."""
+    cdef char *copy = <char *> arena_take(arena, call.scheme.n)
+    cdef uint32_t i
+    cdef uint8_t b
+    if copy is NULL:
+        return "scheme.bad"
+    for i in range(call.scheme.n):
+        b = call.scheme.p[i]
+        if not is_alnum(b) and b != c"+" and b != c"-" and b != c".":
+            return "scheme.bad"
+        copy[i] = b + 32 if b >= c"A" and b <= c"Z" else b
+    call.scheme = piece(copy, call.scheme.n)
     return NULL
 
 
@@ -367,14 +376,17 @@ cdef const char *path_problem(HttpCall *call, Text raw, bint strict, Arena *aren
 # ---------------------------------------------------------------- gRPC
 
 
+cdef bint is_grpc_type(Text value) noexcept nogil:
+    cdef Text kind = text_of("application/grpc")
+    return value.n >= kind.n and strncasecmp(value.p, kind.p, kind.n) == 0
+
+
 cdef bint is_grpc(const HttpCall *call) noexcept nogil:
-    """Whether a content-type says gRPC: application/grpc, with or without a subtype or parameter."""
-    cdef Text name = text_of("content-type"), kind = text_of("application/grpc")
+    """Whether some content-type says gRPC."""
+    cdef Text name = text_of("content-type")
     cdef uint32_t i
-    cdef const HeaderLine *line
     for i in range(call.header_count):
-        line = &call.headers[i]
-        if text_equal(line.name, name) and line.value.n >= kind.n and text_equal(piece(line.value.p, kind.n), kind):
+        if text_equal(call.headers[i].name, name) and is_grpc_type(call.headers[i].value):
             return True
     return False
 
@@ -489,6 +501,8 @@ cdef void canonical_call(HttpCall *call, const CanonicalRules *rules, Arena *are
         problem = "headers.too_many"
     if problem is NULL:
         problem = method_problem(call.method)
+    if problem is NULL:
+        problem = scheme_problem(call, arena)
     if problem is NULL:
         problem = host_problem(call, arena)
     if problem is NULL:

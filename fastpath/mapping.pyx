@@ -12,13 +12,13 @@ The default mapping
 - `context.http` {host, method, path, scheme} for every HTTP call, `context.input` for arguments and for JSON bodies.
 - no `http` at all (network filter): `send` to the destination.
 """
-from fastpath.canonical cimport canonical_call
+from fastpath.canonical cimport canonical_call, is_grpc_type
 from fastpath.columns cimport (
     COL_CALL_BODY_COMPLETE, COL_CALL_BYTES, COL_CALL_HEADER_MISMATCH, COL_CRED_BOUND, COL_CRED_KIND, COLUMN_COUNT,
     columns_absent,
 )
 from fastpath.envoy cimport CanonicalRules, HeaderLine, envoy_decode, envoy_extension, envoy_header
-from fastpath.json_tree cimport Json, TREE_OBJECT, TREE_STRING, json_get, json_parse
+from fastpath.json_tree cimport Json, TREE_ARRAY, TREE_OBJECT, TREE_STRING, json_get, json_parse
 from fastpath.mapping_rules cimport (
     EXTENSION_DEST, EXTENSION_DRY_RUN, EXTENSION_PROTOCOL, EXTENSION_ROUTE, EXTENSION_SERVER, MappingRules, Room,
     RouteRule, ServerRule, Template, compile_rules, host_fits,
@@ -51,6 +51,9 @@ from libc.string cimport memchr, memcmp, memset
 
 from fastpath.columns import COLUMNS
 from sidecar.config_mapping import mapping_config
+
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char *a, const char *b, size_t n)
 
 cdef enum:
     REQUEST_ID_BYTES_MAX = 128
@@ -216,11 +219,20 @@ cdef Text without_query(Text path) noexcept nogil:
     return path
 
 
+cdef bint looks_like_grpc(Mapper *m, const HttpCall *call) noexcept nogil:
+    cdef Text value
+    if not m.rules.grpc_by_content_type or not text_is(call.method, b"POST"):
+        return False
+    return header_single(call, b"content-type", &value) == 1 and is_grpc_type(value)
+
+
 cdef void note_call(Mapper *m, const HttpCall *call) noexcept nogil:
     """What the record names, also of a call that is refused. A path that has no canonical form stands there as sent."""
     cdef Request *request = m.request
     cdef uint32_t i
-    request.method, request.protocol = call.method, text_of(b"http")
+    request.method = call.method
+    # A caller that speaks gRPC reads a refusal as such, too.
+    request.protocol = text_of(b"grpc" if looks_like_grpc(m, call) else b"http")
     request.body_present = call.body_present
     request.input_mode = INPUT_HEADERS
     if is_printable(call.http_id, REQUEST_ID_BYTES_MAX):
@@ -316,22 +328,13 @@ cdef int stated_protocol(Mapper *m, const HttpCall *call) noexcept nogil:
 
 cdef int detected_protocol(Mapper *m, const HttpCall *call) noexcept nogil:
     cdef Text value
-    cdef int found
     if call.mcp_metadata and call.mcp_method.n:
         return PROTOCOL_MCP
     if not m.rules.grpc_by_content_type or not text_is(call.method, b"POST"):
         return PROTOCOL_HTTP
-    found = header_single(call, b"content-type", &value)
-    if found < 0:
+    if header_single(call, b"content-type", &value) < 0:
         refuse(m, b"request.ambiguous.content-type")
-    return PROTOCOL_GRPC if found == 1 and is_grpc_type(value) else PROTOCOL_HTTP
-
-
-cdef bint is_grpc_type(Text value) noexcept nogil:
-    """application/grpc, alone or followed by `+proto` or a parameter."""
-    if value.n < 16 or memcmp(value.p, b"application/grpc", 16) != 0:
-        return False
-    return value.n == 16 or value.p[16] == c'+' or value.p[16] == c';' or value.p[16] == c' '
+    return PROTOCOL_GRPC if looks_like_grpc(m, call) else PROTOCOL_HTTP
 
 
 cdef void find_place(Mapper *m, const HttpCall *call, Place *place) noexcept nogil:
@@ -380,11 +383,20 @@ cdef bint is_json_type(const HttpCall *call) noexcept nogil:
         value.n = <uint32_t> (mark - value.p)
     while value.n and value.p[value.n - 1] == c' ':
         value.n -= 1
-    return text_is(value, b"application/json") or (value.n > 5 and memcmp(value.p + value.n - 5, b"+json", 5) == 0)
+    if value.n > 5 and strncasecmp(value.p + value.n - 5, b"+json", 5) == 0:
+        return True
+    return value.n == 16 and begins_caseless(value, b"application/json")
 
 
 cdef bint looks_like_mcp(const Json *body) noexcept nogil:
+    """A message, or a batch that holds one."""
     cdef const Json *method = json_get(body, b"method")
+    cdef uint32_t i
+    if body.kind == TREE_ARRAY:
+        for i in range(body.n):
+            if body.items[i].kind == TREE_OBJECT and looks_like_mcp(body.items + i):
+                return True
+        return False
     if json_get(body, b"jsonrpc") is NULL or method is NULL or method.kind != TREE_STRING:
         return False
     return mcp_is_method(method.text)
@@ -394,6 +406,7 @@ cdef void map_http_body(Mapper *m, const HttpCall *call, bint may_be_mcp) noexce
     """A JSON object becomes context.input. What is there and cannot be read is unsent: reading it denies (EX-15)."""
     cdef Json *body
     cdef size_t used
+    cdef int failed = m.arena.failed
     cdef bint whole = call.body_complete
     if has_no_body(call):
         cell_bool(column(m.request, COL_CALL_BODY_COMPLETE), True)
@@ -414,7 +427,7 @@ cdef void map_http_body(Mapper *m, const HttpCall *call, bint may_be_mcp) noexce
         else:
             # A body that the arena cannot hold counts as unreadable; its memory is given back.
             m.arena.used = used
-            m.arena.failed = 0
+            m.arena.failed = failed
             whole = False
     cell_bool(column(m.request, COL_CALL_BODY_COMPLETE), whole)
     add_unsent(m, b"input")
@@ -583,12 +596,14 @@ cdef void map_arguments(Mapper *m, const McpCall *mcp, Text server) noexcept nog
         add_unsent(m, b"input")
 
 
+cdef bint begins_caseless(Text text, const char *prefix) noexcept nogil:
+    cdef Text wanted = text_of(prefix)
+    return text.n >= wanted.n and strncasecmp(text.p, wanted.p, wanted.n) == 0
+
+
 cdef void map_uri_destination(Mapper *m, Text uri) noexcept nogil:
     """A resource on the web is at its own host; every other uri names something inside the server."""
-    cdef Text https = text_of(b"https://"), http = text_of(b"http://")
-    if (uri.n > https.n and memcmp(uri.p, https.p, https.n) == 0) or (
-        uri.n > http.n and memcmp(uri.p, http.p, http.n) == 0
-    ):
+    if begins_caseless(uri, b"https://") or begins_caseless(uri, b"http://"):
         if not set_destination_text(m, uri):
             set_destination_id(m, text_of(b"unknown"))
 
