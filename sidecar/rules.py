@@ -56,6 +56,10 @@ class Rules:
             raise PolicyError(f"the policy files are not those of generation {self.generation}; run remit reload first")
         return texts
 
+    def stop(self) -> None:
+        """End a publish in progress; no other begins. Thread-safe."""
+        self._store.stop()
+
     def publish(self, config: Config) -> bool:
         """Compile what the configuration names and put it in force with its mapping; whether the generation changed.
 

@@ -41,6 +41,7 @@ def serve(config: Config) -> None:
         # Compiling can take long; signals must not wait for it.
         threading.Thread(target=runtime.load, name="load", daemon=True).start()
         _until_stopped(signals, runtime)
+        runtime.rules.stop()
         _drain(signals, listening, config.limits.grace_s)
     finally:
         runtime.close()
@@ -48,9 +49,18 @@ def serve(config: Config) -> None:
 
 
 def _until_stopped(signals: "queue.SimpleQueue[int]", runtime: Runtime) -> None:
+    wanted = threading.Event()
+    threading.Thread(target=_reload, args=(wanted, runtime), name="reload", daemon=True).start()
     while (number := signals.get()) == signal.SIGHUP:
-        threading.Thread(target=runtime.reload, name="reload", daemon=True).start()
+        wanted.set()
     event(log, "stopping", signal=signal.Signals(number).name)
+
+
+def _reload(wanted: threading.Event, runtime: Runtime) -> None:
+    """One reload at a time; however many were asked for meanwhile, one more sees what they all wanted."""
+    while wanted.wait():
+        wanted.clear()
+        runtime.reload()
 
 
 def _drain(signals: "queue.SimpleQueue[int]", listening: Listening, grace_s: float) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import yaml
 
-
 VALUES_MAX = 1_000_000
 """Values of one document after its aliases are written out."""
 

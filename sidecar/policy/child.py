@@ -4,8 +4,10 @@ cedarpy parses by recursion and can be made to overflow its stack, take memory o
 space and processor time are capped, no core is written, and the parent (worker.py) reads a death as a refusal.
 """
 
+import ctypes
 import os
 import resource
+import signal
 import sys
 
 import lmdb
@@ -20,6 +22,7 @@ from sidecar.policy.source import SourceTexts
 LMDB_FORMAT = 0
 """LMDB 0.9 writes format v1, which every released library reads."""
 MAP_SLACK_BYTES = 1 << 20
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +49,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def _confine(job: Job) -> None:
-    """Cap this process. Limits that are lower already stay."""
+    """Let this process end with its parent, and cap it. Limits that are lower already stay."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     wanted = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: job.memory_bytes_max,

@@ -16,6 +16,8 @@ import importlib.metadata
 import os
 import re
 import secrets
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
@@ -23,9 +25,10 @@ import msgspec
 
 from fastpath.table import Generation
 from sidecar.errors import PolicyError, RuleTableError
+from sidecar.policy.child import Result
 from sidecar.policy.compile import CompileReport
 from sidecar.policy.image import VERSION
-from sidecar.policy.source import PolicySource
+from sidecar.policy.source import PolicySource, SourceTexts
 from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, compile_in_child
 
 MANIFEST = "manifest.json"
@@ -76,6 +79,9 @@ class GenerationStore:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         """Open or make the folder (mode 0700) and remove what an interrupted publish left; PolicyError if it cannot."""
         self.directory = os.fspath(directory)
+        self._lock = threading.Lock()
+        self._compiler: subprocess.Popen[bytes] | None = None
+        self._stopping = False
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             with self._locked():
@@ -134,6 +140,37 @@ class GenerationStore:
         except OSError as error:
             raise PolicyError(f"`{self.directory}` cannot be written: {_cause(error)}") from None
 
+    def stop(self) -> None:
+        """End a publish in progress and refuse the next ones: a stop need not wait for the compiler. Thread-safe."""
+        with self._lock:
+            self._stopping = True
+            if self._compiler is not None:
+                self._compiler.kill()
+
+    def _started(self, compiler: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._compiler = compiler
+            if self._stopping:
+                compiler.kill()
+
+    def _compile(self, texts: SourceTexts, output: str, allow_empty: bool, compile_s: int, memory: int) -> Result:
+        try:
+            return compile_in_child(
+                texts,
+                output=output,
+                allow_empty=allow_empty,
+                compile_s=compile_s,
+                memory_bytes_max=memory,
+                started=self._started,
+            )
+        except PolicyError:
+            if self._stopping:
+                raise PolicyError("the process stops; nothing is published any more") from None
+            raise
+        finally:
+            with self._lock:
+                self._compiler = None
+
     def _publish(self, source: PolicySource, compile_s: int, memory_bytes_max: int) -> Manifest:
         texts = source.read()
         before = self._current_or_none()
@@ -141,13 +178,7 @@ class GenerationStore:
         name = f"generation-{number:010d}.mdb"
         # A name of its own: the compiler of a publisher that was killed may live on and write under its own.
         temporary = os.path.join(self.directory, f"{_TEMPORARY}{secrets.token_hex(8)}.mdb")
-        result = compile_in_child(
-            texts,
-            output=temporary,
-            allow_empty=source.paths.allow_empty,
-            compile_s=compile_s,
-            memory_bytes_max=memory_bytes_max,
-        )
+        result = self._compile(texts, temporary, source.paths.allow_empty, compile_s, memory_bytes_max)
         if result.report is None:
             raise PolicyError("the compiler gave no report; publish again")
         stored = Stored(number, name, result.digest, result.size)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -25,8 +26,9 @@ def compile_in_child(
     columns: bool = True,
     compile_s: int = COMPILE_S,
     memory_bytes_max: int = MEMORY_BYTES_MAX,
+    started: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> Result:
-    """Compile `texts` in a disposable process, into the LMDB file `output` when it is named.
+    """Compile `texts` in a disposable process, into the LMDB file `output` when it is named; `started` gets it.
 
     Raises PolicyError with the child's refusal, or "the compiler died on .." when the child crashed, was killed or took
     more than `compile_s` seconds or `memory_bytes_max` bytes.
@@ -40,6 +42,8 @@ def compile_in_child(
         env=_environment(),
     )
     with process:
+        if started is not None:
+            started(process)
         try:
             answer, said = process.communicate(msgspec.json.encode(job), timeout=compile_s)
         except subprocess.TimeoutExpired:
@@ -48,7 +52,10 @@ def compile_in_child(
             raise PolicyError(f"the compiler died on its limit of {compile_s} s; make the policies smaller") from None
     if process.returncode != 0:
         raise PolicyError(f"the compiler died on {_death(process.returncode, said)}")
-    result = msgspec.json.decode(answer, type=Result)
+    try:
+        result = msgspec.json.decode(answer, type=Result)
+    except msgspec.DecodeError as error:
+        raise PolicyError(f"the compiler gave no result that can be read: {str(error).lower()}; try again") from None
     if result.error:
         raise PolicyError(result.error)
     return result

@@ -54,14 +54,16 @@ READERS = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_that_cannot_be_used_is_named_with_its_cause(folder: pathlib.Path, reader: str, bad: str) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_cannot_be_used_is_named_with_its_cause(reader: str, bad: str) -> None:
     """A pipe would keep a reload waiting for ever; a device never ends."""
     found = remit(*(bad if one == "?" else one for one in READERS[reader]))
     assert (found.exit_code, BAD[bad] in found.output) == (3, True), found.output
 
 
 @pytest.mark.parametrize("bad", ["absent", "pipe", "/dev/zero", "loop", "latin"])
-def test_a_policy_file_that_cannot_be_used_is_named_with_its_cause(folder: pathlib.Path, bad: str) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_policy_file_that_cannot_be_used_is_named_with_its_cause(bad: str) -> None:
     """A folder is read by its *.cedar; everything else is a file."""
     for command in (("check",), ("fmt",), ("fmt", "--check")):
         found = remit("policy", *command, bad)
@@ -75,7 +77,8 @@ def test_a_file_name_that_is_no_text_is_refused(folder: pathlib.Path) -> None:
         PolicySource(SourceFiles(["folder"])).read()
 
 
-def test_a_file_that_grows_while_it_is_read_is_refused(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_grows_while_it_is_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a policy file can be a policy file without its last forbid."""
     real = os.fstat
 

@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="larger than"):
         config_file.load(tmp_path / "big.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
-    with pytest.raises(ConfigError, match="not UTF-8 .line 1, byte 6."):
+    with pytest.raises(ConfigError, match=r"not UTF-8 \(line 1, byte 6\)"):
         config_file.load(tmp_path / "latin.yaml")
 
 
