@@ -1,19 +1,17 @@
 """What a call is: principal, action, resource, destination and context, by the configuration's `mapping` section."""
 
-from collections.abc import Mapping as _Mapping
 from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
 from fastpath.table import Generation
-from sidecar.config_mapping import MappingConfig
 
 @disjoint_base
 class Mapping:
     """The section `mapping` in force; immutable and safe to share between threads."""
 
-    def __new__(cls, config: MappingConfig | _Mapping[str, Any]) -> Self:
-        """Raises ConfigError that names the field when the section is wrong."""
+    def __new__(cls, config: Any) -> Self:
+        """`config` is the checked section, a sidecar.config_mapping.MappingConfig: read here once, by attribute."""
 
 def explain_call(
     mapping: Mapping,

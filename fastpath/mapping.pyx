@@ -50,7 +50,6 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memset
 
 from fastpath.columns import COLUMNS
-from sidecar.config_mapping import mapping_config
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -87,7 +86,7 @@ cdef class Mapping:
 
     def __cinit__(self, config):
         cdef Room room = Room()
-        self.rules = compile_rules(mapping_config(config), room)
+        self.rules = compile_rules(config, room)
         self._room = room
 
 

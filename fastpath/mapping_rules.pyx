@@ -3,7 +3,7 @@ from fastpath.wire cimport text_compare, text_equal, text_is
 
 from libc.string cimport memcmp
 
-from sidecar.config_mapping import action_uid, path_segments, qualified, template_pieces
+from fastpath.patterns import action_uid, path_segments, qualified, template_pieces
 
 SEGMENTS = {"literal": SEGMENT_LITERAL, "star": SEGMENT_STAR, "capture": SEGMENT_CAPTURE, "tail": SEGMENT_TAIL}
 PIECES = {

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fastpath.columns import RESERVED
+from fastpath.patterns import action_uid, check_header, path_segments, require, template_pieces
 from sidecar.config_section import Section, doc
 from sidecar.errors import ConfigError
 
@@ -22,37 +23,24 @@ HEADER_ONLY_VERSIONS = ("2026-07-28",)
 ROUTE_CONTEXT_MAX = 6
 CAPTURES_MAX = 16
 LEVEL_MAX = 4
-# What proves who someone is has no place in a policy's input.
-CREDENTIAL_HEADERS = frozenset(
-    ("authorization", "cookie", "proxy-authorization", "x-forwarded-client-cert", "txn-token")
-)
 
 ToolClass = Literal["list", "read", "write", "delete", "send", "execute", "admin"]
 _TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z_][A-Za-z0-9_]*)*")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*")
-_HEADER = re.compile(r"[a-z0-9!#$&'+.^_`|~-]+")
 _METHOD = re.compile(r"[A-Z][A-Z-]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
-_ACTION = re.compile(r'(?:((?:[A-Za-z_][A-Za-z0-9_]*::)*Action)::)?"([^"\\]+)"')
-_PIECE = re.compile(r"\{([^{}]*)\}")
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-def _require(ok: object, message: str) -> None:
-    if not ok:
-        raise ValueError(message)
-
-
 def _check_host(host: str) -> None:
-    _require(
+    require(
         _HOST.fullmatch(host),
         f"`host`: `{host}` is not a host; write a lower-case name, `*.name`, an IPv6 address in brackets, or `*`",
     )
 
 
 def _check_type(field: str, text: str) -> None:
-    _require(_TYPE.fullmatch(text), f"`{field}`: `{text}` is not a Cedar entity type; write Name or Namespace::Name")
+    require(_TYPE.fullmatch(text), f"`{field}`: `{text}` is not a Cedar entity type; write Name or Namespace::Name")
 
 
 class McpServer(Section, frozen=True, kw_only=True):
@@ -71,9 +59,9 @@ class McpServer(Section, frozen=True, kw_only=True):
     ] = False
 
     def __post_init__(self) -> None:
-        _require(_SERVER_NAME.fullmatch(self.name), f"`name`: `{self.name}` must be 1 to 128 of A-Z a-z 0-9 _ . -")
+        require(_SERVER_NAME.fullmatch(self.name), f"`name`: `{self.name}` must be 1 to 128 of A-Z a-z 0-9 _ . -")
         _check_host(self.host)
-        _require(self.path.startswith("/"), f"`path`: `{self.path}` must begin with a slash")
+        require(self.path.startswith("/"), f"`path`: `{self.path}` must begin with a slash")
 
 
 class DestinationRule(Section, frozen=True, kw_only=True):
@@ -85,7 +73,7 @@ class DestinationRule(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_host(self.host)
-        _require(self.id, "`id`: is empty; name the destination")
+        require(self.id, "`id`: is empty; name the destination")
 
 
 class EntityTemplate(Section, frozen=True, kw_only=True):
@@ -121,17 +109,12 @@ class ContextFrom(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         given = [name for name in ("capture", "header", "query") if getattr(self, name)]
         given += ["constant"] if self.constant is not None else []
-        _require(len(given) == 1, "give exactly one of `capture`, `header`, `query` and `constant`")
+        require(len(given) == 1, "give exactly one of `capture`, `header`, `query` and `constant`")
         if self.header:
-            _check_header(self.header)
+            check_header(self.header)
         if self.constant is not None:
             wanted = {"string": str, "long": int, "bool": bool}.get(self.kind)
-            _require(type(self.constant) is wanted, f"`constant`: is not a {self.kind}; set `kind` to its type")
-
-
-def _check_header(name: str) -> None:
-    _require(_HEADER.fullmatch(name), f"`header`: `{name}` is not a lower-case header name")
-    _require(name not in CREDENTIAL_HEADERS, f"`header`: `{name}` carries credentials, which policies do not read")
+            require(type(self.constant) is wanted, f"`constant`: is not a {self.kind}; set `kind` to its type")
 
 
 class Route(Section, frozen=True, kw_only=True):
@@ -153,13 +136,13 @@ class Route(Section, frozen=True, kw_only=True):
     context: Annotated[dict[str, ContextFrom], doc("context attributes by name")] = {}
 
     def __post_init__(self) -> None:
-        _require(self.name, "`name`: is empty; name the route")
+        require(self.name, "`name`: is empty; name the route")
         _check_host(self.host)
         for method in self.methods:
-            _require(_METHOD.fullmatch(method), f"`methods`: `{method}` is not an upper-case HTTP method")
+            require(_METHOD.fullmatch(method), f"`methods`: `{method}` is not an upper-case HTTP method")
         captures = [text for kind, text in path_segments(self.path) if kind == "capture"]
-        _require(len(captures) <= CAPTURES_MAX, f"`path`: has more than {CAPTURES_MAX} captures")
-        _require(len(set(captures)) == len(captures), f"`path`: `{self.path}` names a capture twice")
+        require(len(captures) <= CAPTURES_MAX, f"`path`: has more than {CAPTURES_MAX} captures")
+        require(len(set(captures)) == len(captures), f"`path`: `{self.path}` names a capture twice")
         if self.principal_type:
             _check_type("principal_type", self.principal_type)
         if self.action:
@@ -170,17 +153,17 @@ class Route(Section, frozen=True, kw_only=True):
 
     def _check_template(self, field: str, template: EntityTemplate | None, captures: list[str]) -> None:
         for kind, text in template_pieces(template.id) if template else ():
-            _require(kind != "capture" or text in captures, f"`{field}.id`: `{{{text}}}` is no capture of `path`")
+            require(kind != "capture" or text in captures, f"`{field}.id`: `{{{text}}}` is no capture of `path`")
 
     def _check_context(self, captures: list[str]) -> None:
-        _require(
+        require(
             len(self.context) <= ROUTE_CONTEXT_MAX,
             f"`context`: has more than {ROUTE_CONTEXT_MAX} attributes",
         )
         for name, source in self.context.items():
             taken = RESERVED | {"input", "http"}
-            _require(name and name not in taken, f"`context.{name}`: is set by the sidecar alone; use another name")
-            _require(
+            require(name and name not in taken, f"`context.{name}`: is set by the sidecar alone; use another name")
+            require(
                 not source.capture or source.capture in captures,
                 f"`context.{name}.capture`: `{source.capture}` is no capture of `path`",
             )
@@ -221,14 +204,14 @@ class MappingConfig(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in self.trust_domains:
-            _require(_TRUST_DOMAIN.fullmatch(name), f"`trust_domains`: `{name}` is not a trust domain")
+            require(_TRUST_DOMAIN.fullmatch(name), f"`trust_domains`: `{name}` is not a trust domain")
         if self.namespace:
             _check_type("namespace", self.namespace)
         _check_type("agent_type", self.agent_type)
         for field in ("tools", "destination_from"):
             for name in getattr(self, field):
                 server, slash, tool = name.partition("/")
-                _require(server and slash and tool, f"`{field}`: `{name}` is not `server/tool`")
+                require(server and slash and tool, f"`{field}`: `{name}` is not `server/tool`")
         _unique("servers", [(one.host, one.port, one.path) for one in self.servers])
         _unique("routes", [one.name for one in self.routes])
 
@@ -241,7 +224,7 @@ class MappingConfig(Section, frozen=True, kw_only=True):
 def _unique(field: str, names: Iterable[Any]) -> None:
     seen = set()
     for name in names:
-        _require(name not in seen, f"`{field}`: `{name}` stands twice; keep one")
+        require(name not in seen, f"`{field}`: `{name}` stands twice; keep one")
         seen.add(name)
 
 
@@ -253,66 +236,3 @@ def mapping_config(raw: Mapping[str, Any] | MappingConfig) -> MappingConfig:
         return msgspec.convert(raw, MappingConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"`mapping`: {str(error)[:1].lower()}{str(error)[1:]}") from None
-
-
-def qualified(type_: str, namespace: str) -> str:
-    """The type with the namespace before it, unless it has one of its own or there is none."""
-    return type_ if "::" in type_ or not namespace else f"{namespace}::{type_}"
-
-
-def action_uid(text: str, namespace: str) -> tuple[str, str]:
-    """(type, id) of `Ns::Action::"name"` or of a bare name. Raises ValueError."""
-    if '"' not in text:
-        return qualified("Action", namespace), text
-    found = _ACTION.fullmatch(text)
-    if found is None:
-        raise ValueError(f'`action`: `{text}` is not an action; write Action::"name" or the bare name')
-    return qualified(found[1] or "Action", namespace), found[2]
-
-
-def path_segments(pattern: str) -> list[tuple[str, str]]:
-    """(kind, text) per segment of a path pattern; kind is literal, star, capture or tail. Raises ValueError."""
-    _require(pattern.startswith("/"), f"`path`: `{pattern}` must begin with a slash")
-    segments = []
-    parts = pattern[1:].split("/")
-    for i, part in enumerate(parts):
-        if part == "*":
-            segments.append(("star", ""))
-        elif part == "**":
-            _require(i == len(parts) - 1, f"`path`: `**` must be the last segment of `{pattern}`")
-            segments.append(("tail", ""))
-        elif part.startswith("{") and part.endswith("}") and _NAME.fullmatch(part[1:-1]):
-            segments.append(("capture", part[1:-1]))
-        else:
-            _require(not set(part) & set("{}*?#%"), f"`path`: segment `{part}` of `{pattern}` is no pattern")
-            segments.append(("literal", part))
-    return segments
-
-
-def template_pieces(template: str) -> list[tuple[str, str]]:
-    """(kind, text) per piece of an id template; kind is literal, capture, host, method, path, header or query.
-
-    Raises ValueError.
-    """
-    pieces: list[tuple[str, str]] = []
-    for i, text in enumerate(_PIECE.split(template)):
-        if i % 2:
-            pieces.append(_placeholder(text, template))
-        elif text:
-            _require(not set(text) & set("{}"), f"`id`: a brace in `{template}` is not closed")
-            pieces.append(("literal", text))
-    _require(pieces, "`id`: is empty; write text or a {capture}")
-    return pieces
-
-
-def _placeholder(text: str, template: str) -> tuple[str, str]:
-    if text in ("host", "method", "path"):
-        return text, ""
-    kind, dot, name = text.partition(".")
-    if dot and kind == "header":
-        _check_header(name)
-        return kind, name
-    if dot and kind == "query" and name:
-        return kind, name
-    _require(_NAME.fullmatch(text), f"`id`: `{{{text}}}` in `{template}` is not a placeholder")
-    return "capture", text

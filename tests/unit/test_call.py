@@ -12,13 +12,13 @@ from google.protobuf import struct_pb2
 from fastpath.call import Pdp
 from fastpath.decide import PeerKind
 from fastpath.journal import Journal, read_frames
-from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.policy.compile import compile_image
 from tests.fix_calls import AGENT, envoy_call
+from tests.fix_mapping import mapping_of
 
 OK, INVALID_ARGUMENT, UNAVAILABLE, UNAUTHENTICATED = 0, 3, 14, 16
 POLICIES = f"""
@@ -34,7 +34,7 @@ def generation(number: int, policies: str = POLICIES) -> Generation:
 
 def make_pdp(journal: Journal | None = None, **options: int) -> Pdp:
     pdp = Pdp(journal=journal, **options)
-    pdp.put_rules(generation(1), Mapping({"trust_domains": ["example.org"]}))
+    pdp.put_rules(generation(1), mapping_of({"trust_domains": ["example.org"]}))
     pdp.put_state(epoch=0, bundle_generation=2, not_ready="")
     return pdp
 
@@ -236,7 +236,7 @@ def test_a_repeated_request_is_decided_anew_when_authority_changed(pdp: Pdp, cha
     elif change == "epoch":
         pdp.put_state(epoch=1, bundle_generation=2, not_ready="")
     elif change == "mapping":
-        pdp.put_mapping(Mapping({"trust_domains": ["example.org"]}))
+        pdp.put_mapping(mapping_of({"trust_domains": ["example.org"]}))
     else:
         pdp.put_state(epoch=0, bundle_generation=3, not_ready="")
         peer = agent(bundle_generation=3)

@@ -9,6 +9,7 @@ from fastpath.arguments import InputError, typed
 from fastpath.mapping import Mapping, explain_call, explain_check
 from sidecar.policy import cells
 from tests.fix_calls import AGENT, agent_check, envoy_call, mcp_call, rpc, tool_call
+from tests.fix_mapping import mapping_of
 
 CONFIG: dict[str, Any] = {
     "trust_domains": ["example.org"],
@@ -20,7 +21,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def mapping() -> Mapping:
-    return Mapping(CONFIG)
+    return mapping_of(CONFIG)
 
 
 # ---------------------------------------------------------------- names in other letters

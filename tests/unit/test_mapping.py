@@ -20,6 +20,7 @@ from tests.fix_calls import (
     rpc,
     tool_call,
 )
+from tests.fix_mapping import mapping_of
 
 CONFIG: dict[str, Any] = {
     "trust_domains": ["example.org"],
@@ -55,12 +56,12 @@ def entity(type_: str, id_: str) -> dict[str, str]:
 
 
 def config(**changes: Any) -> Mapping:
-    return Mapping({**CONFIG, **changes})
+    return mapping_of({**CONFIG, **changes})
 
 
 @pytest.fixture(scope="module")
 def mapping() -> Mapping:
-    return Mapping(CONFIG)
+    return mapping_of(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_any_other_principal_is_refused(mapping: Mapping, principal: str, reason
 
 def test_without_trust_domains_nobody_is_a_principal() -> None:
     """The default is closed."""
-    assert explain_call(Mapping({}), envoy_call())["refusal"] == "identity.trust_domain"
+    assert explain_call(mapping_of({}), envoy_call())["refusal"] == "identity.trust_domain"
 
 
 # ---------------------------------------------------------------- plain HTTP
@@ -209,6 +210,14 @@ def test_a_body_larger_than_working_memory_is_unread(mapping: Mapping) -> None:
 
 
 # ---------------------------------------------------------------- gRPC and network
+
+
+@pytest.mark.parametrize("path", ["//shop.v1.Orders/GetOrder", "/shop.v1.Orders/GetOrder/", "/shop.v1.Orders"])
+def test_a_grpc_call_is_refused_as_one(mapping: Mapping, path: str) -> None:
+    """EX-10: a path that is no gRPC path is refused in the caller's own protocol, not with a JSON body."""
+    call = envoy_call(method="POST", path=path, headers={"content-type": "application/grpc"})
+    found = explain_call(mapping, call)
+    assert (found["refusal"][:5], found["protocol"]) == ("path.", "grpc")
 
 
 @pytest.mark.parametrize(
@@ -650,7 +659,7 @@ def test_header_names_are_exact() -> None:
 def test_a_wrong_section_is_refused_with_its_field(section: dict[str, Any], cause: str) -> None:
     """Nothing of a wrong mapping comes into force, and the message names what to change."""
     with pytest.raises(ConfigError, match=cause):
-        Mapping({"trust_domains": ["example.org"], **section})
+        mapping_of({"trust_domains": ["example.org"], **section})
 
 
 def test_a_namespace_stands_before_every_type() -> None:
