@@ -30,7 +30,7 @@ cdef struct Peer:            # the verified caller; made by fastpath.verify, or 
     Text refusal             # reason code when verification refused the peer, else empty
 
 
-cdef struct Authority:       # live state; read by decide, changed by sidecar/authority
+cdef struct Authority:       # live state; read by decide, put in by the control plane
     uint64_t epoch           # revocation epoch in force
     uint64_t bundle_generation   # of the trust bundles in force
     int64_t now_ns           # monotonic clock injected by tests; 0: read the clock

@@ -6,7 +6,6 @@ from fastpath.wire cimport Out, Text
 
 
 cdef struct ReplyRules:
-    Text metadata_namespace     # unused by ext_authz (Envoy sets the filter's), kept for other PEPs; empty by default
     int mcp_status              # HTTP status of a denied MCP call: 403 (default) or 200
     int identity_header         # set x-remit-agent and x-remit-evaluation-id upstream on ALLOW; else they are removed
 

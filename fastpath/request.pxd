@@ -41,7 +41,6 @@ cdef struct Request:
     uint8_t door
     uint8_t input_mode
     uint8_t dry_run          # decide without side effects: no budget, history or counter moves
-    uint8_t no_reply_detail  # reserved
     Text request_id          # the caller's, or empty
     Text trace_id            # 32 hex digits, or empty
     Text span_id             # 16 hex digits, or empty

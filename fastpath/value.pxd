@@ -53,7 +53,7 @@ cdef struct Ip:          # 24 bytes
     uint8_t addr[16]     # network byte order
 
 
-cdef struct Arena:       # bump allocator, one per thread, reset per call; never grows
+cdef struct Arena:       # bump allocator, one per call in flight, reset when it ends; never grows
     uint8_t *base
     size_t used
     size_t cap
