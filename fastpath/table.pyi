@@ -19,7 +19,14 @@ class Generation:
     def from_bytes(image: bytes, *, generation: int = 0, digest: str = "", strict: bool = True) -> Generation: ...
     @staticmethod
     def open(
-        path: str | os.PathLike[str], *, generation: int, digest: str, size: int, strict: bool = True
+        path: str | os.PathLike[str],
+        *,
+        generation: int,
+        digest: str,
+        size: int,
+        file_digest: str,
+        file_size: int,
+        strict: bool = True,
     ) -> Generation: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...

@@ -1,4 +1,5 @@
 """One generation's rule table: opened from LMDB, verified once, then read in place."""
+import contextlib
 import hashlib
 import os
 import struct
@@ -14,6 +15,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
 
 from fastpath.errors import RuleTableError
+from fastpath.lmdb_file import fault_of, open_regular
 
 IMAGE_KEY = b"image"
 
@@ -136,8 +138,12 @@ class _File:
     the last one that lets go of it closes it.
     """
 
-    def __init__(self, path):
-        self.env = lmdb.open(path, readonly=True, lock=False, subdir=False, max_spare_txns=0)
+    def __init__(self, file):
+        self.file = file
+        # By its descriptor: what was verified is what gets mapped, whatever bears the name by now.
+        self.env = lmdb.open(
+            f"/proc/self/fd/{file.fileno()}", readonly=True, lock=False, subdir=False, max_spare_txns=0
+        )
         self.txn = self.env.begin(buffers=True)
         self.image = self.txn.get(IMAGE_KEY)
 
@@ -145,13 +151,23 @@ class _File:
 _files = weakref.WeakValueDictionary()      # by device and inode
 
 
-def _file_at(path):
-    found = os.stat(path)
-    key = (found.st_dev, found.st_ino)
-    file = _files.get(key)
-    if file is None:
-        file = _files[key] = _File(path)
-    return file
+def _file_at(path, digest, size):
+    """The verified file at `path`; OSError or lmdb.Error when it cannot be opened, RuleTableError when it is another.
+
+    INVARIANT (digest first): LMDB sees no byte of a file before all of them gave the digest of the manifest.
+    """
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(open_regular(path))
+        fault = fault_of(file, size=size, digest=digest)
+        if fault:
+            raise RuleTableError(fault)
+        found = os.fstat(file.fileno())
+        key = (found.st_dev, found.st_ino)
+        known = _files.get(key)
+        if known is None:
+            known = _files[key] = _File(file)
+            opened.pop_all()
+    return known
 
 
 cdef class Generation:
@@ -172,17 +188,20 @@ cdef class Generation:
         return made
 
     @staticmethod
-    def open(path, *, generation, str digest, size, strict=True):
-        """The table in the LMDB file at `path`, whose image has `size` bytes and the SHA-256 `digest` ("sha256:<hex>").
+    def open(path, *, generation, str digest, size, str file_digest, file_size, strict=True):
+        """The table in the LMDB file at `path`, which has `file_size` bytes and the SHA-256 `file_digest`; its image
+        has `size` bytes and the SHA-256 `digest` (each "sha256:<hex>").
 
         Opened read-only, without a lock file: a generation's file never changes. Raises RuleTableError when the file
         cannot be read, or is not what the manifest says.
         """
         cdef Generation made = Generation.__new__(Generation)
-        if not digest:
+        if not digest or not file_digest:
             raise RuleTableError(f"generation {generation}: the manifest names no digest")
         try:
-            file = _file_at(os.fspath(path))
+            file = _file_at(path, file_digest, file_size)
+        except RuleTableError as fault:
+            raise RuleTableError(f"generation {generation}: `{path}` is damaged: {fault}; publish it again") from None
         except (OSError, lmdb.Error) as error:
             raise RuleTableError(f"generation {generation}: cannot read `{path}`: {error}; publish it again") from None
         if file.image is None:

@@ -211,7 +211,15 @@ def _generation(source: Any, *, strict: bool) -> Any:
             source.read(), output=output, allow_empty=source.paths.allow_empty, compile_s=_compile_s(source)
         )
         # Readable after the folder is gone: a generation keeps its file open.
-        return Generation.open(output, generation=1, digest=made.digest, size=made.size, strict=strict)
+        return Generation.open(
+            output,
+            generation=1,
+            digest=made.digest,
+            size=made.size,
+            file_digest=made.file_digest,
+            file_size=made.file_size,
+            strict=strict,
+        )
 
 
 @policy.command()

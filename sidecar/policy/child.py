@@ -13,6 +13,7 @@ import sys
 import lmdb
 import msgspec
 
+from fastpath.lmdb_file import digest_of
 from fastpath.table import IMAGE_KEY
 from sidecar.errors import PolicyError
 from sidecar.policy.compile import Compiled, CompileReport, compile_image
@@ -40,11 +41,13 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What became of a job: an error, or the image's size in bytes, its SHA-256 and the report."""
+    """What became of a job: an error, or size in bytes and SHA-256 of the image and of its file, and the report."""
 
     error: str = ""
     size: int = 0
     digest: str = ""
+    file_size: int = 0
+    file_digest: str = ""
     report: CompileReport | None = None
 
 
@@ -80,8 +83,8 @@ def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True
     return compiled
 
 
-def write_file(path: str, image: bytes) -> None:
-    """Write the LMDB file of a generation: one committed transaction, synchronised, mode 0444."""
+def write_file(path: str, image: bytes) -> tuple[int, str]:
+    """Write the LMDB file of a generation: one committed transaction, synchronised, mode 0444; its size and SHA-256."""
     size = len(image) + MAP_SLACK_BYTES
     env = lmdb.open(path, map_size=size, subdir=False, lock=False, mode=0o600, lib_version=LMDB_FORMAT)
     try:
@@ -90,27 +93,30 @@ def write_file(path: str, image: bytes) -> None:
         env.sync(True)
     finally:
         env.close()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, 0o444)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "rb", buffering=0) as file:
+        os.fchmod(file.fileno(), 0o444)
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size, digest_of(file)
 
 
 def run(job: Job) -> Result:
     """Compile and write. A refusal is a result, not an exception."""
     try:
         compiled = compile_texts(job.texts, allow_empty=job.allow_empty, columns=job.columns)
-        if job.output:
-            write_file(job.output, compiled.image)
+        file_size, file_digest = write_file(job.output, compiled.image) if job.output else (0, "")
     except PolicyError as error:
         return Result(error=str(error))
     except MemoryError:
         return Result(error=f"the compiler needs more than {job.memory_bytes_max} bytes of memory")
     except (OSError, lmdb.Error) as error:
         return Result(error=f"`{job.output}` cannot be written: {str(error).lower()}")
-    return Result(size=len(compiled.image), digest=compiled.digest, report=compiled.report)
+    return Result(
+        size=len(compiled.image),
+        digest=compiled.digest,
+        file_size=file_size,
+        file_digest=file_digest,
+        report=compiled.report,
+    )
 
 
 def main() -> None:

@@ -5,13 +5,15 @@
     generation-0000000007.mdb   key "image": the image of fastpath/image.pxd; mode 0444, never written again
 
 A publish that dies at any moment leaves the old generation or the new one in force, never neither; what it left lying
-about is removed by the next writer.
+about is removed by the next writer. Nothing damaged is ever read: the manifest carries its own digest, and that of
+each file, which is checked before LMDB sees the file.
 """
 
 import contextlib
 import errno
 import fcntl
 import filecmp
+import hashlib
 import importlib.metadata
 import os
 import re
@@ -25,27 +27,40 @@ import msgspec
 
 from fastpath.table import Generation
 from sidecar.errors import PolicyError, RuleTableError
+from sidecar.files import UnusableFile, read_text
 from sidecar.policy.child import Result
 from sidecar.policy.compile import CompileReport
+from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
 from sidecar.policy.image import VERSION
 from sidecar.policy.source import PolicySource, SourceTexts
 from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, compile_in_child
 
 MANIFEST = "manifest.json"
+MANIFEST_BYTES_MAX = 64 << 20
 LOCK = "lock"
 KEEP_BEFORE = 2
 """Generations before the one in force that stay on disk."""
 _FILE = re.compile(r"generation-(\d{10})\.mdb")
 _TEMPORARY = ".new-"
+_ENGINE = f"cedarpy {importlib.metadata.version('cedarpy')}"
+
+
+class _Busy(Exception):
+    """Another process holds the lock."""
 
 
 class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One generation's file: name in the folder, SHA-256 of the image ("sha256:<hex>") and its size in bytes."""
+    """One generation's file: its name in the folder, and what it holds. Digests are "sha256:<hex>", sizes bytes."""
 
     generation: int
     file: str
     digest: str
+    """SHA-256 of the image, by which answers and records name their rules."""
     size: int
+    """Of the image."""
+    file_digest: str
+    """SHA-256 of the whole file, compared before LMDB maps it."""
+    file_size: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,10 +69,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: int
     """Grows with every publish and is never used again."""
     file: str
+    """This and the next four: see Stored."""
     digest: str
-    """SHA-256 of the image: "sha256:<hex>"."""
     size: int
-    """Of the image, in bytes."""
+    file_digest: str
+    file_size: int
     image_version: int
     engine: str
     """What parsed the policies, as "cedarpy 4.12.2"."""
@@ -67,44 +83,71 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: CompileReport
     previous: list[Stored]
     """The generations before, newest first."""
+    manifest_digest: str = ""
+    """SHA-256 of this manifest as compact JSON with an empty `manifest_digest`."""
 
     @property
     def stored(self) -> Stored:
-        return Stored(self.generation, self.file, self.digest, self.size)
+        return Stored(self.generation, self.file, self.digest, self.size, self.file_digest, self.file_size)
+
+    def sealed(self) -> "Manifest":
+        """The same with its digest."""
+        bare = msgspec.json.encode(msgspec.structs.replace(self, manifest_digest=""))
+        return msgspec.structs.replace(self, manifest_digest="sha256:" + hashlib.sha256(bare).hexdigest())
 
 
 class GenerationStore:
     """A folder of generations. Reading needs no lock; one process at a time may publish."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Open or make the folder (mode 0700) and remove what an interrupted publish left; PolicyError if it cannot."""
+        """Open or make the folder (mode 0700) and remove what an interrupted publish left.
+
+        Raises PolicyError when the folder cannot be used, or lies on a remote file system (row DB-17).
+        """
         self.directory = os.fspath(directory)
         self._lock = threading.Lock()
         self._compiler: subprocess.Popen[bytes] | None = None
         self._stopping = False
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            self.volatile = VOLATILE.get(self._local(), "")
+            """Kind of the file system when it forgets all at power off, or empty: what is published is not durable."""
             with self._locked():
                 self._clean()
-        except BlockingIOError:
+        except _Busy:
             pass  # a writer is at work; it cleans up after itself
         except OSError as error:
             raise PolicyError(f"`{self.directory}` cannot be used: {_cause(error)}") from None
+
+    def _local(self) -> int:
+        """The kind of the folder's file system; PolicyError for a remote one."""
+        magic = filesystem_magic(self.directory)
+        if magic in REMOTE:
+            raise PolicyError(
+                f"`{self.directory}` lies on a remote file system ({REMOTE[magic]}), which cannot hold rule tables;"
+                " name a local folder"
+            )
+        return magic
 
     # ------------------------------------------------------------ reading
 
     def current(self) -> Manifest | None:
         """The manifest of the generation in force, or None before the first publish; RuleTableError if damaged."""
         path = os.path.join(self.directory, MANIFEST)
-        try:
-            with open(path, "rb") as file:
-                return msgspec.json.decode(file.read(), type=Manifest)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except OSError as error:
-            raise RuleTableError(f"`{path}` cannot be read: {_cause(error)}") from None
+        try:
+            manifest = msgspec.json.decode(read_text(path, MANIFEST_BYTES_MAX), type=Manifest)
+        except UnusableFile as error:
+            raise RuleTableError(f"`{path}` {error}; publish again") from None
         except msgspec.DecodeError as error:
             raise RuleTableError(f"`{path}` is damaged: {str(error).lower()}; publish again") from None
+        if manifest.sealed() != manifest:
+            raise RuleTableError(f"`{path}` is damaged: it is not what its digest says; publish again")
+        for stored in (manifest.stored, *manifest.previous):
+            if not _FILE.fullmatch(stored.file):
+                raise RuleTableError(f"`{path}` names the file `{stored.file}`, which is no generation; publish again")
+        return manifest
 
     def open_current(self, *, strict: bool = True) -> Generation:
         """The generation in force, verified; the caller closes it. RuleTableError if there is none or it is damaged."""
@@ -114,11 +157,14 @@ class GenerationStore:
         return self._open(manifest.stored, strict=strict)
 
     def _open(self, stored: Stored, *, strict: bool) -> Generation:
-        if os.path.basename(stored.file) != stored.file:
-            raise RuleTableError(f"manifest names the file `{stored.file}` outside its folder; publish again")
-        path = os.path.join(self.directory, stored.file)
         return Generation.open(
-            path, generation=stored.generation, digest=stored.digest, size=stored.size, strict=strict
+            os.path.join(self.directory, stored.file),
+            generation=stored.generation,
+            digest=stored.digest,
+            size=stored.size,
+            file_digest=stored.file_digest,
+            file_size=stored.file_size,
+            strict=strict,
         )
 
     # ------------------------------------------------------------ publishing
@@ -129,13 +175,14 @@ class GenerationStore:
         """Compile `source` in a child and put it in force; equal content keeps the generation that is.
 
         When this returns, the manifest and all it names are durable. Raises PolicyError, and changes nothing, when the
-        source is refused, the compiler dies, another process publishes, or the disk fails.
+        source is refused, the compiler dies, another process publishes, or the disk fails; when it fails only after the
+        commit, the error says that the new generation is in force.
         """
         try:
             with self._locked():
                 self._clean()
                 return self._publish(source, compile_s, memory_bytes_max)
-        except BlockingIOError:
+        except _Busy:
             raise PolicyError(f"another process is publishing into `{self.directory}`; try again") from None
         except OSError as error:
             raise PolicyError(f"`{self.directory}` cannot be written: {_cause(error)}") from None
@@ -174,35 +221,42 @@ class GenerationStore:
     def _publish(self, source: PolicySource, compile_s: int, memory_bytes_max: int) -> Manifest:
         texts = source.read()
         before = self._current_or_none()
-        number = self._next_number(before)
-        name = f"generation-{number:010d}.mdb"
         # A name of its own: the compiler of a publisher that was killed may live on and write under its own.
         temporary = os.path.join(self.directory, f"{_TEMPORARY}{secrets.token_hex(8)}.mdb")
         result = self._compile(texts, temporary, source.paths.allow_empty, compile_s, memory_bytes_max)
-        if result.report is None:
-            raise PolicyError("the compiler gave no report; publish again")
-        stored = Stored(number, name, result.digest, result.size)
-        self._verify(msgspec.structs.replace(stored, file=os.path.basename(temporary)))
+        manifest = self._manifest(result, texts, before)
+        self._verify(msgspec.structs.replace(manifest.stored, file=os.path.basename(temporary)))
         if before is not None and self._same(temporary, before):
             os.unlink(temporary)
+            # Whoever put it in force may have died before the folder was durable.
+            self._sync_folder()
             return before
-        os.rename(temporary, os.path.join(self.directory, name))
+        os.rename(temporary, os.path.join(self.directory, manifest.file))
         self._sync_folder()
-        manifest = Manifest(
+        self._commit(manifest)
+        with contextlib.suppress(OSError):
+            self._clean()  # the next writer removes what cannot be removed now
+        return manifest
+
+    def _manifest(self, result: Result, texts: SourceTexts, before: Manifest | None) -> Manifest:
+        """What puts the compiled `result` in force after `before`."""
+        if result.report is None:
+            raise PolicyError("the compiler gave no report; publish again")
+        number = self._next_number(before)
+        return Manifest(
             generation=number,
-            file=name,
-            digest=stored.digest,
-            size=stored.size,
+            file=f"generation-{number:010d}.mdb",
+            digest=result.digest,
+            size=result.size,
+            file_digest=result.file_digest,
+            file_size=result.file_size,
             image_version=VERSION,
-            engine=f"cedarpy {importlib.metadata.version('cedarpy')}",
+            engine=_ENGINE,
             built_from=texts.digests(),
             published_unix_s=int(time.time()),
             report=result.report,
             previous=[] if before is None else [before.stored, *before.previous][:KEEP_BEFORE],
-        )
-        self._commit(manifest)
-        self._clean()
-        return manifest
+        ).sealed()
 
     def _current_or_none(self) -> Manifest | None:
         """The manifest in force; a damaged one counts as none, since publishing is how it is mended."""
@@ -227,11 +281,15 @@ class GenerationStore:
         """Whether the file in force has the same bytes; it may be open here, so it is compared without LMDB."""
         try:
             return filecmp.cmp(temporary, os.path.join(self.directory, before.file), shallow=False)
-        except FileNotFoundError:
+        except OSError:
+            # What cannot be read serves nobody; publishing is how it is mended.
             return False
 
     def _commit(self, manifest: Manifest) -> None:
-        """INVARIANT (commit point): the generation in force changes by this rename and by nothing else."""
+        """INVARIANT (commit point): the generation in force changes by this rename and by nothing else.
+
+        Raises OSError when nothing has changed, PolicyError when a power cut could undo the change.
+        """
         path = os.path.join(self.directory, MANIFEST)
         temporary = os.path.join(self.directory, _TEMPORARY + MANIFEST)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -240,7 +298,13 @@ class GenerationStore:
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
-        self._sync_folder()
+        try:
+            self._sync_folder()
+        except OSError as error:
+            raise PolicyError(
+                f"generation {manifest.generation} is in force, but a power cut could undo it: {_cause(error)};"
+                " publish again"
+            ) from None
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -253,10 +317,13 @@ class GenerationStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Be the one writer; BlockingIOError when another process is. The lock ends with the process."""
+        """Be the one writer; _Busy when another process is. The lock ends with the process."""
         descriptor = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _Busy from None
             yield
         finally:
             os.close(descriptor)

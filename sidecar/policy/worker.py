@@ -34,13 +34,16 @@ def compile_in_child(
     more than `compile_s` seconds or `memory_bytes_max` bytes.
     """
     job = Job(texts, output, allow_empty, columns, memory_bytes_max, compile_s)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sidecar.policy.child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sidecar.policy.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+        )
+    except OSError as error:
+        raise PolicyError(f"the compiler cannot be started: {(error.strerror or str(error)).lower()}") from None
     with process:
         if started is not None:
             started(process)

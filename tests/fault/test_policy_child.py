@@ -37,7 +37,8 @@ def refusal(*policies, limits=None, **options):
 def test_a_child_compiles_into_a_file_that_opens(tmp_path):
     path = tmp_path / "g.mdb"
     made = compile_in_child(texts(f'@id("a") {ANYTHING};'), output=str(path))
-    with Generation.open(path, generation=1, digest=made.digest, size=made.size) as generation:
+    named = {"size": made.size, "file_digest": made.file_digest, "file_size": made.file_size}
+    with Generation.open(path, generation=1, digest=made.digest, **named) as generation:
         assert generation.policy_ids == ["a"]
     assert made.report.policies == 1
     assert path.stat().st_mode & 0o777 == 0o444

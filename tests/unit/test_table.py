@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -71,6 +72,14 @@ def stored(path: Path, data: bytes, key: bytes = IMAGE_KEY) -> Path:
     return path
 
 
+def opened(path: Path, data: bytes = IMAGE, **other: Any) -> Generation:
+    """The table in the file at `path`, which a manifest describes as it is unless `other` says so."""
+    found = path.read_bytes() if path.is_file() else b""
+    named = {"generation": 7, "digest": digest(data), "size": len(data)}
+    file = {"file_digest": digest(found), "file_size": len(found)}
+    return Generation.open(path, **{**named, **file, **other})
+
+
 # ---------------------------------------------------------------- what a table says of itself
 
 
@@ -100,7 +109,7 @@ def test_an_image_is_read_from_its_file(tmp_path: Path, size: str):
         data = image("permit(principal, action, resource);")
         assert len(data) < 1500
     path = stored(tmp_path / "7.mdb", data)
-    with Generation.open(path, generation=7, digest=digest(data), size=len(data)) as table:
+    with opened(path, data) as table:
         assert table.generation == 7
         assert ask(Evaluator(table)).outcome in ("ALLOW", "DENY")
     assert table.closed
@@ -110,7 +119,7 @@ def test_a_file_can_be_opened_again_after_it_was_closed(tmp_path: Path):
     """close() lets go of environment and transaction, also when it is called twice."""
     path = stored(tmp_path / "7.mdb", IMAGE)
     for _ in range(3):
-        table = Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+        table = opened(path)
         table.close()
         table.close()
         assert table.closed
@@ -121,14 +130,14 @@ def test_a_file_can_be_opened_again_after_it_was_closed(tmp_path: Path):
 def test_the_same_file_serves_several_tables(tmp_path: Path):
     """A reload that finds the same generation, or one in the other mode: each table closes for itself."""
     path = stored(tmp_path / "7.mdb", IMAGE)
-    first = Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
-    second = Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE), strict=False)
+    first = opened(path)
+    second = opened(path, strict=False)
     first.close()
     assert (first.closed, second.strict) == (True, False)
     assert ask(Evaluator(second)).outcome == "ALLOW"
     stored(tmp_path / "new.mdb", image("permit(principal, action, resource);")).rename(path)
     with pytest.raises(RuleTableError, match="the manifest says"):
-        Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+        opened(path)
     assert ask(Evaluator(second)).outcome == "ALLOW"
 
 
@@ -136,28 +145,31 @@ def test_a_table_that_is_dropped_lets_go_of_its_file(tmp_path: Path):
     """Without close(): the last reference takes environment and transaction with it."""
     path = stored(tmp_path / "7.mdb", IMAGE)
     for _ in range(3):
-        Generation.open(path, generation=7, digest=digest(IMAGE), size=len(IMAGE))
+        opened(path)
 
 
 def test_db_15_a_file_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path):
     """DB-15: missing, not LMDB, empty, without an image, of another size or digest: each with its cause."""
 
-    def refused(
-        path: Path, match: str, *, said: bytes = IMAGE, size: int | None = None, sha: str | None = None
-    ) -> None:
+    def refused(path: Path, match: str, data: bytes = IMAGE, **other: Any) -> None:
         with pytest.raises(RuleTableError, match=match):
-            Generation.open(path, generation=7, digest=digest(said) if sha is None else sha, size=size or len(said))
+            opened(path, data, **other)
 
     refused(tmp_path / "none.mdb", "cannot read")
+    os.mkfifo(tmp_path / "pipe.mdb")
+    refused(tmp_path / "pipe.mdb", "cannot read .*: .*not a regular file")
     (tmp_path / "junk.mdb").write_bytes(os.urandom(8192))
-    refused(tmp_path / "junk.mdb", "cannot read")
+    refused(tmp_path / "junk.mdb", "it is no LMDB file")
     (tmp_path / "empty.mdb").write_bytes(b"")
-    refused(tmp_path / "empty.mdb", "cannot read")
+    refused(tmp_path / "empty.mdb", "it is no LMDB file")
     refused(stored(tmp_path / "other.mdb", IMAGE, b"something"), "holds no image")
     path = stored(tmp_path / "7.mdb", IMAGE)
     refused(path, "the manifest says", size=len(IMAGE) + 8)
-    refused(path, "digest", said=put(IMAGE, 200, "B", IMAGE[200] ^ 1))
-    refused(path, "names no digest", sha="")
+    refused(path, "digest of the image", put(IMAGE, 200, "B", IMAGE[200] ^ 1))
+    refused(path, "the file has .* bytes, the manifest says", file_size=5)
+    refused(path, "digest of the file", file_digest=digest(b""))
+    refused(path, "names no digest", digest="")
+    refused(path, "names no digest", file_digest="")
 
 
 def test_an_image_that_is_in_use_is_freed_by_its_last_user():
@@ -178,7 +190,8 @@ import os
 from fastpath.table import Generation
 from fastpath.decide import Evaluator
 from sidecar.errors import RuleTableError
-table = Generation.open({str(path)!r}, generation=7, digest={digest(IMAGE)!r}, size={len(IMAGE)})
+table = Generation.open({str(path)!r}, generation=7, digest={digest(IMAGE)!r}, size={len(IMAGE)},
+                        file_digest={digest(path.read_bytes())!r}, file_size={path.stat().st_size})
 asked = Evaluator(table)
 prepared = asked.prepare(("User", "alice"), ("Action", "read"), ("Doc", "d1"))
 child = os.fork()
