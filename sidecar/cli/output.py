@@ -1,5 +1,6 @@
 """What all commands share: exit codes, how an error looks, tables, and where the configuration is found."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -18,6 +19,8 @@ EXIT_ERROR = 3  # configuration, policy or environment cannot be used (2 is clic
 EXIT_UNREACHABLE = 4  # the sidecar or collector does not answer
 
 INPUT_BYTES_MAX = 64 << 20
+
+PIPE_COLUMNS = 160  # a pipe has no width; tables are made for a wide one
 
 CONFIG_VARIABLE = "REMIT_CONFIG"
 CONFIG_DEFAULT = "remit.yaml"
@@ -64,9 +67,12 @@ def plain(text: object) -> str:
     return "\n".join(str(redact(line)) for line in str(text).split("\n"))
 
 
-def console(*, stderr: bool = False) -> rich.console.Console:
-    """Where tables and progress go; plain text when it is not a terminal."""
-    return rich.console.Console(stderr=stderr, highlight=False, soft_wrap=True)
+def console() -> rich.console.Console:
+    """Where tables go; plain text when it is not a terminal, wide unless $COLUMNS says how wide."""
+    made = rich.console.Console(highlight=False, soft_wrap=True)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PIPE_COLUMNS
+    return made
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

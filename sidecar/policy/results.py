@@ -18,7 +18,7 @@ def as_table(outcomes: Sequence[Outcome]) -> Table:
     """One row per test: name, expected and actual outcome, determining policies, what differs."""
     failed = sum(not outcome.passed for outcome in outcomes)
     table = Table(title=f"{len(outcomes)} tests, {failed} failed", title_justify="left")
-    for heading in ("", "test", "expected", "got", "reason", "policies", "problem"):
+    for heading in ("", "test", "expected", "got", "reason", "policies", *(["problem"] if failed else [])):
         table.add_column(heading, overflow="fold")
     for outcome in outcomes:
         answer = outcome.answer
@@ -28,7 +28,7 @@ def as_table(outcomes: Sequence[Outcome]) -> Table:
             answer.outcome if answer else "-",
             answer.reason if answer else "-",
             ", ".join(answer.reasons) if answer else "-",
-            "; ".join(outcome.problems),
+            *(["; ".join(outcome.problems)] if failed else []),
         )
         mark = "[green]ok[/]" if outcome.passed else "[red]FAIL[/]"
         table.add_row(mark, *(escape(cell) for cell in cells))
