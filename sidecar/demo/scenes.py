@@ -158,6 +158,7 @@ def _bad_policy(stage: Stage) -> str:
     generation = stage.status().generation
     answer = stage.reload()
     (stage.policy / "policies" / "bad.cedar").unlink()
+    stage.reload()
     said = "refused, says why" if any("bad" in problem for problem in answer.problems) else "not refused"
     kept = "old one serves" if answer.generation == generation else "generation changed"
     return f"{said}, {kept}, {Caller(stage, 'alice').tool('get_balance', {'account': 'a'})}"
