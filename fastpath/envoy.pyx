@@ -642,13 +642,18 @@ cdef int64_t length_value(Text t) noexcept nogil:
     return n
 
 
-cdef bint body_is_whole(const HttpCall *call) noexcept nogil:
-    """EX-15: not marked partial by any line, and as long as the one content-length says when there is one."""
+cdef bint body_is_whole(HttpCall *call) noexcept nogil:
+    """EX-15: not marked partial, and as long as the one content-length says when there is one.
+
+    Two marks are Envoy's and the client's own, who would have its body judged by less than what is there: refused.
+    """
     cdef HeaderLine line
-    cdef uint32_t i, at = first_line(call, text_of("x-envoy-auth-partial-body"))
-    for i in range(envoy_header(call, "x-envoy-auth-partial-body", &line)):
-        if not text_is(call.headers[at + i].value, "false"):
-            return False
+    cdef uint32_t i = envoy_header(call, "x-envoy-auth-partial-body", &line)
+    if i > 1 or (i and not text_is(line.value, "true") and not text_is(line.value, "false")):
+        call_refuse(call, "request.ambiguous.x-envoy-auth-partial-body")
+        return False
+    if i and text_is(line.value, "true"):
+        return False
     i = envoy_header(call, "content-length", &line)
     return i == 0 or (i == 1 and length_value(line.value) == call.body.n)
 

@@ -156,3 +156,17 @@ def test_an_undeclared_mcp_message_is_refused_in_a_batch_and_in_any_letters(
     """What looks like MCP and is not declared is refused, however it is wrapped."""
     call = envoy_call(method="POST", path="/x", headers={"content-type": content_type}, body=body)
     assert explain_call(mapping, call)["refusal"] == "mcp.server.unknown"
+
+
+# ---------------------------------------------------------------- whose word it is
+
+
+@pytest.mark.parametrize("marks", [["true", "false"], ["false", "true"], ["false", "false"], ["1"]])
+def test_a_client_cannot_call_its_own_body_partial(mapping: Mapping, marks: list[str]) -> None:
+    """Envoy adds its mark to the client's: by metadata alone a call would be judged by less than we were sent."""
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","name":"wipe"}}'
+    headers = [("content-type", "application/json"), *(("x-envoy-auth-partial-body", mark) for mark in marks)]
+    call = {"method": "POST", "path": "/mcp", "host": "crm.example.org", "headers": headers, "body": body}
+    metadata = {"method": "tools/call", "params": {"name": "search"}}
+    found = explain_call(mapping, envoy_call(**call, metadata=metadata, raw=True))
+    assert found["refusal"] == "request.ambiguous.x-envoy-auth-partial-body"
