@@ -202,17 +202,21 @@ def context_of(found: dict[str, Any]) -> bytes:
 def evaluated(rules: Generation, found: dict[str, Any]) -> str:
     """The outcome that the evaluator gives to what a call was taken for."""
 
-    def uid(name: str) -> tuple[str, str] | None:
-        return (found[name]["type"], found[name]["id"]) if found[name] else None
+    def uid(name: str) -> tuple[str, str]:
+        return found[name]["type"], found[name]["id"]
 
     if found["refusal"]:
         return "DENY"
-    parts = [uid(name) for name in ("principal", "action", "resource")]
-    return (
-        Evaluator(rules)
-        .evaluate(*parts, context_of(found), resource_parent=uid("resource_parent"), unsent=found["unsent"])
-        .outcome
+    parent = uid("resource_parent") if found["resource_parent"] else None
+    asked = Evaluator(rules).evaluate(
+        uid("principal"),
+        uid("action"),
+        uid("resource"),
+        context_of(found),
+        resource_parent=parent,
+        unsent=found["unsent"],
     )
+    return asked.outcome
 
 
 def readings(body: bytes) -> set[str]:
