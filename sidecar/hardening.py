@@ -23,7 +23,7 @@ def harden(rights: Process) -> None:
         _become(rights.run_as)
     if os.geteuid() == 0 and not rights.allow_root:
         raise ConfigError(
-            "refusing to run as root; set `process.run_as` to an ordinary user, or allow it with `allow_root`"
+            "refusing to run as root; set `process.run_as` to an ordinary user, or `process.allow_root: true`"
         )
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
