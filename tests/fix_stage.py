@@ -189,6 +189,10 @@ class TestStage(Stage):
         assert len(found) == 1, f"{len(found)} records of `{wanted}` for {answer}: {answer.body!r}"
         return found[0]
 
+    def last_record(self) -> Json:
+        """The record of the decision made last, whatever became of the call."""
+        return [one for one in self.wait_collected() if one["kind"] == "decision"][-1]
+
     def access_log(self, path: str) -> list[Json]:
         """Lines of Envoy's access log for this path, once there is one."""
         log = self.folder / "access.log"

@@ -126,7 +126,7 @@ EXTENDED = [
 def test_ex_21_only_documented_extensions_are_read(
     stage: TestStage, host: str, target: bytes, expected: str, recorded: dict[str, object]
 ) -> None:
-    """EX-21: five keys with fixed meanings; what is wrong denies, and no key names a principal, a role or an outcome."""
+    """EX-21: five keys with fixed meanings; what is wrong denies, and none names a principal, a role or an outcome."""
     who = "bob" if host.startswith("spoof") else "alice"
     answer = exchange(stage, message(target, host=host.encode()), who=who, listener="extended")
     assert str(answer) == expected

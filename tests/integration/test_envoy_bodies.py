@@ -1,4 +1,4 @@
-"""EX-15 through a real Envoy: a body is read when it came whole and can be read one way, else a rule that reads it denies."""
+"""EX-15 through a real Envoy: a body that did not come whole, or can be read two ways, denies where a rule reads it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""EX-14 through a real Envoy: who calls is what Envoy's TLS proved, in our own terms, and nothing that a caller says."""
+"""EX-14 through a real Envoy: who calls is what Envoy's TLS proved, by our own rules, and nothing a caller says."""
 
 import pytest
 
