@@ -35,6 +35,8 @@ def exchange(stage: Stage, data: bytes, *, who: str = "alice", listener: str = "
         if listener == "plain":
             return _answer(plain, data, whole)
         with tls_context(stage, who).wrap_socket(plain) as secure:
+            # The last message of the handshake is not acknowledged at once; the request must not wait for that.
+            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return _answer(secure, data, whole)
 
 

@@ -25,7 +25,7 @@ from sidecar.logs import event
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.2
-BACKOFF_MAX_S = 30.0
+BACKOFF_MAX_S = 4.0  # a full journal answers ERROR, so a collector that is back must be found within seconds
 REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
