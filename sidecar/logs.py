@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from typing import Any
 
 REDACTED = "[redacted]"
@@ -86,6 +87,14 @@ def _place(trace: Any) -> str:
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
 
 
+def _thread_ended(ended: threading.ExceptHookArgs) -> None:
+    """A thread that ends by a bug is an event like others: by kind and place, without what a caller sent."""
+    if ended.exc_value is not None:
+        trace = (ended.exc_type, ended.exc_value, ended.exc_traceback)
+        name = ended.thread.name if ended.thread is not None else ""
+        logging.getLogger(__name__).critical("thread.ended", exc_info=trace, extra={"fields": {"thread": name}})
+
+
 def setup(level: str, form: str) -> None:
     """Send all logs of the process to standard error in this form. Replaces what was set up before."""
     handler = logging.StreamHandler(sys.stderr)
@@ -93,5 +102,6 @@ def setup(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    threading.excepthook = _thread_ended
     # grpc's own lines repeat what our events say, with texts of the peer in them.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)

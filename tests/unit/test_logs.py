@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 
 import pytest
 
@@ -59,6 +60,27 @@ def test_a_line_is_one_json_object_with_time_level_and_event() -> None:
     assert got["generation"] == 7
     assert got["ready"] is False
     assert len(got["cause"]) < 3000
+
+
+def test_a_thread_that_ends_by_a_bug_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Not a traceback on standard error, whose text can carry what a caller sent."""
+
+    def bug() -> None:
+        raise ValueError(CANARY)
+
+    before, handlers, level = threading.excepthook, logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        logs.setup("info", "json")
+        thread = threading.Thread(target=bug, name="worker")
+        thread.start()
+        thread.join()
+    finally:
+        threading.excepthook = before
+        logging.getLogger().handlers[:], logging.getLogger().level = handlers, level
+    (text,) = capfd.readouterr().err.splitlines()
+    line = json.loads(text)
+    assert (line["event"], line["thread"], line["exception"]) == ("thread.ended", "worker", "ValueError")
+    assert CANARY not in text
 
 
 def test_an_exception_is_logged_by_kind_and_place_only() -> None:
