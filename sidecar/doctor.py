@@ -95,6 +95,8 @@ def _process(config: Config, live: control_pb2.StatusResponse | None) -> Iterato
 
 _ADVICE = {
     "not_ready.svid": "no valid SVID: is this workload registered with the SPIFFE server?",
+    "not_ready.svid_expired": "the SPIFFE agent did not rotate our SVID in time: look at its log",
+    "not_ready.starting": "it has not looked at its parts yet: ask again",
     "not_ready.bundle": "no trust bundle: check the SPIFFE server",
     "not_ready.generation": "no policies in force: run remit policy check, then remit reload",
     "not_ready.policy_stale": "the last good load is older than `policy.max_age_s`: run remit reload",

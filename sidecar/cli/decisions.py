@@ -74,7 +74,7 @@ def _serve_local(directory: pathlib.Path, path: str, stack: contextlib.ExitStack
 
 def _serve_tls(directory: pathlib.Path, listen: str, workload_api: str, stack: contextlib.ExitStack) -> None:
     from fastpath.verify import Verifier
-    from sidecar.decisions.collector import Collector, serve
+    from sidecar.decisions.collector import CallerError, Collector, serve
     from sidecar.identity.peers import PeerResolver
     from sidecar.identity.source import WorkloadSource
     from sidecar.identity.tls import server_credentials
@@ -89,7 +89,7 @@ def _serve_tls(directory: pathlib.Path, listen: str, workload_api: str, stack: c
         peer = resolver.from_auth_context(context.auth_context(), context.peer())
         if peer.refusal:
             # An empty name must not stand for somebody: a Hello can be empty as well.
-            raise PermissionError(peer.refusal)
+            raise CallerError(peer.refusal)
         return peer.spiffe_id
 
     collector = Collector(directory, identify=identify)

@@ -40,6 +40,12 @@ class ChainError(JournalError):
     code = 15  # DATA_LOSS
 
 
+class CallerError(JournalError):
+    """A caller that is not who it says, or has no right to this journal."""
+
+    code = 7  # PERMISSION_DENIED
+
+
 class OrderError(JournalError):
     """A stream that leaves records out."""
 
@@ -103,8 +109,6 @@ class Collector(decisions_pb2_grpc.DecisionStreamServicer):
                 yield _answer(hello.journal, self.accept(file, request.batch, hello.sidecar))
         except (JournalError, ProtocolError) as error:
             self._refuse(context, _STATUS[error.code], str(error))
-        except PermissionError as error:
-            self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, str(error))
         except OSError as error:
             self._refuse(context, grpc.StatusCode.UNAVAILABLE, f"the log cannot be written: {error.strerror}")
 
@@ -129,11 +133,11 @@ class Collector(decisions_pb2_grpc.DecisionStreamServicer):
     def _check_caller(self, hello: decisions_pb2.Hello, context: grpc.ServicerContext) -> None:
         """The caller is who its Hello says: asked again for each batch, since a stream outlives an SVID."""
         if self._identify is not None and self._identify(context) != hello.sidecar:
-            raise PermissionError("`hello.sidecar` is not the caller's SPIFFE ID")
+            raise CallerError("`hello.sidecar` is not the caller's SPIFFE ID")
 
     def _check_owner(self, file: LogFile, sidecar: str) -> None:
         if self._identify is not None and file.sidecar not in ("", sidecar):
-            raise PermissionError("this journal belongs to another sidecar")
+            raise CallerError("this journal belongs to another sidecar")
 
     def open(self, journal: str) -> LogFile:
         """The file of a journal. JournalError when it cannot be continued, or there are too many."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fastpath.frames import gap_range
-from sidecar.decisions.chain import GENESIS, link
+from sidecar.decisions.chain import GENESIS, HASH_BYTES, link
 from sidecar.decisions.jsonline import line
 from sidecar.errors import JournalError, ProtocolError
 
 TAIL_BYTES = 16 * 1024
+SEQUENCE_MAX = (1 << 64) - 1  # decisions.proto, Entry
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,12 @@ class LogFile:
             return Position()
         try:
             fields = json.loads(last)
+            found = Position(int(fields["sequence"]), bytes.fromhex(fields["hash"]))
+            if not 0 < found.sequence <= SEQUENCE_MAX or len(found.digest) != HASH_BYTES:
+                raise ValueError("no position of a log")
             self.sidecar = str(fields["sidecar"])
-            return Position(int(fields["sequence"]), bytes.fromhex(fields["hash"]))
-        except (ValueError, KeyError, TypeError) as error:
+            return found
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise JournalError(
                 f"the last line of `{self.path}` is not a decision line ({type(error).__name__}); move the file aside"
             ) from None
@@ -97,7 +101,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, text in enumerate(file, 1):
             try:
                 fields = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 fields = None
             if not isinstance(fields, dict):
                 raise JournalError(f"line {number} of `{path}` is not a JSON object")

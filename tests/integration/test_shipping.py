@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from fastpath.frames import gap_range
 from fastpath.journal import Journal
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
+from sidecar.decisions import collector as collectors
 from sidecar.decisions.collector import Collector, serve
 from sidecar.decisions.log_file import verify
 from sidecar.decisions.service import DecisionTail
@@ -465,6 +467,21 @@ def test_a_sidecar_is_who_it_says(records: Path, sockets: Path) -> None:
         error = streams.refusal([hello(sidecar=caller[0])])
         assert error.code() == grpc.StatusCode.PERMISSION_DENIED
         assert "belongs to another sidecar" in error.details()
+
+
+def test_a_log_that_may_not_be_opened_is_the_collectors_own_trouble(
+    records: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidecar is told UNAVAILABLE and tries again, not that it has no right; no path of ours is told."""
+
+    def refuse(path: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(collectors, "LogFile", refuse)
+    with Served(records, sockets / "c"):
+        error = Streams(sockets / "c").refusal([hello(sidecar="a")])
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert error.details() == "the log cannot be written: Permission denied"
 
 
 # ------------------------------------------------------------------ tail

@@ -260,7 +260,19 @@ def test_a_long_last_line_is_found(tmp_path: Path, collector: Collector) -> None
     file.close()
 
 
-@pytest.mark.parametrize("last", [b"not json\n", b"{}\n", b"[]\n", b'{"sequence":1,"hash":"zz","sidecar":""}\n'])
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"not json\n",
+        b"{}\n",
+        b"[]\n",
+        b"[" * 100_000 + b"\n",
+        b'{"sequence":1,"hash":"zz","sidecar":""}\n',
+        b'{"sequence":1,"hash":"00","sidecar":""}\n',
+        b'{"sequence":-1,"hash":"%s","sidecar":""}\n' % (b"0" * 64),
+        b'{"sequence":18446744073709551616,"hash":"%s","sidecar":""}\n' % (b"0" * 64),
+    ],
+)
 def test_a_log_that_cannot_be_continued_is_named(tmp_path: Path, last: bytes) -> None:
     """A whole last line that is not ours: the file is left as it is."""
     path = tmp_path / "x.jsonl"
