@@ -6,5 +6,5 @@ from fastpath.wire cimport Text
 
 # Fill the canonical part of `call`, or its `refusal`.
 cdef void canonical_call(HttpCall *call, const CanonicalRules *rules, Arena *arena) noexcept nogil
-# Whether a content type is gRPC's or gRPC-Web's: application/grpc and whatever follows it, in any case (RFC 9110 8.3.1).
+# Whether a content type is gRPC's or gRPC-Web's: application/grpc and what follows it, in any case (RFC 9110 8.3.1).
 cdef bint is_grpc_type(Text value) noexcept nogil
