@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 from cryptography.hazmat.primitives import serialization
 
 from sidecar.demo.ca import to_pem
@@ -205,6 +206,28 @@ class TestStage(Stage):
         return lines()
 
 
+class FaultStage(Stage):
+    """A stage whose sidecar may be stopped, killed and started again. Listeners `main` and `open`, a small journal."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, overrides={"journal.segment_bytes": 1 << 16, "journal.cap_bytes": 1 << 17})
+
+    def listeners(self) -> list[Listener]:
+        main = super().listeners()[0]
+        leaking = copy.deepcopy(main)
+        leaking.name = "open"
+        leaking.http_filters[0]["typed_config"]["failure_mode_allow"] = True
+        return [main, leaking]
+
+    def start_again(self) -> None:
+        """Start the sidecar that was ended at the addresses that Envoy knows; returns when it is ready."""
+        self._overrides |= {name: self.addresses[name] for name in ("listeners.ext_authz.address", "metrics.address")}
+        self.config.write_text(yaml.safe_dump(self.settings(), sort_keys=False))
+        self.sidecar = self.start_sidecar()
+
+
 def write_svid(folder: Path, leaf_der: bytes, key_der: bytes) -> None:
     """A certificate and its key where `Caller` and `exchange` look for them."""
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -264,5 +287,14 @@ def stage() -> Iterator[TestStage]:
     """A running stage; its folder is kept when it failed to start."""
     folder = short_folder()
     with TestStage(folder) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def fault_stage() -> Iterator[FaultStage]:
+    """A stage of the module's own; every test leaves its sidecar and its collector running."""
+    folder = short_folder()
+    with FaultStage(folder) as running:
         yield running
     shutil.rmtree(folder)

@@ -51,7 +51,7 @@ class Process:
         return self._child.poll() is None
 
     def wait_until(self, what: str, ready: Callable[[], bool]) -> None:
-        """Like `wait_for`, but a child that ended is told at once, with its last words."""
+        """Like `wait_for`, but a child that ended is told at once, with its last words. On failure it is ended."""
 
         def ready_or_dead() -> bool:
             if not self.running():
@@ -59,7 +59,11 @@ class Process:
                 raise ConfigError(f"{self.name} ended with status {self._child.returncode} before {what}:\n{words}")
             return ready()
 
-        wait_for(f"{self.name}: {what}", ready_or_dead)
+        try:
+            wait_for(f"{self.name}: {what}", ready_or_dead)
+        except BaseException:
+            self.stop()
+            raise
 
     def kill(self) -> None:
         """SIGKILL: what a crash looks like to everybody else."""

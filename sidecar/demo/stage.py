@@ -77,8 +77,11 @@ class Stage:
             self._prepare()
             self.workload = undo.enter_context(self._workload_api())
             self.upstreams = undo.enter_context(self._upstreams())
-            self.collector = undo.enter_context(self.start_collector())
-            self.sidecar = undo.enter_context(self.start_sidecar())
+            # Both may be started anew in between; the present one is ended, the sidecar while it can still ship.
+            self.collector = self.start_collector()
+            undo.callback(lambda: self.collector.stop())
+            self.sidecar = self.start_sidecar()
+            undo.callback(lambda: self.sidecar.stop())
             self.envoy = undo.enter_context(Envoy(self.folder, self._bootstrap()))
             self._stack = undo.pop_all()
         return self
@@ -180,7 +183,7 @@ class Stage:
 
     def restart_collector(self) -> None:
         """Start a collector after the present one was ended."""
-        self.collector = self._stack.enter_context(self.start_collector())
+        self.collector = self.start_collector()
 
     def start_sidecar(self) -> Process:
         """The sidecar; returns when it is ready."""
