@@ -211,6 +211,9 @@ class GenerationStore:
                 started=self._started,
             )
         except PolicyError:
+            # On a full disk the half that was written takes the room that a smaller set would need.
+            with contextlib.suppress(OSError):
+                os.unlink(output)
             if self._stopping:
                 raise PolicyError("the process stops; nothing is published any more") from None
             raise
