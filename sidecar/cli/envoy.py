@@ -2,6 +2,7 @@
 
 import click
 
+from fastpath import spiffe_id
 from sidecar import config_file as files
 from sidecar import envoy_config as envoy
 from sidecar._proto.remit.control.v1 import control_pb2
@@ -40,6 +41,8 @@ def envoy_config(config_file: str, sidecar_id: str, certificate: str, key: str, 
     identity = sidecar_id or (live.spiffe_id if live else "") or config.identity.spiffe_id
     if not identity and not config.listeners.ext_authz.socket:
         raise Failure("the sidecar's SPIFFE ID is not known; start it, or name it with --sidecar-id")
+    if identity and not spiffe_id.parse(identity).path:
+        raise Failure(f"`{identity}` names a trust domain, not a workload; write spiffe://trust-domain/path")
     tls = envoy.TlsFiles(*given) if all(given) else None
     extras = list(live.extras_read) if live and live.generation else _stored_extras(config)
     text = envoy.render(config, endpoint=_endpoint(config, live), sidecar_id=identity, extras_read=extras, tls=tls)

@@ -158,6 +158,9 @@ def test_envoy_config_prints_what_the_published_rules_need(folder: pathlib.Path)
     remit("policy", "publish", "--config", str(config))
     arguments = ("envoy-config", "--config", str(config))
     assert "--sidecar-id" in remit(*arguments).stderr
+    for wrong in ("corp.example/sidecar", 'spiffe://corp.example/"x', "spiffe://corp.example"):
+        refused = remit(*arguments, "--sidecar-id", wrong)
+        assert (refused.exit_code, f"`{wrong}`" in refused.stderr) == (EXIT_ERROR, True), refused.output
     result = remit(*arguments, "--sidecar-id", "spiffe://corp.example/sidecar")
     assert result.exit_code == 0, result.output
     assert "failure_mode_allow: false" in result.output
