@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev
+DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev strace
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup run test test-differential bench lint format lock clean
+.PHONY: setup run test test-differential test-faults bench lint format lock clean
 
 setup: .setup-debian .setup-venv .setup-envoy
 	@$(PY) setup.py -q build_ext --inplace
@@ -43,6 +43,10 @@ test: setup lint
 test-differential: setup
 	@$(PY) -m tests.differential --seed 1 --cases 50000 --jobs 2
 	@$(PY) -m tests.differential.mutants
+
+# Every system call of a publish killed and failed, every bit flipped; `make test` plays a seeded slice of it.
+test-faults: setup
+	@REMIT_FAULTS=long $(PY) -m pytest --timeout 3600 tests/fault
 
 bench: setup
 	@$(PY) -m bench decide --json bench-decide.json

@@ -23,6 +23,8 @@ class Rules:
     def __init__(self, config: Config, pdp: Pdp) -> None:
         self._pdp = pdp
         self._store = GenerationStore(config.policy.store)
+        if self._store.volatile:
+            event(log, "store.volatile", logging.WARNING, folder=config.policy.store, filesystem=self._store.volatile)
         self._current: Generation | None = None
         self._mapping = Mapping(config.mapping)
         pdp.put_mapping(self._mapping)

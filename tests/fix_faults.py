@@ -127,8 +127,11 @@ class Publishing:
         (self.folder / "a.cedar").write_text(f'@id("p{self.count}") {ANYTHING};\n')
         return f"p{self.count}"
 
-    def publish(self) -> Manifest:
+    def publish(self, text: str = "") -> Manifest:
+        """Put a content that never was, or `text`, in force."""
         self.write()
+        if text:
+            (self.folder / "a.cedar").write_text(text)
         return GenerationStore(self.store_path).publish(PolicySource(SourceFiles([str(self.folder)])))
 
     def in_force(self) -> tuple[Manifest, list[str]]:
