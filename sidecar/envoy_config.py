@@ -6,6 +6,7 @@ What each setting defends against is printed beside it by `render`; the facts ar
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,7 @@ MCP_NAMESPACES = ("envoy.filters.http.mcp", "mcp_proxy")  # Envoy 1.38 and later
 READS_BODY = frozenset({"input", "*"})  # `*`: a policy reads the context as a whole
 
 _TYPE = "type.googleapis.com/envoy.extensions."
+_CAPITAL = re.compile("(?<=[a-z0-9])([A-Z])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +179,10 @@ _HEAD = """\
 # failure_mode_allow stays false: anything else lets calls through while the sidecar is away.
 # A stream (WebSocket, SSE, gRPC stream) is asked about once, when it opens; bound it with max_stream_duration.
 """
+_FILES = """\
+# Envoy reads the SVID's files below once. An SVID that rotates needs SDS: over the Workload API (print this without
+# --certificate), or a file of its own that names them with `watched_directory`.
+"""
 _BODY = "# Bodies are buffered because {why}; a route that needs none turns it off (see the last part).\n"
 _NO_BODY = "# No rule reads a body, so none is buffered. Print this again once a policy reads `context.input`.\n"
 
@@ -192,7 +198,7 @@ def render(config: Config, *, endpoint: str, sidecar_id: str, extras_read: Itera
     if tls is None and not endpoint.startswith("unix:"):
         clusters.append(workload_api_cluster(config.workload_api))
     parts = [
-        _HEAD + (_BODY.format(why=why) if what.body else _NO_BODY),
+        _HEAD + (_FILES if tls is not None else "") + (_BODY.format(why=why) if what.body else _NO_BODY),
         _part("HttpConnectionManager: the path that is judged is the path that is routed", connection_manager()),
         _part(
             "http_filters: before the router, and before any filter that changes the request",
@@ -226,6 +232,8 @@ def warnings(text: str) -> list[str]:
         kind = str(node.get("@type", ""))
         if kind.endswith("ext_authz.v3.ExtAuthz"):
             filters += 1
+            found += _enforcement_warnings(node)
+        if kind.endswith("filters.http.ext_authz.v3.ExtAuthz"):
             found += _filter_warnings(node)
         if kind.endswith("HttpConnectionManager"):
             found += _manager_warnings(node)
@@ -239,19 +247,33 @@ def _nodes(value: Any, seen: set[int]) -> Iterable[Json]:
     if isinstance(value, dict | list):
         seen.add(id(value))
     if isinstance(value, dict):
-        yield value
+        yield _snake(value)
         value = list(value.values())
     if isinstance(value, list):
         for one in value:
             yield from _nodes(one, seen)
 
 
-def _filter_warnings(node: Json) -> Iterable[str]:
+def _snake(node: Any) -> Json:
+    """A mapping with its keys in one of the two spellings that protobuf's JSON takes; empty when it is none."""
+    if not isinstance(node, dict):
+        return {}
+    return {_CAPITAL.sub(r"_\1", str(key)).lower(): value for key, value in node.items()}
+
+
+def _enforcement_warnings(node: Json) -> Iterable[str]:
     if node.get("failure_mode_allow"):
         yield "`failure_mode_allow: true`: every call passes while the sidecar is away or errs; set it to false"
+    if node.get("shadow_mode"):
+        yield "`shadow_mode: true`: decisions are made and not enforced; set it to false"
+    if node.get("filter_enabled") and not node.get("deny_at_disable"):
+        yield "`filter_enabled`: only a part of the calls is asked about; remove it, or set `deny_at_disable`"
+
+
+def _filter_warnings(node: Json) -> Iterable[str]:
     if not node.get("encode_raw_headers"):
         yield "`encode_raw_headers` is off: repeated headers arrive joined and bad bytes replaced; set it to true"
-    if (node.get("with_request_body") or {}).get("allow_partial_message"):
+    if _snake(node.get("with_request_body")).get("allow_partial_message"):
         yield "`allow_partial_message: true`: rules that read the body deny cut bodies; set it to false"
     if node.get("clear_route_cache"):
         yield "`clear_route_cache: true`: a call can be routed elsewhere after the decision; set it to false"

@@ -129,6 +129,15 @@ def test_an_unsafe_envoy_configuration_is_pointed_out() -> None:
     parsed["http_filters"][0]["typed_config"].update(failure_mode_allow=True, encode_raw_headers=False)
     found = envoy_config.warnings(yaml.safe_dump({"x": {"@type": "x.HttpConnectionManager", **parsed}}))
     assert any("`failure_mode_allow: true`" in line for line in found)
+    camel = {"@type": "x.filters.network.ext_authz.v3.ExtAuthz", "failureModeAllow": True, "shadowMode": True}
+    found_again = envoy_config.warnings(yaml.safe_dump({"n": camel}))
+    assert [line.partition(":")[0] for line in found_again] == ["`failure_mode_allow", "`shadow_mode"]
+    part = {"@type": "x.filters.http.ext_authz.v3.ExtAuthz", "encodeRawHeaders": True, "filter_enabled": {"a": 1}}
+    part["withRequestBody"] = {"allowPartialMessage": True}
+    assert [line.partition("`:")[0] for line in envoy_config.warnings(yaml.safe_dump(part))] == [
+        "`filter_enabled",
+        "`allow_partial_message: true`: rules that read the body deny cut bodies; set it to false",
+    ]
     assert any("`encode_raw_headers`" in line for line in found)
     assert envoy_config.warnings("a: 1") == ["no ext_authz filter found: nothing asks the sidecar"]
     del bootstrap["a"][0]["b"]["merge_slashes"]
