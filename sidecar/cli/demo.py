@@ -1,8 +1,13 @@
 """`remit demo`."""
 
+import importlib.util
 import sys
 
 import click
+
+from sidecar.cli.output import Failure
+
+NEEDED = ("envoy", "httpx2", "mcp", "uvicorn")  # of the extra `demo`, which the sidecar itself does without
 
 
 @click.command()
@@ -18,6 +23,8 @@ def demo(stay: bool) -> None:
       remit demo
       remit demo --stay
     """
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise Failure(f"the demo needs {', '.join(missing)}: run make run, or pip install 'remit[demo]'")
     from sidecar.demo.play import main
 
     sys.exit(main(stay))

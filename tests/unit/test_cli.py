@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import click
 import pytest
@@ -206,3 +207,12 @@ def test_generate_schema_turns_a_tool_list_into_a_schema_that_publishes(folder: 
     assert checked.exit_code == 0, checked.output
     assert "input" in checked.output
     assert remit(*arguments[:-1], "transfer").exit_code == 2
+
+
+def test_the_demo_names_the_packages_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar installed without the extra `demo` says so in one line, not in a traceback."""
+    # The command hides its module of the same name from attribute access.
+    monkeypatch.setattr(sys.modules["sidecar.cli.demo"], "NEEDED", ("json", "no_such_package"))
+    answer = remit("demo")
+    assert answer.exit_code == EXIT_ERROR
+    assert "the demo needs no_such_package" in answer.output
