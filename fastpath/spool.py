@@ -15,6 +15,7 @@ import itertools
 import json
 import mmap
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ SEGMENT_HEADER = int(FrameLayout.SEGMENT_HEADER)
 DAMAGED_KEPT = 4
 LISTING_TRIES = 100
 HASH_BYTES = 32
+SEQUENCE_MAX = (1 << 64) - 1
+_SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg|[0-9]{1,20}\.spare")
 FRAME_BYTES_MIN = 24  # a payload has at least one byte
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -74,7 +77,7 @@ def list_segments(directory: Path) -> list[Segment]:
 
 
 def _segment_names(directory: Path) -> set[str]:
-    return {name for name in os.listdir(directory) if name.endswith((".seg", ".spare"))}
+    return {name for name in os.listdir(directory) if _SEGMENT_NAME.fullmatch(name)}
 
 
 def _describe(directory: Path, names: set[str]) -> list[Segment] | None:
@@ -82,8 +85,11 @@ def _describe(directory: Path, names: set[str]) -> list[Segment] | None:
     for name in names:
         path = directory / name
         try:
+            if not path.is_file() and path.exists():
+                # Opening a pipe would wait for ever.
+                raise OSError(f"`{path}` is not a regular file; move it away")
             first = int(path.stem) if path.suffix == ".seg" else first_frame_sequence(path)
-            if first:
+            if 0 < first <= SEQUENCE_MAX:
                 found[first] = Segment(path, first, path.stat().st_size)
         except FileNotFoundError:
             return None
@@ -123,6 +129,8 @@ def write_checked(path: Path, fields: dict[str, object], *, durable: bool = True
 
 def read_checked(path: Path) -> dict[str, object] | None:
     """What write_checked wrote; None when the file is missing or fails its check."""
+    if not path.is_file():
+        return None
     try:
         text, crc = path.read_text().splitlines()
         if int(crc, 16) != crc32c(text.encode()):
@@ -202,7 +210,7 @@ class Spool:
         self.acknowledged_hash = bytes.fromhex(str(cursor.get("hash", ""))) or bytes(HASH_BYTES)
 
     def _id_from_segments(self) -> str:
-        for path in sorted(self.directory.glob("*.seg")):
+        for path in sorted(path for path in self.directory.glob("*.seg") if path.is_file()):
             head = path.read_bytes()[:SEGMENT_HEADER]
             if head[:8] == MAGIC:
                 return head[16:SEGMENT_HEADER].hex()

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,40 @@ def test_a_directory_open_to_others_is_refused(folder: Path) -> None:
     folder.mkdir(mode=0o755)
     with pytest.raises(PermissionError, match="chmod 700"):
         open_journal(folder)
+
+
+def test_names_that_are_no_segments_are_left_alone(folder: Path) -> None:
+    """A name beyond the last sequence, or that is no number, is somebody else's file."""
+    with open_journal(folder) as journal:
+        fill(journal, 3)
+    for name in ("99999999999999999999.seg", "notes.seg"):
+        (folder / name).write_bytes(b"x" * 100)
+    with open_journal(folder) as journal:
+        assert journal.next_sequence == 4
+    assert (folder / "notes.seg").read_bytes() == b"x" * 100
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_the_place_of_a_segment_is_named(folder: Path, make: Callable[[Path], None]) -> None:
+    """A pipe would keep the start waiting for ever."""
+    with open_journal(folder) as journal:
+        fill(journal, 3)
+    segment = folder / f"{1:020d}.seg"
+    segment.rename(folder / "aside")
+    make(segment)
+    with pytest.raises(OSError, match=r"0001\.seg` is not a regular file; move it away"):
+        open_journal(folder)
+
+
+def test_a_pipe_in_the_place_of_the_identity_counts_as_lost(folder: Path) -> None:
+    """It is found again in the segments, as when the file is gone."""
+    with open_journal(folder) as journal:
+        fill(journal, 3)
+        before = journal.id
+    (folder / "journal").unlink()
+    os.mkfifo(folder / "journal")
+    with open_journal(folder) as journal:
+        assert (journal.id, journal.next_sequence) == (before, 4)
 
 
 @pytest.mark.parametrize(
