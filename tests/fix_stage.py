@@ -86,7 +86,7 @@ class TestStage(Stage):
     def listeners(self) -> list[Listener]:
         main, raw = super().listeners()
         raw.hosts = {GRPC_HOST: "grpc", **raw.hosts}
-        return [main, raw, *self._settings(), *self._connections(), self._extended(), self._parsed()]
+        return [main, raw, *self._settings(), *self._connections(), self._extended(), self._shadow(), self._parsed()]
 
     def _settings(self) -> list[Listener]:
         """Other settings of the filter: without raw headers, failing open, cutting bodies, taking any method."""
@@ -146,6 +146,12 @@ class TestStage(Stage):
         listener = self.like_raw("extended", [self.envoy_filter()])
         listener.hosts = {**dict.fromkeys(said, "http"), **listener.hosts}
         listener.per_host = {host: _per_route({"context_extensions": keys}) for host, keys in said.items()}
+        return listener
+
+    def _shadow(self) -> Listener:
+        """Decisions that Envoy does not enforce, and that say so to us, so that nothing is counted or spent."""
+        listener = self._variant("shadow", shadow_mode=True)
+        listener.per_host = dict.fromkeys(listener.hosts, _per_route({"context_extensions": {"dry_run": "true"}}))
         return listener
 
     def _parsed(self) -> Listener:

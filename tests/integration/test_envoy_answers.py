@@ -147,3 +147,12 @@ def test_ex_21_a_client_cannot_say_what_the_operator_says(stage: TestStage, name
     answer = exchange(stage, message(b"/plan?plan=pro&dry_run=true", headers=[(name, b"true")]), listener="extended")
     assert str(answer) == "200"
     assert "dry_run" not in stage.record(answer)
+
+
+def test_shadow_mode_decides_without_enforcing_or_counting(stage: TestStage) -> None:
+    """2.3: with Envoy's shadow_mode a denied call goes through; our record says DENY, and that it was a dry run."""
+    answer = exchange(stage, message(b"/admin"), listener="shadow")
+    assert (answer.status, answer.json()["path"]) == (200, "/admin")
+    assert not [name for name, _ in answer.json()["headers"] if name.startswith("x-remit-")]
+    record = stage.last_record()
+    assert (record["outcome"], record["reason"], record["dry_run"]) == ("OUTCOME_DENY", "admin.closed", True)

@@ -170,6 +170,26 @@ def test_ex_02_decisions_that_cannot_be_recorded_are_errors(fault_stage: FaultSt
     assert len(allowed) >= refused.count("")
 
 
+def test_a_reload_under_load_changes_whole_generations(fault_stage: FaultStage) -> None:
+    """2.6, I5: each call is decided by one generation whole, none fails, and generations only grow."""
+    closed = fault_stage.policy / "policies" / "closed.cedar"
+    forbid = '@id("closed") @reason("closed") forbid (principal, action, resource);\n'
+    with load(fault_stage) as answers:
+        for text in (forbid, "", forbid, ""):
+            closed.write_text(text)
+            assert not fault_stage.reload().problems
+            more(answers, "403 closed" if text else "200")
+    assert {str(one) for one in answers} == {"200", "403 closed"}
+    wanted = {evaluation_id(one): str(one) for one in answers}
+    records = [one for one in fault_stage.wait_collected() if one.get("evaluation_id") in wanted]
+    by_generation: dict[int, set[str]] = {}
+    for one in records:
+        by_generation.setdefault(int(one["generation"]), set()).add(wanted[one["evaluation_id"]])
+    assert len(records) == len(answers)
+    assert [len(seen) for seen in by_generation.values()] == [1] * 5
+    assert list(by_generation) == sorted(by_generation)
+
+
 # ---------------------------------------------------------------- failure_mode_allow
 
 
