@@ -66,9 +66,9 @@ def some(points: Sequence[T], count: int) -> list[T]:
     return [points[i] for i in sorted(random.Random(SEED).sample(range(len(points)), count))]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> "Publishing":
-    """One for all tests of a file: each leaves it with a generation in force and nothing lying about."""
+    """One for all tests: each leaves it with a generation in force and nothing lying about."""
     return Publishing(tmp_path_factory.mktemp("world"))
 
 

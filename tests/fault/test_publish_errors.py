@@ -43,7 +43,7 @@ def test_an_error_of_any_system_call_refuses_the_publish(world: Publishing, who:
     """
     faults = [(point, error) for point in world.points(who) for error in ERRORS.get(point.call, OTHERWISE)]
     refused = 0
-    for point, error in some(faults, 3):
+    for point, error in some(faults, 2):
         old = world.in_force()[0].generation
         done = survives(world, who, failing(point, error))
         assert_clear(done, old)

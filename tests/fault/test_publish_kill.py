@@ -5,15 +5,16 @@ import pathlib
 
 import pytest
 
-from tests.fix_faults import Point, Publishing, mounted_disk, needs_strace, some, survives
+from tests.fix_faults import LONG, Point, Publishing, mounted_disk, needs_strace, some, survives
 
-# The calls around the commit are in every slice, the others by chance.
-COMMIT = ("rename", "renameat", "renameat2", "fsync")
+COMMIT = ("write", "rename", "renameat", "renameat2", "fsync")
 
 
-def slice_of(points: list[Point], count: int) -> list[Point]:
-    commit = [point for point in points if point.call in COMMIT]
-    return [*some(commit, count), *some([point for point in points if point not in commit], count)]
+def slice_of(points: list[Point], last: int) -> list[Point]:
+    """All in a long run, else one by chance and the `last` ones around the commit."""
+    if LONG:
+        return points
+    return [*some(points, 1), *[point for point in points if point.call in COMMIT][-last:]]
 
 
 def kill(point: Point) -> str:
@@ -26,7 +27,7 @@ def test_a_kill_at_every_system_call_leaves_the_old_generation_or_the_new(world:
     """PO-10: SIGKILL at the Nth openat, write, fsync, ..: the store opens, the next publish works and cleans."""
     points = world.points(who)
     assert {"openat", "fsync"} <= {point.call for point in points}
-    chosen = slice_of(points, 1)
+    chosen = slice_of(points, 4)
     died = [point for point in chosen if survives(world, who, kill(point)).published is None]
     # Memory is mapped where the allocator likes, so a run may end before its last mmap.
     assert {point for point in chosen if point.call != "mmap"} <= set(died)
@@ -39,7 +40,7 @@ def test_a_power_cut_at_every_system_call_leaves_the_old_generation_or_the_new(t
         os.mkdir(disk.at / "store")
         world = Publishing(tmp_path, disk.at / "store")
         disk.cut()
-        for point in slice_of(world.points("publisher"), 1):
+        for point in slice_of(world.points("publisher"), 2):
             survives(world, "publisher", kill(point), cut=disk.cut)
         for point in slice_of(world.points("compiler"), 1):
             survives(world, "compiler", kill(point), cut=disk.cut)

@@ -197,7 +197,7 @@ def test_a_manifest_without_its_digest_or_of_another_store_is_refused(stored: St
     other = Publishing(tmp_path, tmp_path / "other")
     other.publish(f'@id("other") {ANYTHING};')
     stored.put(stored.manifest_path, (other.store_path / "manifest.json").read_bytes())
-    assert "generation-0000000002.mdb` is damaged" in stored.refused()
+    assert f"{stored.file.name}` is damaged" in stored.refused()
 
 
 # ---------------------------------------------------------------- under a running process

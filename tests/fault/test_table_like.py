@@ -52,7 +52,7 @@ def pairs() -> list[tuple[str, str]]:
             ("*" * 50 + "b", "a" * n),
             ("a*" * 20 + "c*d", "a" * n),
         ]
-    for _ in range(2_000 if LONG else 200):
+    for _ in range(2_000 if LONG else 60):
         pattern = "".join(chance.choices("ab*", k=chance.randrange(1, 30)))
         made.append((pattern, "".join(chance.choices("ab", k=chance.randrange(0, 60)))))
     return made
