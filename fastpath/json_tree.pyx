@@ -261,6 +261,8 @@ cdef int read_entry(Text message, int depth, Arena *arena, Json *out) noexcept n
     cdef int values = 0
     cdef int keys = 0
     cdef int error = JSON_OK
+    # An entry without a key has the empty one, in memory that C may copy from.
+    out.key = text_of(b"")
     reader_open(&r, message)
     while not error and reader_next(&r, &f):
         if f.type != WIRE_BYTES:

@@ -59,7 +59,8 @@ cdef Text joined(Mapper *m, Text a, const char *separator, Text b) noexcept nogi
         return out
     memcpy(room, a.p, a.n)
     memcpy(room + a.n, between.p, between.n)
-    memcpy(room + a.n + between.n, b.p, b.n)
+    if b.n:
+        memcpy(room + a.n + between.n, b.p, b.n)
     out.n = a.n + between.n + b.n
     return out
 

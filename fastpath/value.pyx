@@ -82,7 +82,9 @@ cdef Uid *uid_make(Arena *a, const char *type_, uint32_t type_len, const char *i
 
 
 cdef int text_compare(const char *a, uint32_t a_len, const char *b, uint32_t b_len) noexcept nogil:
-    cdef int order = memcmp(a, b, a_len if a_len < b_len else b_len)
+    cdef uint32_t n = a_len if a_len < b_len else b_len
+    # An empty text may have no memory, and C compares none.
+    cdef int order = memcmp(a, b, n) if n else 0
     if order:
         return order
     return (a_len > b_len) - (a_len < b_len)
