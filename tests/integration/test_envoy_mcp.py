@@ -118,6 +118,7 @@ def test_headers_alone_do_not_say_what_a_call_is(stage: TestStage, listener: str
 CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 TWICE = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_balance","name":"rm"}}'
 TWICE_ESCAPED = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","m\\u0065thod":"tools/call"}'
+OTHER_LETTERS = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","Method":"tools/call","params":{"name":"rm"}}'
 DEEP = rpc("tools/list", {"x": 0}).replace(b"0}", b"[" * 80 + b"]" * 80 + b"}")
 
 METHODS = [
@@ -138,6 +139,7 @@ METHODS = [
     ("batch", b"[" + tool("get_balance") + b"," + tool("delete_account") + b"]", "403 mcp.batch", None, None),
     ("name twice", TWICE, "403 mcp.body.duplicate_key", None, None),
     ("method twice", TWICE_ESCAPED, "403 mcp.body.duplicate_key", None, None),
+    ("method in other letters", OTHER_LETTERS, "403 mcp.body.ambiguous_key", None, None),
     ("no name", rpc("tools/call", {"arguments": {}}), "403 mcp.name.missing", None, None),
     ("not JSON", b"hello", "403 mcp.body.malformed", None, None),
     ("cut", tool("get_balance")[:-2], "403 mcp.body.malformed", None, None),
