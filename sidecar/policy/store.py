@@ -112,8 +112,10 @@ class GenerationStore:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self.volatile = VOLATILE.get(self._local(), "")
             """Kind of the file system when it forgets all at power off, or empty: what is published is not durable."""
-            with self._locked():
-                self._clean()
+            # A reader of a clean store takes no lock, so it is never in the way of a publish.
+            if self._leftovers():
+                with self._locked():
+                    self._clean()
         except _Busy:
             pass  # a writer is at work; it cleans up after itself
         except OSError as error:
@@ -176,7 +178,7 @@ class GenerationStore:
 
         When this returns, the manifest and all it names are durable. Raises PolicyError, and changes nothing, when the
         source is refused, the compiler dies, another process publishes, or the disk fails; when it fails only after the
-        commit, the error says that the new generation is in force.
+        commit, the error says that the new generation was published.
         """
         try:
             with self._locked():
@@ -305,7 +307,7 @@ class GenerationStore:
             self._sync_folder()
         except OSError as error:
             raise PolicyError(
-                f"generation {manifest.generation} is in force, but a power cut could undo it: {_cause(error)};"
+                f"generation {manifest.generation} was published, but a power cut could undo it: {_cause(error)};"
                 " publish again"
             ) from None
 
@@ -331,16 +333,20 @@ class GenerationStore:
         finally:
             os.close(descriptor)
 
-    def _clean(self) -> None:
-        """Remove temporary files and generations that no manifest names. A damaged manifest leaves all generations."""
+    def _leftovers(self) -> list[str]:
+        """Temporary files and generations that no manifest names. A damaged manifest leaves all generations."""
         names = os.listdir(self.directory)
-        doomed = [name for name in names if name.startswith(_TEMPORARY)]
+        found = [name for name in names if name.startswith(_TEMPORARY)]
         with contextlib.suppress(RuleTableError):
             manifest = self.current()
             kept = set() if manifest is None else {manifest.file, *(stored.file for stored in manifest.previous)}
             # Before the first manifest a generation cannot be in force either.
-            doomed += [name for name in names if _FILE.fullmatch(name) and name not in kept]
-        for name in doomed:
+            found += [name for name in names if _FILE.fullmatch(name) and name not in kept]
+        return found
+
+    def _clean(self) -> None:
+        """Remove what interrupted publishes left. Call with the lock held: a publish in progress has leftovers too."""
+        for name in self._leftovers():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.directory, name))
 

@@ -1,5 +1,6 @@
 """Publishing: one rename commits, a bad publish changes nothing, a kill leaves old or new in force (PO-10)."""
 
+import fcntl
 import os
 import random
 import signal
@@ -26,7 +27,7 @@ print(GenerationStore(sys.argv[1]).publish(PolicySource(SourceFiles([sys.argv[2]
 """
 HOLDER = """
 import fcntl, os, sys
-fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX)
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -144,6 +145,14 @@ def test_one_process_publishes_at_a_time(bench):
         assert GenerationStore(bench.store_path).current() is None
         holder.kill()
     assert bench.store.publish(source).generation == 1
+
+
+def test_a_reader_takes_no_lock(bench, monkeypatch):
+    """A command that opens a clean store is never the other publisher that a reload is refused for."""
+    bench.publish("one")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("a reader locked the store"))
+    with GenerationStore(bench.store_path).open_current() as generation:
+        assert generation.policy_ids == ["one"]
 
 
 def test_what_an_interrupted_publish_left_is_removed_at_start(bench):

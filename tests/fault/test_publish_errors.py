@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_synchronised_after_the_commit_is_told_as_it_is(
     world.write()
     done = world.run("publisher", failing(last, "EIO"))
     assert done.said == (
-        f"refused generation {before + 1} is in force, but a power cut could undo it: input/output error (EIO);"
+        f"refused generation {before + 1} was published, but a power cut could undo it: input/output error (EIO);"
         " publish again"
     )
     assert world.in_force()[0].generation == before + 1

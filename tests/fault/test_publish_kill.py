@@ -5,7 +5,9 @@ import pathlib
 
 import pytest
 
-from tests.fix_faults import LONG, Point, Publishing, mounted_disk, needs_strace, some, survives
+from sidecar.errors import RuleTableError
+from sidecar.policy.store import GenerationStore
+from tests.fix_faults import LONG, Point, Publishing, assert_clean, mounted_disk, needs_strace, some, survives
 
 COMMIT = ("write", "rename", "renameat", "renameat2", "fsync")
 
@@ -31,6 +33,27 @@ def test_a_kill_at_every_system_call_leaves_the_old_generation_or_the_new(world:
     died = [point for point in chosen if survives(world, who, kill(point)).published is None]
     # Memory is mapped where the allocator likes, so a run may end before its last mmap.
     assert {point for point in chosen if point.call != "mmap"} <= set(died)
+
+
+@needs_strace
+def test_a_kill_during_the_first_publish_leaves_nothing_or_the_first_generation(tmp_path: pathlib.Path) -> None:
+    """PO-10: before the first manifest nothing is in force, and a store says so instead of serving half of one."""
+    world = Publishing(tmp_path)
+    for number, point in enumerate(slice_of(world.points("publisher"), 2)):
+        world.store_path = tmp_path / f"first-{number}"
+        world.write()
+        done = world.run("publisher", kill(point))
+        manifest = GenerationStore(world.store_path).current()
+        if manifest is None:
+            assert done.published is None
+            with pytest.raises(RuleTableError, match="holds no generation; publish policies first"):
+                GenerationStore(world.store_path).open_current()
+        else:
+            assert world.in_force() == (manifest, [f"p{world.count}"])
+        after = world.publish()
+        assert after.generation == (1 if manifest is None else 2)
+        assert world.in_force() == (after, [f"p{world.count}"])
+        assert_clean(world, after)
 
 
 @needs_strace
