@@ -70,6 +70,10 @@ class Constants:
         return self.index((STRING, text.encode()))
 
 
+TARGETS = frozenset((Op.OP_AND, Op.OP_OR, Op.OP_BRANCH, Op.OP_JUMP))
+"""Instructions whose second word is a place in the code, not a constant."""
+
+
 class Code:
     """The words of one program while it is written. Jumps are labels until `place` fixes them."""
 
@@ -78,6 +82,8 @@ class Code:
         self.words: list[int] = []
         self.depth = 0
         self.depth_max = 0
+        self.uses: list[int] = []
+        """Where words are numbers of constants."""
 
     def op(self, op: Op, operand: int = 0) -> None:
         """Append an instruction without `+k`."""
@@ -87,6 +93,8 @@ class Code:
     def op_k(self, op: Op, k: int, operand: int = 0) -> None:
         """Append an instruction that is followed by the word `k`."""
         self.words += (int(op) | operand << 8, k)
+        if op not in TARGETS:
+            self.uses.append(len(self.words) - 1)
         self._move(1 - operand if op == Op.OP_RECORD else _EFFECT.get(op, 0))
 
     def constant(self, value: Value) -> None:

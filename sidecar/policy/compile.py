@@ -16,7 +16,7 @@ from sidecar.policy.image import PolicyRow, Scope, Source, columns_read, extras_
 from sidecar.policy.lexer import Piece, PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 from sidecar.policy.links import Link, PlacedLink, placed
-from sidecar.policy.parse import Parsed, chunks, parse, split_all, text_of
+from sidecar.policy.parse import Parsed, chunks, first_of_shapes, parse, split_all, text_of
 from sidecar.policy.program import WHOLE_CONTEXT
 from sidecar.policy.rules import RuleSet, name_policies
 from sidecar.policy.schema import Schema, input_shapes, load_schema, undecodable
@@ -52,17 +52,19 @@ class Compiled:
 
 
 def _validate(pieces: Sequence[Piece], schema: cedarpy.Schema) -> None:
-    """Refuse policies that the schema does not allow (Cedar strict validation)."""
-    for chunk in chunks(pieces):
+    """Refuse policies that the schema does not allow (Cedar strict validation). One of each shape speaks for all."""
+    for chunk in chunks(first_of_shapes(pieces), lambda piece: len(piece.text)):
         result = cedarpy.validate_policies(text_of(chunk), schema)
         if result.validation_passed:
             continue
-        problems = []
+        # cedarpy gives them in any order, and the same one several times.
+        problems = set()
         for error in result.errors:
             name = error.policy_id
-            piece = chunk[int(name.removeprefix("policy"))]
-            problems.append(f"{piece.title} {error.error.removeprefix(f'for policy `{name}`, ')}")
-        raise PolicyError("; ".join(problems) or "policies do not conform to the schema")
+            row = int(name.removeprefix("policy"))
+            problems.add((row, f"{chunk[row].title} {error.error.removeprefix(f'for policy `{name}`, ')}"))
+        said = "; ".join(text for _, text in sorted(problems))
+        raise PolicyError(said or "policies do not conform to the schema")
 
 
 def _validate_links(links: Sequence[PlacedLink], schema: Schema) -> None:
@@ -95,11 +97,12 @@ def compile_image(
     Raises PolicyError, naming the policy, entity or link and its place, for all that cannot be published.
     """
     sources = [PolicyText("policies", policies)] if isinstance(policies, str) else list(policies)
-    pieces = split_all(sources, limits)
+    known = None if schema is None else load_schema(schema, limits)
+    enums = () if known is None else [name for name, entity in known.entities.items() if entity.enum is not None]
+    pieces = split_all(sources, limits, enums)
     parsed = parse(pieces)
     named = name_policies(parsed, positional=positional_ids)
     chosen = placed(links)
-    known = None if schema is None else load_schema(schema, limits)
     if known is not None:
         _validate(pieces, known.handle)
         _validate_links(chosen, known)

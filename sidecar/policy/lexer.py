@@ -5,11 +5,11 @@ parses the text afterwards (Cedar grammar: docs "Grammar specification for Cedar
 """
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from sidecar.errors import PolicyError
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
+from sidecar.policy.shapes import MARK, PLAIN, Shape, Shapes
 
 
 class PolicyText(NamedTuple):
@@ -19,8 +19,7 @@ class PolicyText(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One policy or template as it stands in a text."""
 
     text: str
@@ -28,6 +27,10 @@ class Piece:
     line: int
     column: int
     id: str | None
+    shape: Shape | None = None
+    """What it shares with policies that differ in literals alone."""
+    values: tuple[str, ...] = ()
+    """Its literals, where the shape has markers."""
 
     @property
     def where(self) -> str:
@@ -41,7 +44,7 @@ class Piece:
 
 
 TOKEN = re.compile(
-    r"""(?P<skip>[^\S\n]+|//[^\n]*)
+    r"""(?P<skip>[^\S\n]+|//[^\n\r]*)
       | (?P<newline>\n)
       | (?P<string>"(?:[^"\\]|\\.)*")
       | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
@@ -76,8 +79,9 @@ class _Level:
 
 
 class _Splitter:
-    def __init__(self, source: PolicyText, limits: PolicyLimits) -> None:
+    def __init__(self, source: PolicyText, limits: PolicyLimits, shapes: Shapes) -> None:
         self.source = source.name
+        self.shapes = shapes
         self.text = source.text
         self.limits = limits
         self.line = 1
@@ -95,7 +99,42 @@ class _Splitter:
         self.annotation = ""
 
     def run(self) -> list[Piece]:
-        for match in TOKEN.finditer(self.text):
+        at = 0
+        lifts = MARK not in self.text
+        while at < len(self.text):
+            at = (lifts and self._plain(at)) or self._one(at)
+        return self.pieces
+
+    def _plain(self, at: int) -> int:
+        """Take the next policy by its shape alone; returns where it ends, 0 when it must be read token by token."""
+        match = PLAIN.match(self.text, at)
+        if match is None or match.end() - match.start("head") > self.limits.policy_bytes_max // 4:
+            return 0
+        start, end = match.start("head"), match.end()
+        # The caps hold for a shape as they do for its first policy, which has the same tokens.
+        lifted = self.shapes.lift(match["head"], match["tail"], lambda: self._is_one(start, end))
+        if lifted is None:
+            return 0
+        shape, values = lifted
+        self._newlines(self.text.rfind("\n", at, start), self.text.count("\n", at, start))
+        id_ = values[shape.id_at] if shape.id_at >= 0 else None
+        column = start - self.line_start + 1
+        self.pieces.append(Piece(self.text[start:end], self.source, self.line, column, id_, shape, values))
+        self._newlines(self.text.rfind("\n", start, end), self.text.count("\n", start, end))
+        return end
+
+    def _is_one(self, start: int, end: int) -> bool:
+        """Whether the tokens between are one policy that keeps the caps; what is refused is read again to say why."""
+        alone = _Splitter(PolicyText(self.source, self.text[start:end]), self.limits, self.shapes)
+        try:
+            return alone._one(0) == end - start and len(alone.pieces) == 1
+        except PolicyError:
+            return False
+
+    def _one(self, at: int) -> int:
+        """Read the next policy token by token; returns where it ends."""
+        found = len(self.pieces)
+        for match in TOKEN.finditer(self.text, at):
             kind = match.lastgroup or ""
             if kind == "skip":
                 continue
@@ -110,11 +149,12 @@ class _Splitter:
             getattr(self, "_" + kind)(token)
             if kind == "string":
                 self._newlines(match.start() + token.rfind("\n"), token.count("\n"))
-            if self.start >= 0:
-                self.before = (kind, token)
+            if len(self.pieces) > found:
+                return match.end()
+            self.before = (kind, token)
         if self.start >= 0:
             raise self._error("is not complete: it does not end with `;`")
-        return self.pieces
+        return len(self.text)
 
     def _newlines(self, last: int, count: int) -> None:
         if count:
@@ -202,8 +242,8 @@ class _Splitter:
             self.levels[-1].members = 0
 
 
-def split(source: PolicyText, limits: PolicyLimits = DEFAULT_LIMITS) -> list[Piece]:
-    """The policies of `source`, in order.
+def split(source: PolicyText, limits: PolicyLimits = DEFAULT_LIMITS, shapes: Shapes | None = None) -> list[Piece]:
+    """The policies of `source`, in order; `shapes` are those of the whole set.
 
     Raises PolicyError, naming the policy and its line, when a policy is too large, nested too deeply, chained too far,
     or not complete.
@@ -214,7 +254,7 @@ def split(source: PolicyText, limits: PolicyLimits = DEFAULT_LIMITS) -> list[Pie
         raise PolicyError(f"`{source.name}` is not valid Unicode: {error.reason}") from None
     if size > limits.text_bytes_max:
         raise PolicyError(f"`{source.name}` has {size} bytes; at most {limits.text_bytes_max} are compiled")
-    pieces = _Splitter(source, limits).run()
+    pieces = _Splitter(source, limits, shapes or Shapes()).run()
     if len(pieces) > limits.policies_max:
         raise PolicyError(f"`{source.name}` has {len(pieces)} policies; at most {limits.policies_max} are compiled")
     return pieces

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cedarpy
 
@@ -11,6 +11,9 @@ from sidecar.errors import PolicyError
 from sidecar.policy import deepjson
 from sidecar.policy.lexer import Piece, PolicyText, split
 from sidecar.policy.limits import PolicyLimits
+from sidecar.policy.shapes import Shape, Shapes, fill_est, fill_text
+
+T = TypeVar("T")
 
 # A chunk bounds the memory of one call to cedarpy and the search for the policy that it refuses.
 CHUNK_POLICIES = 512
@@ -19,26 +22,36 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One policy or template: its text and place, and its Cedar JSON form ("EST")."""
+    """One policy or template: its text and place, and its shape's Cedar JSON form ("EST")."""
 
     piece: Piece
-    est: dict[str, Any]
-    template: bool
+    shape: Shape
     position: int
+
+    @property
+    def template(self) -> bool:
+        return self.shape.template
+
+    @property
+    def est(self) -> dict[str, Any]:
+        """The JSON form of this very policy; made at every call."""
+        est: dict[str, Any] = fill_est(self.shape.est, self.piece.values) if self.piece.values else self.shape.est
+        return est
 
     @property
     def annotations(self) -> dict[str, str]:
         """Annotations by name; one without a value has the empty text (Cedar docs "Annotations")."""
-        return {name: value or "" for name, value in self.est.get("annotations", {}).items()}
+        values = self.piece.values
+        return {name: fill_text(value or "", values) for name, value in self.shape.est.get("annotations", {}).items()}
 
 
-def chunks(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+def chunks(pieces: Sequence[T], size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
     start = size = 0
     for i, piece in enumerate(pieces):
-        if i > start and (i - start == CHUNK_POLICIES or size + len(piece.text) > CHUNK_BYTES):
+        if i > start and (i - start == CHUNK_POLICIES or size + size_of(piece) > CHUNK_BYTES):
             yield pieces[start:i]
             start, size = i, 0
-        size += len(piece.text)
+        size += size_of(piece)
     if start < len(pieces):
         yield pieces[start:]
 
@@ -65,9 +78,11 @@ def first_refused(pieces: Sequence[Piece], check: Callable[[str], object]) -> tu
     return None
 
 
-def _parse_chunk(pieces: Sequence[Piece], position: int) -> list[Parsed]:
+def _parse_chunk(first: Sequence[tuple[Piece, Shape]]) -> None:
+    """Parse shapes, each given with its first policy, which is named when it is refused."""
+    pieces = [piece for piece, _ in first]
     try:
-        document = _est(text_of(pieces))
+        document = _est("\n".join(shape.text for _, shape in first))
     except ValueError as error:
         found = first_refused(pieces, cedarpy.policies_to_json_str)
         if found is None:
@@ -76,20 +91,19 @@ def _parse_chunk(pieces: Sequence[Piece], position: int) -> list[Parsed]:
     static, templates = document["staticPolicies"], document["templates"]
     if len(static) + len(templates) != len(pieces):
         raise PolicyError(f"policies from {pieces[0].where} on are split in another way than Cedar reads them")
-    parsed = []
-    for i, piece in enumerate(pieces):
+    for i, (_, shape) in enumerate(first):
         name = f"policy{i}"
-        template = name in templates
-        parsed.append(Parsed(piece, templates[name] if template else static[name], template, position + i))
-    return parsed
+        shape.template = name in templates
+        shape.est = templates[name] if shape.template else static[name]
 
 
-def split_all(sources: Sequence[PolicyText], limits: PolicyLimits) -> list[Piece]:
-    """The policies of all texts, in order, after every cap has held."""
+def split_all(sources: Sequence[PolicyText], limits: PolicyLimits, verbatim: Iterable[str] = ()) -> list[Piece]:
+    """The policies of all texts, in order, after every cap has held. `verbatim` is as in Shapes."""
+    shapes = Shapes(verbatim)
     pieces: list[Piece] = []
     size = 0
     for source in sources:
-        pieces += split(source, limits)
+        pieces += split(source, limits, shapes)
         size += len(source.text.encode())
         if size > limits.text_bytes_max:
             raise PolicyError(f"policies up to `{source.name}` have more than {limits.text_bytes_max} bytes together")
@@ -98,9 +112,26 @@ def split_all(sources: Sequence[PolicyText], limits: PolicyLimits) -> list[Piece
     return pieces
 
 
+def first_of_shapes(pieces: Iterable[Piece]) -> list[Piece]:
+    """The first policy of each shape, in order."""
+    seen: set[int] = set()
+    first = []
+    for piece in pieces:
+        if piece.shape is None:
+            first.append(piece)
+        elif id(piece.shape) not in seen:
+            seen.add(id(piece.shape))
+            first.append(piece)
+    return first
+
+
 def parse(pieces: Sequence[Piece]) -> list[Parsed]:
-    """Each piece parsed by cedarpy. PolicyError names the policy, its place and the cause."""
-    parsed: list[Parsed] = []
-    for chunk in chunks(pieces):
-        parsed += _parse_chunk(chunk, len(parsed))
-    return parsed
+    """Each shape parsed by cedarpy once. PolicyError names the first policy refused, its place and the cause."""
+    shapes = [piece.shape or Shape(piece.text) for piece in pieces]
+    first: dict[int, tuple[Piece, Shape]] = {}
+    for piece, shape in zip(pieces, shapes, strict=True):
+        if not shape.est:
+            first.setdefault(id(shape), (piece, shape))
+    for chunk in chunks(list(first.values()), lambda pair: len(pair[1].text)):
+        _parse_chunk(chunk)
+    return [Parsed(piece, shape, i) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))]

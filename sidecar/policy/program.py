@@ -7,6 +7,7 @@ nesting is bracket depth, which the lexer caps.
 Folding keeps Cedar's errors: only what cannot err becomes a constant, so `ip("x")` stays a call that errs when reached.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,15 @@ class Program:
     """Bit i: reads Column i."""
     extras: frozenset[str]
     """Names under `context` that are no columns; `*` when the context is read as a whole."""
+    uses: tuple[int, ...] = ()
+    """Which words are numbers of constants."""
+
+    def linked(self, rows: Sequence[int]) -> "Program":
+        """The program with each constant's number replaced by the row that stands for it."""
+        words = list(self.words)
+        for at in self.uses:
+            words[at] = rows[words[at]]
+        return Program(tuple(words), self.stack, self.columns, self.extras, self.uses)
 
 
 EMPTY = Program((), 0, 0, frozenset())
@@ -174,7 +184,8 @@ class _Compiler:
         for jump in jumps:
             self.code.place(jump)
         self.code.op(Op.OP_RETURN)
-        return Program(tuple(self.code.words), self.code.depth_max, self.columns, frozenset(self.extras))
+        code = self.code
+        return Program(tuple(code.words), code.depth_max, self.columns, frozenset(self.extras), tuple(code.uses))
 
     def expr(self, expr: Expr) -> None:
         value = fold(expr)

@@ -1,16 +1,18 @@
 """Parsed policies and links to rows of the image: ids, scopes, flags and programs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sidecar.errors import PolicyError
 from sidecar.policy import annotations as notes
+from sidecar.policy.cells import Value
 from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, Scope, ScopeRow
 from sidecar.policy.links import Link, PlacedLink, check_ids, check_slots, slots_of
 from sidecar.policy.parse import Parsed
 from sidecar.policy.program import Program, compile_conditions
+from sidecar.policy.shapes import MARK, Key, Shape, fill_text, fill_value, is_marked
 
 T = TypeVar("T")
 _SCOPES = {"All": Scope.ANY, "==": Scope.EQ, "in": Scope.IN, "is": Scope.IS}
@@ -47,43 +49,82 @@ def _uid(value: Mapping[str, str]) -> tuple[str, str]:
     return value["type"], value["id"]
 
 
-def _scope(est: Mapping[str, Any], slots: Mapping[str, tuple[str, str]]) -> ScopeRow:
-    """The row of one scope constraint (EST), its slot filled from `slots`."""
+Fill = Callable[[tuple[str, ...], Mapping[str, tuple[str, str]]], ScopeRow]
+
+
+def _scope_of(shape: Shape, part: str) -> Fill:
+    """What makes the row of one scope constraint from a policy's literals and a link's slots."""
+    found: Fill | None = shape.cache.get(part)
+    if found is None:
+        found = shape.cache[part] = _filler(shape.est[part])
+    return found
+
+
+def _filler(est: Mapping[str, Any]) -> Fill:
     if "entities" in est:
-        return ScopeRow(Scope.IN_LIST, uids=tuple(_uid(uid) for uid in est["entities"]))
+        # Actions, which are never lifted.
+        return _constant(ScopeRow(Scope.IN_LIST, uids=tuple(_uid(uid) for uid in est["entities"])))
     op = _SCOPES[est["op"]]
+    type_ = est["entity_type"] if op is Scope.IS else None
+    within = est.get("in") if op is Scope.IS else None if op is Scope.ANY else est
+    if within is None:
+        return _constant(ScopeRow(op, type=type_))
     if op is Scope.IS:
-        within = est.get("in")
-        if within is None:
-            return ScopeRow(op, type=est["entity_type"])
-        return ScopeRow(Scope.IS_IN, uid=_filled(within, slots), type=est["entity_type"])
-    return ScopeRow(op, uid=None if op is Scope.ANY else _filled(est, slots))
+        op = Scope.IS_IN
+    if "slot" in within:
+        slot = within["slot"]
+        return lambda _, slots: ScopeRow(op, slots[slot], type_)
+    uid_type, uid_id = _uid(within["entity"])
+    if uid_id.startswith(MARK):
+        return lambda values, _: ScopeRow(op, (uid_type, fill_text(uid_id, values)), type_)
+    return _constant(ScopeRow(op, (uid_type, uid_id), type_))
 
 
-def _filled(est: Mapping[str, Any], slots: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
-    return slots[est["slot"]] if "slot" in est else _uid(est["entity"])
+def _constant(row: ScopeRow) -> Fill:
+    return lambda _values, _slots: row
 
 
 def _row(
     id_: str, policy: Parsed, program: Program, link: Link | None, template: str, *, positional: bool
 ) -> PolicyRow:
-    est = policy.est
+    shape, values = policy.shape, policy.piece.values
     slots = {name: (uid.type, uid.id) for name, uid in link.slots.items()} if link else {}
     noted = policy.annotations
-    forbid = est["effect"] == "forbid"
+    forbid = shape.est["effect"] == "forbid"
     return PolicyRow(
         id=id_,
         forbid=forbid,
         flags=0 if positional else notes.flags(noted, forbid=forbid),
-        principal=_scope(est["principal"], slots),
-        action=_scope(est["action"], slots),
-        resource=_scope(est["resource"], slots),
+        principal=_scope_of(shape, "principal")(values, slots),
+        action=_scope_of(shape, "action")(values, slots),
+        resource=_scope_of(shape, "resource")(values, slots),
         program=program,
         template=template,
         reason=noted.get("reason", ""),
         obligation=noted.get("obligation", ""),
         annotations=notes.as_json(noted),
     )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A program whose constants are numbered by themselves, in the order of their first use."""
+
+    program: Program
+    values: list[Value]
+    marked: bool
+    """Whether some constant is a lifted literal."""
+    last: tuple[Constants, Program] | None = None
+    """Where nothing is lifted: the program as it was linked before."""
+
+    def linked(self, values: tuple[str, ...], constants: Constants) -> Program:
+        if self.last is not None and self.last[0] is constants:
+            return self.last[1]
+        rows = [constants.index(fill_value(value, values) if self.marked else value) for value in self.values]
+        program = self.program.linked(rows)
+        if not self.marked:
+            self.last = (constants, program)
+        return program
 
 
 @dataclass(slots=True)
@@ -95,6 +136,8 @@ class RuleSet:
     constants: Constants
     columns: bool
     positional: bool
+    drafts: dict[Key, _Draft] = field(default_factory=dict)
+    """Programs by what equal conditions share."""
 
     def _template(self, placed: PlacedLink) -> str:
         """The id of a link's template. Positional sets know a template by its `@id` as well, as cedarpy does."""
@@ -115,7 +158,7 @@ class RuleSet:
         linked: dict[str, list[PlacedLink]] = {}
         for place in self.links:
             template = self._template(place)
-            check_slots(place, slots_of(self.named[template].est))
+            check_slots(place, slots_of(self.named[template].shape.est))
             linked.setdefault(template, []).append(place)
         rows = []
         # Sorted, so that constants and code come in the same order whatever the order of the files.
@@ -132,5 +175,15 @@ class RuleSet:
         return [_row(place.link.id, policy, program, place.link, id_, positional=self.positional) for place in links]
 
     def _program(self, policy: Parsed, constants: Constants) -> Program:
-        clauses = policy.est["conditions"]
-        return _named_error(policy, lambda: compile_conditions(clauses, constants, columns=self.columns))
+        """The policy's conditions. What shapes share is compiled once, with constants that are linked for each."""
+        shape = policy.shape
+        if shape.tail is None:
+            clauses = shape.est["conditions"]
+            return _named_error(policy, lambda: compile_conditions(clauses, constants, columns=self.columns))
+        draft = self.drafts.get(shape.tail)
+        if draft is None:
+            own = Constants()
+            clauses = shape.est["conditions"]
+            program = _named_error(policy, lambda: compile_conditions(clauses, own, columns=self.columns))
+            draft = self.drafts[shape.tail] = _Draft(program, own.values, any(map(is_marked, own.values)))
+        return draft.linked(policy.piece.values, constants)
