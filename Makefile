@@ -50,6 +50,7 @@ test-faults: setup
 
 bench: setup
 	@$(PY) -m bench decide --json bench-decide.json
+	@$(PY) -m bench publish --json bench-publish.json
 
 lint: setup
 	@$(PY) -m ruff check .

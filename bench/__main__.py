@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bench.decide import decide
+from bench.publish import publish
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -16,13 +17,15 @@ def main() -> None:
     and compare only numbers of one run.
 
     \b
-    python -m bench decide --json decide.json              how much faster than cedarpy is a decision?
-    python -m bench decide --json decide.json --plot decide.png
-    python -m bench decide --json quick.json --rounds 5    a quick look
+    python -m bench decide --json decide.json --plot decide.png    what does a decision cost?
+    python -m bench decide --sizes 100,1000000 --workloads sharing --json large.json
+    python -m bench decide --rounds 5 --requests 500               a quick look
+    python -m bench publish --json publish.json                    what does a full publish cost?
     """
 
 
 main.add_command(decide)
+main.add_command(publish)
 
 if __name__ == "__main__":
     main()

@@ -1,16 +1,20 @@
-"""How much faster than cedarpy is a decision, at 1, 100 and 1,000 policies?
+"""What does a decision cost, from 1 to 1,000,000 policies, and how much faster than cedarpy is it?
 
 Both sides answer the same requests in the same process, over policies and entities parsed beforehand. Each gets a
 request in its own canonical form: cedarpy a dict whose context is already JSON text (the form it documents as its
 fastest; called one by one and as a batch, of which the faster counts), we the uids and the context as cells, as a door
-leaves them. `speedup_from_json` makes us encode the context from JSON in Python at every call, which no door does. The
-floor is a plain dict lookup for each key of the request: what any index must pay.
+leaves them, and we make the decision natively, as a door has it. `remit_python` makes Python objects of each decision;
+`remit_from_json` also encodes the context from JSON at every call, which no door does. The floor is a plain hash lookup
+(a dict in C) for each key of the request, among as many keys as the table has entities.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -19,17 +23,19 @@ import cedarpy
 import click
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Table as Printed
 
-from bench.agents import Workload, workload
 from bench.measure import Samples, digest, interleaved, machine, ratio
-from fastpath.decide import Evaluator
+from bench.tables import Table, anonymous_mib, compile_table, prepare, uids
+from bench.workloads import KINDS, SAME_SCOPE, Workload, workload
+from fastpath.decide import Evaluator, Outcome
 from fastpath.table import Generation
 from sidecar.policy.cells import encode_context
-from sidecar.policy.compile import compile_image
 
 Answers = list[dict[str, Any]]
 PEERS = ("cedarpy", "cedarpy_batch")
+PEER_WORK = 200_000
+"""Policies times requests that cedarpy evaluates per round at most; it gets the first requests."""
 
 
 class Disagreement(Exception):
@@ -37,12 +43,15 @@ class Disagreement(Exception):
 
 
 class Peer:
-    """cedarpy with handles."""
+    """cedarpy with handles, links written out as policies."""
 
     def __init__(self, work: Workload) -> None:
-        self.policies = cedarpy.PolicySet.from_str(work.policies)
+        expanded = list(work.expanded())
+        self.ids = [id_ for id_, _ in expanded]
+        self.policies = cedarpy.PolicySet.from_str("\n".join(text for _, text in expanded))
         self.entities = cedarpy.Entities.from_json_str(json.dumps(work.entities))
-        self.requests = [request | {"context": json.dumps(request["context"])} for request in work.requests]
+        asked = work.requests[: max(4, PEER_WORK // max(1, len(expanded)))]
+        self.requests = [request | {"context": json.dumps(request["context"])} for request in asked]
 
     def one_by_one(self) -> int:
         for request in self.requests:
@@ -58,36 +67,42 @@ class Peer:
         return [
             {
                 "decision": result.decision.value.lower(),
-                "reasons": sorted(result.diagnostics.reasons),
-                "errors": sorted(text.split("`")[1] for text in result.diagnostics.errors),
+                "reasons": sorted(self._id(name) for name in result.diagnostics.reasons),
+                "errors": sorted(self._id(text.split("`")[1]) for text in result.diagnostics.errors),
             }
             for result in results
         ]
+
+    def _id(self, name: str) -> str:
+        return self.ids[int(name.removeprefix("policy"))]
 
 
 class Ours:
     """Our evaluator with requests prepared, as a door leaves them, and unprepared."""
 
-    def __init__(self, work: Workload) -> None:
-        compiled = compile_image(work.policies, entities=work.entities, positional_ids=True, columns=False)
-        self.evaluator = Evaluator(Generation.from_bytes(compiled.image, strict=False))
+    def __init__(self, work: Workload, generation: Generation) -> None:
+        self.evaluator = Evaluator(generation)
         self.requests = work.requests
-        self.prepared = [
-            self.evaluator.prepare(*_uids(request), encode_context(request["context"])) for request in work.requests
-        ]
+        self.prepared = prepare(self.evaluator, work.requests)
+        self.some = self.prepared[:256]
 
-    def prepared_calls(self) -> int:
-        for prepared in self.prepared:
-            self.evaluator.evaluate_prepared(prepared)
+    def native_calls(self) -> int:
+        self.evaluator.outcomes(self.prepared)
         return len(self.prepared)
 
-    def from_json(self) -> int:
-        for request in self.requests:
-            self.evaluator.evaluate(*_uids(request), encode_context(request["context"]))
-        return len(self.requests)
+    def python_calls(self) -> int:
+        for prepared in self.some:
+            self.evaluator.evaluate_prepared(prepared)
+        return len(self.some)
 
-    def answers(self) -> Answers:
-        found = [self.evaluator.evaluate_prepared(prepared) for prepared in self.prepared]
+    def from_json(self) -> int:
+        asked = self.requests[: len(self.some)]
+        for request in asked:
+            self.evaluator.evaluate(*uids(request), encode_context(request["context"]))
+        return len(asked)
+
+    def answers(self, count: int) -> Answers:
+        found = [self.evaluator.evaluate_prepared(prepared) for prepared in self.prepared[:count]]
         return [
             {
                 "decision": evaluation.outcome.lower(),
@@ -98,117 +113,248 @@ class Ours:
         ]
 
 
-def _uids(request: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(request[part]["type"], request[part]["id"]) for part in ("principal", "action", "resource")]
-
-
 def floor(work: Workload) -> Callable[[], int]:
     """As many dict lookups as each request has keys: its three uids and the names in its context."""
-    keys = [[*(f"{t}::{i}" for t, i in _uids(request)), *request["context"]] for request in work.requests]
-    known = {key: None for request_keys in keys for key in request_keys}
+    keys = [[*(f"{t}::{i}" for t, i in uids(request)), *request["context"]] for request in work.requests]
+    known: dict[str, None] = {f"{one['uid']['type']}::{one['uid']['id']}": None for one in work.entities}
+    known |= {key: None for request_keys in keys for key in request_keys}
+    look = [itemgetter(*request_keys) for request_keys in keys]
 
     def look_up() -> int:
-        for request_keys in keys:
-            for key in request_keys:
-                known[key]
-        return len(keys)
+        for get in look:
+            get(known)
+        return len(look)
 
     return look_up
 
 
-def measure_size(policies: int, requests: int, rounds: int) -> tuple[Samples, Answers]:
-    """Raw samples of all sides at one number of policies, and the answers, on which they agree."""
-    work = workload(policies, requests)
-    peer, ours = Peer(work), Ours(work)
-    expected, got = peer.answers(), ours.answers()
-    for request, want, have in zip(work.requests, expected, got, strict=True):
+@dataclass
+class Measured:
+    """One workload at one size."""
+
+    samples: Samples
+    answers: Answers
+    compared: int
+    """Requests on which cedarpy gave the same decision, reasons and errors."""
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+def _compare(work: Workload, peer: Peer, ours: Ours) -> Answers:
+    expected = peer.answers()
+    got = ours.answers(len(expected))
+    for request, want, have in zip(work.requests, expected, got, strict=False):
         if want != have:
-            raise Disagreement(f"{policies} policies: {request}: cedarpy says {want}, we say {have}")
-    sides = {
-        "cedarpy": peer.one_by_one,
-        "cedarpy_batch": peer.batch,
-        "remit": ours.prepared_calls,
-        "remit_from_json": ours.from_json,
-        "floor": floor(work),
-    }
-    return interleaved(sides, rounds=rounds), got
+            raise Disagreement(f"{request}: cedarpy says {want}, we say {have}")
+    return got
 
 
-def results(samples: dict[str, Samples]) -> dict[str, dict[str, float]]:
-    """Ratios by number of policies; `speedup` is over whichever way of calling cedarpy was faster."""
-    found: dict[str, dict[str, float]] = {"speedup": {}, "speedup_from_json": {}, "times_floor": {}, "microseconds": {}}
-    for size, by_side in samples.items():
-        peer = min(PEERS, key=lambda name: median(by_side[name]))
-        found["speedup"][size] = ratio(by_side, peer, "remit")
-        found["speedup_from_json"][size] = ratio(by_side, peer, "remit_from_json")
-        found["times_floor"][size] = ratio(by_side, "remit", "floor")
-        found["microseconds"][size] = median(by_side["remit"]) / 1000
+def measure(kind: str, size: int, requests: int, rounds: int, peer_to: int, folder: Path) -> Measured:
+    """Raw samples of all sides on one workload, and the answers, on which they agree."""
+    work = workload(kind, size, requests)
+    table = compile_table(work, folder / f"{kind}-{size}.mdb")
+    with table.open() as generation:
+        ours = Ours(work, generation)
+        sides: dict[str, Callable[[], int]] = {"remit": ours.native_calls, "floor": floor(work)}
+        if size > peer_to:
+            answers, compared = [{"outcomes": ours.evaluator.outcomes(ours.prepared).hex()}], 0
+        else:
+            peer = Peer(work)
+            answers = _compare(work, peer, ours)
+            compared = len(answers)
+            sides |= {"remit_python": ours.python_calls, "remit_from_json": ours.from_json}
+            sides |= {"cedarpy": peer.one_by_one, "cedarpy_batch": peer.batch}
+        samples = interleaved(sides, rounds=rounds)
+        found = Measured(samples, answers, compared, _facts(work, table, generation, ours))
+    found.facts["anon_mib"] = anonymous_mib(table, work.requests)
+    table.path.unlink()
     return found
+
+
+def _facts(work: Workload, table: Table, generation: Generation, ours: Ours) -> dict[str, float]:
+    outcomes = ours.evaluator.outcomes(ours.prepared)
+    return {
+        "compile_s": table.compile_s,
+        "compile_peak_mib": table.peak_mib,
+        "image_bytes": table.size,
+        "rows": generation.policy_count,
+        "entities": len(work.entities),
+        "allowed": outcomes.count(int(Outcome.OUTCOME_ALLOW)) / len(outcomes),
+    }
+
+
+# ---------------------------------------------------------------- results
+
+
+def results(measured: dict[str, dict[str, Measured]], bytes_each: dict[str, float]) -> dict[str, Any]:
+    """Ratios by workload and size. `speedup` is the worst of the workloads whose scopes differ, at each size."""
+    apart = {kind: sizes for kind, sizes in measured.items() if kind != SAME_SCOPE}
+    by_kind = {kind: {size: _ratios(one) for size, one in sizes.items()} for kind, sizes in measured.items()}
+    found: dict[str, Any] = {"workloads": by_kind, **bytes_each}
+    for key in ("speedup", "speedup_python", "speedup_from_json"):
+        found[key] = _worst(min, {kind: by_kind[kind] for kind in apart or measured}, key)
+    found["floor_ratio"] = _worst(max, by_kind, "floor_ratio")
+    flat = {kind: _growth(sizes) for kind, sizes in apart.items()}
+    found["flatness_by_workload"] = flat
+    found["flatness"] = max(flat.values(), default=None)
+    found["anon_growth_mib"] = max((_anon(sizes) for sizes in measured.values()), default=None)
+    if SAME_SCOPE in measured:
+        largest = max(measured[SAME_SCOPE], key=int)
+        one = measured[SAME_SCOPE][largest]
+        found["ns_per_matching_policy"] = median(one.samples["remit"]) / one.facts["rows"]
+    found["compile_peak_mib"] = max(
+        one.facts["compile_peak_mib"] for sizes in measured.values() for one in sizes.values()
+    )
+    return found
+
+
+def _ratios(one: Measured) -> dict[str, float]:
+    by_side = one.samples
+    found = {
+        "microseconds": median(by_side["remit"]) / 1000,
+        "floor_ratio": ratio(by_side, "remit", "floor"),
+        "answers_compared": one.compared,
+        **one.facts,
+    }
+    if one.compared:
+        peer = min(PEERS, key=lambda name: median(by_side[name]))
+        found["speedup"] = ratio(by_side, peer, "remit")
+        found["speedup_python"] = ratio(by_side, peer, "remit_python")
+        found["speedup_from_json"] = ratio(by_side, peer, "remit_from_json")
+    return found
+
+
+def _worst(
+    pick: Callable[[Sequence[float]], float], by_kind: dict[str, dict[str, dict[str, float]]], key: str
+) -> dict[str, float]:
+    sizes = sorted({size for of_kind in by_kind.values() for size in of_kind}, key=int)
+    found = {
+        size: [of_kind[size][key] for of_kind in by_kind.values() if key in of_kind.get(size, {})] for size in sizes
+    }
+    return {size: pick(values) for size, values in found.items() if values}
+
+
+def _ends(sizes: dict[str, Measured]) -> tuple[Measured, Measured]:
+    """At 100, or the smallest size, and at the largest."""
+    order = sorted(sizes, key=int)
+    return sizes["100" if "100" in sizes else order[0]], sizes[order[-1]]
+
+
+def _growth(sizes: dict[str, Measured]) -> float:
+    small, large = _ends(sizes)
+    return median(large.samples["remit"]) / median(small.samples["remit"])
+
+
+def _anon(sizes: dict[str, Measured]) -> float:
+    small, large = _ends(sizes)
+    return large.facts["anon_mib"] - small.facts["anon_mib"]
+
+
+def bytes_per_row(folder: Path, rows: int = 2000) -> dict[str, float]:
+    """What one more policy (`abac`) and one more link (`sharing`) add to the image, entities left out."""
+    found = {}
+    for name, kind in (("bytes_per_policy", "abac"), ("bytes_per_link", "sharing")):
+        work = workload(kind, rows, 1)
+        full = compile_table(work, folder / f"{kind}-full.mdb").size
+        work.policies, work.links = work.policies[:1], work.links[:1]
+        found[name] = (full - compile_table(work, folder / f"{kind}-one.mdb").size) / (rows - 1)
+    return found
+
+
+# ---------------------------------------------------------------- command
 
 
 @click.command()
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write results and raw samples.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw microseconds per decision (PNG).")
-@click.option("--sizes", default="1,100,1000", show_default=True, help="Numbers of policies.")
-@click.option("--requests", default=64, show_default=True, help="Distinct requests; each round asks them all once.")
-@click.option("--rounds", default=60, show_default=True, help="Samples of each side.")
-def decide(out: Path | None, plot: Path | None, sizes: str, requests: int, rounds: int) -> None:
-    """How much faster than cedarpy is a decision, at 1, 100 and 1,000 policies?
+@click.option("--sizes", default="1,100,1000", show_default=True, help="Policies or links; up to 1000000.")
+@click.option("--workloads", "kinds", default=",".join(KINDS), show_default=True, help="Which policy sets.")
+@click.option("--requests", default=10_000, show_default=True, help="Distinct requests; each round asks them all once.")
+@click.option("--rounds", default=20, show_default=True, help="Samples of each side.")
+@click.option("--peer-to", default=10_000, show_default=True, help="Largest size at which cedarpy is run beside us.")
+def decide(
+    out: Path | None, plot: Path | None, sizes: str, kinds: str, requests: int, rounds: int, peer_to: int
+) -> None:
+    """What does a decision cost, from 1 to 1,000,000 policies, and how much faster than cedarpy is it?
 
     Prints microseconds per decision and the speedup over cedarpy with pre-parsed policies and entities, on the same
-    requests in the same process; exits 1 when any answer differs. `from json` makes us encode the context at each call.
+    requests in the same process; exits 1 when any answer differs. The full run is
+    `python -m bench decide --sizes 1,100,1000,10000,100000,1000000 --json FILE`; it needs about 8 GiB and an hour.
     """
-    samples, answers = {}, {}
-    with Progress(transient=True) as bar:
-        for size in bar.track([int(size) for size in sizes.split(",")], description="policies"):
+    wanted = [(kind, int(size)) for kind in kinds.split(",") for size in sizes.split(",")]
+    unknown = sorted({kind for kind, _ in wanted} - KINDS.keys())
+    if unknown:
+        raise click.BadParameter(f"`{unknown[0]}` is none of {', '.join(KINDS)}", param_hint="--workloads")
+    measured: dict[str, dict[str, Measured]] = {}
+    with tempfile.TemporaryDirectory(prefix="remit-bench-") as folder, Progress(transient=True) as bar:
+        for kind, size in bar.track(wanted, description="tables"):
             try:
-                samples[str(size)], answers[str(size)] = measure_size(size, requests, rounds)
+                one = measure(kind, size, requests, rounds, peer_to, Path(folder))
             except Disagreement as error:
-                raise click.ClickException(f"answers differ at {error}") from None
-    found = results(samples)
-    _print(samples, found)
+                raise click.ClickException(f"answers differ in {kind} at {size} policies: {error}") from None
+            measured.setdefault(kind, {})[str(size)] = one
+        found = results(measured, bytes_per_row(Path(folder)))
+    _print(measured, found)
+    answers = {kind: {size: one.answers for size, one in by_size.items()} for kind, by_size in measured.items()}
     hashed = digest(answers)
-    click.echo(f"answers {sum(map(len, answers.values()))} equal, sha256 {hashed}")
+    compared = sum(one.compared for by_size in measured.values() for one in by_size.values())
+    click.echo(f"answers {compared} equal, sha256 {hashed}")
     if out:
+        samples = {kind: {size: one.samples for size, one in by_size.items()} for kind, by_size in measured.items()}
         report = {"results": found | {"answers_sha256": hashed}, "samples": samples, "machine": machine()}
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         click.echo(f"wrote {out}")
     if plot:
-        draw(samples, plot)
+        draw(measured, plot)
         click.echo(f"wrote {plot}")
 
 
-def _print(samples: dict[str, Samples], found: dict[str, dict[str, float]]) -> None:
-    table = Table(title="microseconds per decision (median)")
-    table.add_column("policies", justify="right")
-    for heading in ("cedarpy", "cedarpy batch", "remit", "remit from json", "floor", "speedup", "from json"):
-        table.add_column(heading, justify="right")
-    for size, by_side in samples.items():
-        cells = [f"{median(times) / 1000:.2f}" for times in by_side.values()]
-        table.add_row(size, *cells, f"{found['speedup'][size]:.1f}x", f"{found['speedup_from_json'][size]:.1f}x")
+def _print(measured: dict[str, dict[str, Measured]], found: dict[str, Any]) -> None:
+    table = Printed(title="microseconds per decision (median)")
+    for heading in ("workload", "size", "remit", "floor", "remit python", "from json", "cedarpy", "batch", "speedup"):
+        table.add_column(heading, justify="left" if heading == "workload" else "right")
+    for kind, by_size in measured.items():
+        for size, one in by_size.items():
+            cells = [
+                f"{median(one.samples[side]) / 1000:.2f}" if side in one.samples else "-"
+                for side in ("remit", "floor", "remit_python", "remit_from_json", *PEERS)
+            ]
+            speedup = found["workloads"][kind][size].get("speedup")
+            table.add_row(kind, size, *cells, f"{speedup:.0f}x" if speedup else "-")
     Console().print(table)
+    for key in ("flatness", "anon_growth_mib", "ns_per_matching_policy", "bytes_per_policy", "bytes_per_link"):
+        if found.get(key) is not None:
+            click.echo(f"{key} {found[key]:.2f}")
 
 
-def draw(samples: dict[str, Samples], path: Path) -> None:
-    """Microseconds per decision over the number of policies, every side, with its middle half of samples."""
+def draw(measured: dict[str, dict[str, Measured]], path: Path) -> None:
+    """Microseconds per decision over the number of policies: each workload, and cedarpy, with the middle half."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    sizes = [int(size) for size in samples]
-    for side in next(iter(samples.values())):
-        spread = [
-            quantiles(by_side[side], n=4) if len(by_side[side]) > 1 else by_side[side] * 3
-            for by_side in samples.values()
-        ]
-        axes.plot(sizes, [middle / 1000 for _, middle, _ in spread], marker="o", label=side.replace("_", " "))
-        axes.fill_between(
-            sizes, [low / 1000 for low, _, _ in spread], [high / 1000 for _, _, high in spread], alpha=0.2
-        )
+    for kind, by_size in measured.items():
+        for side, style in (("remit", "-"), ("cedarpy_batch", ":")):
+            at = [size for size, one in by_size.items() if side in one.samples]
+            spread = [_middle(by_size[size].samples[side]) for size in at]
+            line = axes.plot(
+                [int(size) for size in at], [mid for _, mid, _ in spread], style, marker="o", label=f"{kind} {side}"
+            )
+            axes.fill_between(
+                [int(size) for size in at],
+                [low for low, _, _ in spread],
+                [high for _, _, high in spread],
+                alpha=0.2,
+                color=line[0].get_color(),
+            )
     axes.set(xscale="log", yscale="log", xlabel="policies", ylabel="microseconds per decision", title="One decision")
     axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=7)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _middle(times: list[float]) -> tuple[float, float, float]:
+    low, middle, high = quantiles(times, n=4) if len(times) > 1 else times * 3
+    return low / 1000, middle / 1000, high / 1000

@@ -36,12 +36,16 @@ from fastpath.value cimport (
     uid_equal,
     uid_make,
 )
+from cpython.object cimport PyObject
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset, strlen
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastpath.errors import ProtocolError
+
+cdef extern from "Python.h":
+    PyObject **PySequence_Fast_ITEMS(object sequence)
 
 cdef extern from *:
     """
@@ -472,18 +476,11 @@ cdef class Prepared:
     cdef list kept                   # bytes that the request borrows
 
     def __cinit__(self, Generation generation, size_t arena_bytes):
-        cdef uint32_t policies = generation.policy_count + 1
         self.generation = generation
         self.kept = []
         self.arena.cap = arena_bytes
         self.arena.base = <uint8_t *> malloc(arena_bytes)
-        self.all.cap = policies
-        self.all.satisfied = <uint32_t *> malloc(policies * sizeof(uint32_t))
-        self.all.erring = <uint32_t *> malloc(policies * sizeof(uint32_t))
-        self.all.causes = <uint8_t *> malloc(policies)
-        if (
-            self.arena.base is NULL or self.all.satisfied is NULL or self.all.erring is NULL or self.all.causes is NULL
-        ):
+        if self.arena.base is NULL:
             raise MemoryError
         memset(&self.request, 0, sizeof(Request))
         columns_absent(self.request.columns)
@@ -495,6 +492,19 @@ cdef class Prepared:
         free(self.all.satisfied)
         free(self.all.erring)
         free(self.all.causes)
+
+    cdef int _list_all(self) except -1:
+        """Room for every policy; taken when a caller first wants them, since a large table needs much of it."""
+        cdef uint32_t policies = self.generation.policy_count + 1
+        if self.all.cap:
+            return 0
+        self.all.satisfied = <uint32_t *> malloc(policies * sizeof(uint32_t))
+        self.all.erring = <uint32_t *> malloc(policies * sizeof(uint32_t))
+        self.all.causes = <uint8_t *> malloc(policies)
+        if self.all.satisfied is NULL or self.all.erring is NULL or self.all.causes is NULL:
+            raise MemoryError
+        self.all.cap = policies
+        return 0
 
     cdef Uid *_uid(self, object uid) except? NULL:
         cdef bytes type_ = uid[0].encode()
@@ -584,6 +594,19 @@ cdef class Prepared:
         return 0
 
 
+cdef uint8_t decide_prepared(
+    const Peer *peer, void *prepared, const Table *table, Authority *authority, Decision *out
+) noexcept nogil:
+    # INVARIANT (kept alive): the caller holds the object; only its C fields are read here.
+    cdef Request *request = &(<Prepared> prepared).request
+    cdef Arena *arena = &(<Prepared> prepared).arena
+    arena.used = (<Prepared> prepared).mark
+    arena.failed = 0
+    authority.columns = (<Prepared> prepared).live
+    decide(peer, request, table, authority, arena, out, NULL)
+    return out.outcome
+
+
 cdef class Evaluator:
     """Evaluates canonical requests against one generation: what tests, benches, `policy test` and Explain call.
 
@@ -658,6 +681,7 @@ cdef class Evaluator:
             raise ValueError("the request was prepared for another generation")
         if prepared.busy:
             raise RuntimeError("the request is being evaluated by another thread")
+        prepared._list_all()
         table = self.generation.enter()[0]
         table.strict = self.strict
         authority = self.authority
@@ -673,6 +697,43 @@ cdef class Evaluator:
         finally:
             prepared.busy = False
             self.generation.leave()
+
+    def outcomes(self, list prepared):
+        """The Outcome of each request that `prepare` of this generation made, one byte each.
+
+        The decisions are made as a listener makes them, one after the other without Python between them.
+        """
+        cdef Decision decision
+        cdef Authority authority
+        cdef Table table
+        cdef Prepared one
+        cdef Py_ssize_t i
+        cdef Py_ssize_t n = len(prepared)
+        cdef bytearray found = bytearray(n)
+        cdef uint8_t *out = found
+        cdef PyObject **items
+        for item in prepared:
+            one = item
+            if one.generation is not self.generation:
+                raise ValueError("the request was prepared for another generation")
+            if one.busy:
+                raise RuntimeError("the request is being evaluated by another thread")
+        # A list of our own: nobody can take a request out of it while the GIL is released.
+        cdef list kept = list(prepared)
+        items = PySequence_Fast_ITEMS(kept)
+        table = self.generation.enter()[0]
+        table.strict = self.strict
+        authority = self.authority
+        self.authority.sequence += n
+        for one in kept:
+            one.busy = True
+        with nogil:
+            for i in range(n):
+                out[i] = decide_prepared(&self.peer, <void *> items[i], &table, &authority, &decision)
+        for one in kept:
+            one.busy = False
+        self.generation.leave()
+        return bytes(found)
 
     def evaluate(
         self, principal, action, resource, bytes context_blob=b"", *, resource_parent=None, unsent=(), str refusal="",

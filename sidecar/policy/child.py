@@ -5,6 +5,7 @@ space and processor time are capped, no core is written, and the parent (worker.
 """
 
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ from fastpath.lmdb_file import digest_of
 from fastpath.table import IMAGE_KEY
 from sidecar.errors import PolicyError
 from sidecar.policy.compile import Compiled, CompileReport, compile_image
+from sidecar.policy.cores import available
 from sidecar.policy.links import parse_links
 from sidecar.policy.source import SourceTexts
 
@@ -66,7 +68,7 @@ def _confine(job: Job) -> None:
         resource.setrlimit(what, (limit, limit))
 
 
-def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True) -> Compiled:
+def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True, processes: int = 1) -> Compiled:
     """The image of `texts`, in this process. An empty policy set denies everything, so it must be asked for."""
     links = parse_links(texts.links.text, texts.links.name, texts.limits) if texts.links else []
     compiled = compile_image(
@@ -77,6 +79,7 @@ def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True
         schema=texts.schema,
         columns=columns,
         limits=texts.limits,
+        processes=processes,
     )
     if compiled.report.policies == 0 and not allow_empty:
         raise PolicyError("there is no policy, which would deny every call; add one, or set `allow_empty`")
@@ -102,7 +105,7 @@ def write_file(path: str, image: bytes) -> tuple[int, str]:
 def run(job: Job) -> Result:
     """Compile and write. A refusal is a result, not an exception."""
     try:
-        compiled = compile_texts(job.texts, allow_empty=job.allow_empty, columns=job.columns)
+        compiled = compile_texts(job.texts, allow_empty=job.allow_empty, columns=job.columns, processes=available())
         file_size, file_digest = write_file(job.output, compiled.image) if job.output else (0, "")
     except PolicyError as error:
         return Result(error=str(error))
@@ -120,6 +123,8 @@ def run(job: Job) -> Result:
 
 
 def main() -> None:
+    # Nothing here is cyclic and the process ends with its job: collections would walk every policy again and again.
+    gc.disable()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     _confine(job)
     sys.stdout.buffer.write(msgspec.json.encode(run(job)))

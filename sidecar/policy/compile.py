@@ -11,6 +11,7 @@ import msgspec
 from fastpath.columns import COLUMNS
 from sidecar.errors import PolicyError
 from sidecar.policy.code import Constants
+from sidecar.policy.cores import in_order
 from sidecar.policy.entities import load_entities
 from sidecar.policy.image import PolicyRow, Scope, Source, columns_read, extras_read, write_image
 from sidecar.policy.lexer import Piece, PolicyText
@@ -51,12 +52,17 @@ class Compiled:
         return "sha256:" + hashlib.sha256(self.image).hexdigest()
 
 
-def _validate(pieces: Sequence[Piece], schema: cedarpy.Schema) -> None:
+def _validate(pieces: Sequence[Piece], schema: cedarpy.Schema, processes: int) -> None:
     """Refuse policies that the schema does not allow (Cedar strict validation). One of each shape speaks for all."""
-    for chunk in chunks(first_of_shapes(pieces), lambda piece: len(piece.text)):
-        result = cedarpy.validate_policies(text_of(chunk), schema)
-        if result.validation_passed:
+
+    def passes(chunk: Sequence[Piece]) -> bytes:
+        return b"1" if cedarpy.validate_policies(text_of(chunk), schema).validation_passed else b""
+
+    parts = list(chunks(first_of_shapes(pieces), lambda piece: len(piece.text)))
+    for chunk, passed in zip(parts, in_order(passes, parts, processes), strict=True):
+        if passed:
             continue
+        result = cedarpy.validate_policies(text_of(chunk), schema)
         # cedarpy gives them in any order, and the same one several times.
         problems = set()
         for error in result.errors:
@@ -86,6 +92,7 @@ def compile_image(
     positional_ids: bool = False,
     columns: bool = True,
     limits: PolicyLimits = DEFAULT_LIMITS,
+    processes: int = 1,
 ) -> Compiled:
     """The image of a policy set, compiled in this process (child.py does it in a disposable one).
 
@@ -94,17 +101,18 @@ def compile_image(
     `positional_ids` names policies `policy0`, `policy1`, .. by the order of the text and gives annotations no meaning,
     as Cedar itself does; otherwise every policy needs a unique `@id`. `columns` compiles the live-state paths of
     `context` (`context.task.present`) to column loads; without it the context is a plain record.
+    `processes` share the parsing and validating; more than one only in a process without threads.
     Raises PolicyError, naming the policy, entity or link and its place, for all that cannot be published.
     """
     sources = [PolicyText("policies", policies)] if isinstance(policies, str) else list(policies)
     known = None if schema is None else load_schema(schema, limits)
     enums = () if known is None else [name for name, entity in known.entities.items() if entity.enum is not None]
     pieces = split_all(sources, limits, enums)
-    parsed = parse(pieces)
+    parsed = parse(pieces, processes)
     named = name_policies(parsed, positional=positional_ids)
     chosen = placed(links)
     if known is not None:
-        _validate(pieces, known.handle)
+        _validate(pieces, known.handle, processes)
         _validate_links(chosen, known)
     constants = Constants()
     rows = RuleSet(named, chosen, constants, columns, positional_ids).rows()

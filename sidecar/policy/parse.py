@@ -1,14 +1,15 @@
 """Cedar policy text to parsed policies: split by our lexer, parsed by cedarpy, chunk by chunk."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cedarpy
+import msgspec
 
 from sidecar.errors import PolicyError
 from sidecar.policy import deepjson
+from sidecar.policy.cores import in_order
 from sidecar.policy.lexer import Piece, PolicyText, split
 from sidecar.policy.limits import PolicyLimits
 from sidecar.policy.shapes import Shape, Shapes, fill_est, fill_text
@@ -60,12 +61,20 @@ def text_of(pieces: Iterable[Piece]) -> str:
     return "\n".join(piece.text for piece in pieces)
 
 
-def _est(text: str) -> dict[str, Any]:
-    document = cedarpy.policies_to_json_str(text)
+def _est(document: bytes) -> dict[str, Any]:
     try:
-        return json.loads(document)
+        found: dict[str, Any] = msgspec.json.decode(document)
     except RecursionError:
-        return deepjson.loads(document)
+        return deepjson.loads(document.decode())
+    return found
+
+
+def _read(first: Sequence[tuple[Piece, Shape]]) -> bytes:
+    """The JSON form of some shapes; empty when cedarpy refuses one."""
+    try:
+        return cedarpy.policies_to_json_str("\n".join(shape.text for _, shape in first)).encode()
+    except ValueError:
+        return b""
 
 
 def first_refused(pieces: Sequence[Piece], check: Callable[[str], object]) -> tuple[Piece, ValueError] | None:
@@ -78,16 +87,15 @@ def first_refused(pieces: Sequence[Piece], check: Callable[[str], object]) -> tu
     return None
 
 
-def _parse_chunk(first: Sequence[tuple[Piece, Shape]]) -> None:
-    """Parse shapes, each given with its first policy, which is named when it is refused."""
+def _parse_chunk(first: Sequence[tuple[Piece, Shape]], read: bytes) -> None:
+    """Take the JSON form of shapes, each given with its first policy, which is named when it is refused."""
     pieces = [piece for piece, _ in first]
-    try:
-        document = _est("\n".join(shape.text for _, shape in first))
-    except ValueError as error:
+    if not read:
         found = first_refused(pieces, cedarpy.policies_to_json_str)
         if found is None:
-            raise PolicyError(f"policies from {pieces[0].where} on cannot be parsed: {error}") from None
+            raise PolicyError(f"policies from {pieces[0].where} on cannot be parsed")
         raise PolicyError(f"{found[0].title} cannot be parsed: {found[1]}") from None
+    document = _est(read)
     static, templates = document["staticPolicies"], document["templates"]
     if len(static) + len(templates) != len(pieces):
         raise PolicyError(f"policies from {pieces[0].where} on are split in another way than Cedar reads them")
@@ -125,13 +133,14 @@ def first_of_shapes(pieces: Iterable[Piece]) -> list[Piece]:
     return first
 
 
-def parse(pieces: Sequence[Piece]) -> list[Parsed]:
+def parse(pieces: Sequence[Piece], processes: int = 1) -> list[Parsed]:
     """Each shape parsed by cedarpy once. PolicyError names the first policy refused, its place and the cause."""
     shapes = [piece.shape or Shape(piece.text) for piece in pieces]
     first: dict[int, tuple[Piece, Shape]] = {}
     for piece, shape in zip(pieces, shapes, strict=True):
         if not shape.est:
             first.setdefault(id(shape), (piece, shape))
-    for chunk in chunks(list(first.values()), lambda pair: len(pair[1].text)):
-        _parse_chunk(chunk)
+    parts = list(chunks(list(first.values()), lambda pair: len(pair[1].text)))
+    for part, read in zip(parts, in_order(_read, parts, processes), strict=True):
+        _parse_chunk(part, read)
     return [Parsed(piece, shape, i) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))]

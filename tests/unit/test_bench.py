@@ -10,53 +10,94 @@ from click.testing import CliRunner
 
 import bench.decide as question
 from bench.__main__ import main
-from bench.agents import workload
-from bench.measure import digest, interleaved, ratio
+from bench.measure import interleaved, ratio
+from bench.publish import policies
+from bench.workloads import KINDS, workload
 
-TINY = ["decide", "--sizes", "1,12", "--requests", "5", "--rounds", "2"]
+TINY = ["decide", "--sizes", "1,12", "--requests", "20", "--rounds", "2"]
+SIDES = {"remit", "floor", "remit_python", "remit_from_json", "cedarpy", "cedarpy_batch"}
 
 
 def test_decide_writes_ratios_samples_and_machine(tmp_path: Path) -> None:
-    """The report names the speedup per number of policies and keeps every sample it was made from."""
+    """The report has the keys that are promised, per workload and size, and every sample it was made from."""
     report, plot = tmp_path / "decide.json", tmp_path / "decide.png"
     done = CliRunner().invoke(main, [*TINY, "--json", str(report), "--plot", str(plot)])
     assert done.exit_code == 0, done.output
     written = json.loads(report.read_text())
     assert set(written) == {"results", "samples", "machine"}
-    assert set(written["results"]["speedup"]) == {"1", "12"}
-    for by_side in written["samples"].values():
-        assert set(by_side) == {"cedarpy", "cedarpy_batch", "remit", "remit_from_json", "floor"}
-        assert all(len(times) == 2 for times in by_side.values())
+    found = written["results"]
+    assert set(found["speedup"]) == set(found["floor_ratio"]) == {"1", "12"}
+    assert set(found["workloads"]) == set(written["samples"]) == set(KINDS)
+    assert found["flatness"] == max(found["flatness_by_workload"].values())
+    assert "one_scope" not in found["flatness_by_workload"]
+    for key in ("anon_growth_mib", "ns_per_matching_policy", "bytes_per_policy", "bytes_per_link", "compile_peak_mib"):
+        assert isinstance(found[key], float)
+    for by_size in written["samples"].values():
+        for by_side in by_size.values():
+            assert set(by_side) == SIDES
+            assert all(len(times) == 2 for times in by_side.values())
     assert written["machine"]["cedarpy"]
-    assert written["results"]["answers_sha256"] in done.output
+    assert found["answers_sha256"] in done.output
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_beyond_the_peers_reach_we_are_measured_alone(tmp_path: Path) -> None:
+    """No speedup is claimed where cedarpy was not run."""
+    report = tmp_path / "decide.json"
+    arguments = ["--peer-to", "1", "--workloads", "sharing", "--json", str(report)]
+    done = CliRunner().invoke(main, [*TINY, *arguments])
+    assert done.exit_code == 0, done.output
+    found = json.loads(report.read_text())["results"]
+    assert set(found["speedup"]) == {"1"}
+    assert found["workloads"]["sharing"]["12"]["answers_compared"] == 0
 
 
 def test_decide_refuses_to_time_different_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """When one answer differs there is no speedup to speak of."""
     honest = question.Ours.answers
 
-    def lying(self: question.Ours) -> question.Answers:
-        first, *rest = honest(self)
+    def lying(self: question.Ours, count: int) -> question.Answers:
+        first, *rest = honest(self, count)
         return [first | {"decision": "allow" if first["decision"] == "deny" else "deny"}, *rest]
 
     monkeypatch.setattr(question.Ours, "answers", lying)
     done = CliRunner().invoke(main, TINY)
     assert done.exit_code == 1
-    assert "answers differ at 1 policies" in done.output
+    assert "answers differ in rbac at 1 policies" in done.output
 
 
-def test_the_same_seed_gives_the_same_answers() -> None:
-    """Hashes of answers can be compared between machines."""
-    first, second = (question.Ours(workload(12, 5)).answers() for _ in range(2))
-    assert digest(first) == digest(second)
-    assert workload(12, 5, seed=2) != workload(12, 5)
+def test_an_unknown_workload_is_named() -> None:
+    done = CliRunner().invoke(main, ["decide", "--workloads", "rbac,nothing"])
+    assert done.exit_code == 2
+    assert "`nothing` is none of rbac, sharing, abac, agents, one_scope" in done.output
 
 
-def test_the_workload_allows_and_denies() -> None:
-    """A bench over requests that all end alike would measure one path."""
-    decisions = {answer["decision"] for answer in question.Peer(workload(100, 64)).answers()}
+@pytest.mark.parametrize("kind", KINDS)
+def test_workloads_allow_and_deny_and_repeat(kind: str) -> None:
+    """A bench over requests that all end alike would measure one path; the same seed gives the same work."""
+    work = workload(kind, 40, 400)
+    assert work == workload(kind, 40, 400)
+    assert work.policies != workload(kind, 40, 400, seed=2).policies or work.links
+    decisions = {answer["decision"] for answer in question.Peer(work).answers()}
     assert decisions == {"allow", "deny"}
+    assert len({id_ for id_, _ in work.expanded()}) == len(work.policies) + len(work.links)
+
+
+def test_publish_measures_both_sides(tmp_path: Path) -> None:
+    """The ratio is of publishes that happened, of texts that cedarpy accepts, and the worse text counts."""
+    report = tmp_path / "publish.json"
+    done = CliRunner().invoke(main, ["publish", "--policies", "20", "--rounds", "1", "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(report.read_text())["results"]
+    assert found["publish_ratio"] == max(found["publish_ratio_by_text"].values()) > 0
+    assert found["compiler_peak_mib"] > 0
+
+
+def test_distinct_policies_share_no_conditions() -> None:
+    """What is measured as unshared work is: no two policies have the same conditions."""
+    bodies = [line.split("{", 1)[1] for line in policies("distinct", 200).split("\n")]
+    assert len(set(bodies)) == 200
+    assert len({line.split("{", 1)[1] for line in policies("alike", 200).split("\n")}) < 200
 
 
 def test_sides_take_turns_and_are_compared_within_a_round() -> None:

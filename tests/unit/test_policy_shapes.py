@@ -85,7 +85,7 @@ def test_each_policy_reads_as_cedar_reads_it_alone():
     parsed = parse(split_all([PolicyText("p", "\n".join(texts))], PolicyLimits()))
     assert len({id(one.shape) for one in parsed}) < len(texts)
     for one, text in zip(parsed, texts, strict=True):
-        assert one.est == parsing._est(text)["staticPolicies"]["policy0"]
+        assert one.est == parsing._est(cedarpy.policies_to_json_str(text).encode())["staticPolicies"]["policy0"]
 
 
 def test_one_of_each_shape_speaks_for_all_before_the_validator():
