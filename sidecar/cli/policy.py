@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -299,7 +300,8 @@ def _show(found: Any) -> None:
 def publish(config_file: str) -> None:
     """Compile the configured policies into the store; a running sidecar takes them with `remit reload`.
 
-    Prints the generation. Equal content keeps its number; a mistake changes nothing.
+    Prints the generation, and on a terminal what is being done meanwhile. Equal content keeps its number; a mistake
+    changes nothing.
 
     \b
     Example:
@@ -309,7 +311,14 @@ def publish(config_file: str) -> None:
     from sidecar.policy.publish import GenerationStore, PolicySource
 
     section = load(config_file).policy
-    made = GenerationStore(section.store).publish(PolicySource(section), compile_s=section.compile_s)
+    store, source = GenerationStore(section.store), PolicySource(section)
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status("reading") as status:
+            made = store.publish(source, compile_s=section.compile_s, progress=status.update)
+    else:
+        made = store.publish(source, compile_s=section.compile_s)
     click.echo(f"generation {made.generation} {made.digest}")
 
 

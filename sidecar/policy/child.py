@@ -4,12 +4,12 @@ cedarpy parses by recursion and can be made to overflow its stack, take memory o
 space and processor time are capped, no core is written, and the parent (worker.py) reads a death as a refusal.
 """
 
-import ctypes
+import contextlib
 import gc
 import os
 import resource
-import signal
 import sys
+from collections.abc import Callable
 
 import lmdb
 import msgspec
@@ -18,14 +18,14 @@ from fastpath.lmdb_file import digest_of
 from fastpath.table import IMAGE_KEY
 from sidecar.errors import PolicyError
 from sidecar.policy.compile import Compiled, CompileReport, compile_image
-from sidecar.policy.cores import available
+from sidecar.policy.cores import available, end_with_parent
 from sidecar.policy.links import parse_links
+from sidecar.policy.parse import unheard
 from sidecar.policy.source import SourceTexts
 
 LMDB_FORMAT = 0
 """LMDB 0.9 writes format v1, which every released library reads."""
 MAP_SLACK_BYTES = 1 << 20
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +40,14 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Address space of the child, in bytes."""
     cpu_s_max: int
     """Processor time of the child, in seconds."""
+    progress_fd: int = -1
+    """Where to write what is being done, a line each; -1 for nowhere."""
+
+    def tell(self, text: str) -> None:
+        """Report progress. Nobody may be left to read it, which is no reason to stop."""
+        if self.progress_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self.progress_fd, text.encode() + b"\n")
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -55,7 +63,7 @@ class Result(msgspec.Struct, frozen=True):
 
 def _confine(job: Job) -> None:
     """Let this process end with its parent, and cap it. Limits that are lower already stay."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     wanted = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: job.memory_bytes_max,
@@ -68,7 +76,14 @@ def _confine(job: Job) -> None:
         resource.setrlimit(what, (limit, limit))
 
 
-def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True, processes: int = 1) -> Compiled:
+def compile_texts(
+    texts: SourceTexts,
+    *,
+    allow_empty: bool,
+    columns: bool = True,
+    processes: int = 1,
+    progress: Callable[[str], object] = unheard,
+) -> Compiled:
     """The image of `texts`, in this process. An empty policy set denies everything, so it must be asked for."""
     links = parse_links(texts.links.text, texts.links.name, texts.limits) if texts.links else []
     compiled = compile_image(
@@ -80,6 +95,7 @@ def compile_texts(texts: SourceTexts, *, allow_empty: bool, columns: bool = True
         columns=columns,
         limits=texts.limits,
         processes=processes,
+        progress=progress,
     )
     if compiled.report.policies == 0 and not allow_empty:
         raise PolicyError("there is no policy, which would deny every call; add one, or set `allow_empty`")
@@ -105,8 +121,17 @@ def write_file(path: str, image: bytes) -> tuple[int, str]:
 def run(job: Job) -> Result:
     """Compile and write. A refusal is a result, not an exception."""
     try:
-        compiled = compile_texts(job.texts, allow_empty=job.allow_empty, columns=job.columns, processes=available())
-        file_size, file_digest = write_file(job.output, compiled.image) if job.output else (0, "")
+        compiled = compile_texts(
+            job.texts,
+            allow_empty=job.allow_empty,
+            columns=job.columns,
+            processes=available(),
+            progress=job.tell,
+        )
+        file_size, file_digest = 0, ""
+        if job.output:
+            job.tell(f"writing {len(compiled.image)} bytes")
+            file_size, file_digest = write_file(job.output, compiled.image)
     except PolicyError as error:
         return Result(error=str(error))
     except MemoryError:

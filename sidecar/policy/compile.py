@@ -1,7 +1,7 @@
 """Policies, entities, links and schema in; one image of fastpath/image.pxd and a report out."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from sidecar.policy.image import PolicyRow, Scope, Source, columns_read, extras_
 from sidecar.policy.lexer import Piece, PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 from sidecar.policy.links import Link, PlacedLink, placed
-from sidecar.policy.parse import Parsed, chunks, first_of_shapes, parse, split_all, text_of
+from sidecar.policy.parse import Parsed, chunks, first_of_shapes, parse, split_all, text_of, unheard
 from sidecar.policy.program import WHOLE_CONTEXT
 from sidecar.policy.rules import RuleSet, name_policies
 from sidecar.policy.schema import Schema, input_shapes, load_schema, undecodable
@@ -93,6 +93,7 @@ def compile_image(
     columns: bool = True,
     limits: PolicyLimits = DEFAULT_LIMITS,
     processes: int = 1,
+    progress: Callable[[str], object] = unheard,
 ) -> Compiled:
     """The image of a policy set, compiled in this process (child.py does it in a disposable one).
 
@@ -102,21 +103,27 @@ def compile_image(
     as Cedar itself does; otherwise every policy needs a unique `@id`. `columns` compiles the live-state paths of
     `context` (`context.task.present`) to column loads; without it the context is a plain record.
     `processes` share the parsing and validating; more than one only in a process without threads.
+    `progress` is told what is being done, as "parsing 4096 of 100000".
     Raises PolicyError, naming the policy, entity or link and its place, for all that cannot be published.
     """
     sources = [PolicyText("policies", policies)] if isinstance(policies, str) else list(policies)
     known = None if schema is None else load_schema(schema, limits)
     enums = () if known is None else [name for name, entity in known.entities.items() if entity.enum is not None]
+    progress("splitting")
     pieces = split_all(sources, limits, enums)
-    parsed = parse(pieces, processes)
+    parsed = parse(pieces, processes, progress)
     named = name_policies(parsed, positional=positional_ids)
     chosen = placed(links)
     if known is not None:
+        progress("validating")
         _validate(pieces, known.handle, processes)
         _validate_links(chosen, known)
     constants = Constants()
+    progress(f"compiling {len(named)} policies and {len(chosen)} links")
     rows = RuleSet(named, chosen, constants, columns, positional_ids).rows()
+    progress("reading entities")
     store = load_entities(entities, None if known is None else known.handle, entities_name, limits)
+    progress(f"laying out {len(rows)} rules and {len(store)} entities")
     image = write_image(Source(rows, store, constants, {} if known is None else input_shapes(known), columns))
     templates = {id_: policy for id_, policy in named.items() if policy.template}
     return Compiled(image, _report(rows, templates, len(chosen), len(store), known))

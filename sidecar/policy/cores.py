@@ -4,6 +4,7 @@ Only for a process without threads, as the compiler child is. What comes back ne
 were. A process that dies takes the whole compilation with it, as it would have without the fork.
 """
 
+import ctypes
 import os
 import signal
 import struct
@@ -14,9 +15,15 @@ from typing import IO, TypeVar
 from sidecar.errors import PolicyError
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BATCH = 32
 """Chunks per process and round: what bounds the results that wait to be taken."""
 _SIZE = struct.Struct("<Q")
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when its parent ends: nobody would take its results."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def available() -> int:
@@ -54,6 +61,7 @@ def _start(work: Callable[[T], bytes], items: Sequence[T]) -> tuple[int, IO[byte
         return pid, file
     code = 1
     try:
+        end_with_parent()
         for item in items:
             result = work(item)
             file.write(_SIZE.pack(len(result)) + result)

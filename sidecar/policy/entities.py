@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cedarpy
+import msgspec
 
 from sidecar.errors import PolicyError
 from sidecar.policy import cells
@@ -30,11 +31,10 @@ def load_entities(
     if not document and schema is None and not isinstance(document, str):
         return []
     try:
-        entities = json.loads(document) if isinstance(document, str) else document
-        check_parents(_parents(entities), limits.parents_max)
+        check_parents(_parents(json.loads(document) if isinstance(document, str) else document), limits.parents_max)
         text = document if isinstance(document, str) else json.dumps(document)
         try:
-            handle = cedarpy.Entities.from_json_str(text, schema)
+            closed = str(cedarpy.Entities.from_json_str(text, schema))
         except ValueError as error:
             raise PolicyError(_diagnose(text, schema, str(error))) from None
     except PolicyError as error:
@@ -45,7 +45,10 @@ def load_entities(
     except RecursionError:
         # Python's reader of JSON notices at a depth that differs from version to version, or leaves it to us.
         raise PolicyError(f"{name}: is nested too deeply") from None
-    return [_row(entity, name) for entity in json.loads(str(handle))]
+    found = msgspec.json.decode(closed)
+    found.reverse()
+    # Each is let go of when its row is made: the JSON form of a large store takes several times the rows' memory.
+    return [_row(found.pop(), name) for _ in range(len(found))]
 
 
 def _row(entity: dict[str, Any], name: str) -> EntityRow:

@@ -180,6 +180,7 @@ class _Writer:
         self._name_rows()
         self.out = bytearray(_HEADER.size)
         self.cells = CellWriter(self.out)
+        self.lists: dict[tuple[Uid, ...], tuple[int, int, int]] = {}
 
     def _name_rows(self) -> None:
         """Give every uid and every type that the image names its row."""
@@ -276,8 +277,7 @@ class _Writer:
 
     def _put_policy(self, at: int, policy: PolicyRow, code: int) -> None:
         principal, action, resource = policy.principal, policy.action, policy.resource
-        listed = sorted({self.node[uid] for uid in action.uids})
-        off_list, count, _ = self._array(listed)
+        off_list, count, _ = self._actions(action.uids)
         _POLICY.pack_into(
             self.out, at, policy.forbid, policy.flags, principal.op, action.op, resource.op, 0, 0, 0,
             self._node(principal), self._type(principal), self._node(action), self._node(resource),
@@ -286,6 +286,13 @@ class _Writer:
         texts = (policy.id, policy.template, policy.reason, policy.obligation, policy.annotations)
         for i, text in enumerate(texts):
             _SPAN.pack_into(self.out, at + 56 + 16 * i, *self._text(text))
+
+    def _actions(self, uids: tuple[Uid, ...]) -> tuple[int, int, int]:
+        """The Span of a list of actions. Equal lists stand there once: links share theirs, and a call finds it warm."""
+        found = self.lists.get(uids)
+        if found is None:
+            found = self.lists[uids] = self._array(sorted({self.node[uid] for uid in uids}))
+        return found
 
     def _node(self, scope: ScopeRow) -> int:
         return NONE32 if scope.uid is None else self.node[scope.uid]

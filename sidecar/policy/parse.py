@@ -21,6 +21,10 @@ CHUNK_POLICIES = 512
 CHUNK_BYTES = 1 << 20
 
 
+def unheard(_text: str) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """One policy or template: its text and place, and its shape's Cedar JSON form ("EST")."""
@@ -133,14 +137,17 @@ def first_of_shapes(pieces: Iterable[Piece]) -> list[Piece]:
     return first
 
 
-def parse(pieces: Sequence[Piece], processes: int = 1) -> list[Parsed]:
+def parse(pieces: Sequence[Piece], processes: int = 1, progress: Callable[[str], object] = unheard) -> list[Parsed]:
     """Each shape parsed by cedarpy once. PolicyError names the first policy refused, its place and the cause."""
     shapes = [piece.shape or Shape(piece.text) for piece in pieces]
     first: dict[int, tuple[Piece, Shape]] = {}
     for piece, shape in zip(pieces, shapes, strict=True):
         if not shape.est:
             first.setdefault(id(shape), (piece, shape))
+    done = 0
     parts = list(chunks(list(first.values()), lambda pair: len(pair[1].text)))
     for part, read in zip(parts, in_order(_read, parts, processes), strict=True):
         _parse_chunk(part, read)
+        done += len(part)
+        progress(f"parsing {done} of {len(first)} kinds of policies")
     return [Parsed(piece, shape, i) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))]

@@ -21,7 +21,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -172,18 +172,24 @@ class GenerationStore:
     # ------------------------------------------------------------ publishing
 
     def publish(
-        self, source: PolicySource, *, compile_s: int = COMPILE_S, memory_bytes_max: int = MEMORY_BYTES_MAX
+        self,
+        source: PolicySource,
+        *,
+        compile_s: int = COMPILE_S,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
+        progress: Callable[[str], object] | None = None,
     ) -> Manifest:
         """Compile `source` in a child and put it in force; equal content keeps the generation that is.
 
         When this returns, the manifest and all it names are durable. Raises PolicyError, and changes nothing, when the
         source is refused, the compiler dies, another process publishes, or the disk fails; when it fails only after the
-        commit, the error says that the new generation was published.
+        commit, the error says that the new generation was published. `progress` is told what the compiler
+        does.
         """
         try:
             with self._locked():
                 self._clean()
-                return self._publish(source, compile_s, memory_bytes_max)
+                return self._publish(source, compile_s, memory_bytes_max, progress)
         except _Busy:
             raise PolicyError(f"another process is publishing into `{self.directory}`; try again") from None
         except OSError as error:
@@ -202,7 +208,15 @@ class GenerationStore:
             if self._stopping:
                 compiler.kill()
 
-    def _compile(self, texts: SourceTexts, output: str, allow_empty: bool, compile_s: int, memory: int) -> Result:
+    def _compile(
+        self,
+        texts: SourceTexts,
+        output: str,
+        allow_empty: bool,
+        compile_s: int,
+        memory: int,
+        progress: Callable[[str], object] | None,
+    ) -> Result:
         try:
             return compile_in_child(
                 texts,
@@ -211,6 +225,7 @@ class GenerationStore:
                 compile_s=compile_s,
                 memory_bytes_max=memory,
                 started=self._started,
+                progress=progress,
             )
         except PolicyError:
             # On a full disk the half that was written takes the room that a smaller set would need.
@@ -223,12 +238,18 @@ class GenerationStore:
             with self._lock:
                 self._compiler = None
 
-    def _publish(self, source: PolicySource, compile_s: int, memory_bytes_max: int) -> Manifest:
+    def _publish(
+        self,
+        source: PolicySource,
+        compile_s: int,
+        memory_bytes_max: int,
+        progress: Callable[[str], object] | None,
+    ) -> Manifest:
         texts = source.read()
         before = self._current_or_none()
         # A name of its own: the compiler of a publisher that was killed may live on and write under its own.
         temporary = os.path.join(self.directory, f"{_TEMPORARY}{secrets.token_hex(8)}.mdb")
-        result = self._compile(texts, temporary, source.paths.allow_empty, compile_s, memory_bytes_max)
+        result = self._compile(texts, temporary, source.paths.allow_empty, compile_s, memory_bytes_max, progress)
         manifest = self._manifest(result, texts, before)
         self._verify(msgspec.structs.replace(manifest.stored, file=os.path.basename(temporary)))
         if before is not None and self._same(temporary, before):

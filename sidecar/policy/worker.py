@@ -1,10 +1,12 @@
 """The parent's side of the compiler child: start it, wait, and read its death as a refusal."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,13 +29,42 @@ def compile_in_child(
     compile_s: int = COMPILE_S,
     memory_bytes_max: int = MEMORY_BYTES_MAX,
     started: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> Result:
     """Compile `texts` in a disposable process, into the LMDB file `output` when it is named; `started` gets it.
 
     Raises PolicyError with the child's refusal, or "the compiler died on .." when the child crashed, was killed or took
-    more than `compile_s` seconds or `memory_bytes_max` bytes.
+    more than `compile_s` seconds or `memory_bytes_max` bytes. `progress` is told by a thread what the child does.
     """
-    job = Job(texts, output, allow_empty, columns, memory_bytes_max, compile_s)
+    with _listening(progress) as told:
+        job = Job(texts, output, allow_empty, columns, memory_bytes_max, compile_s, told)
+        return _run(job, compile_s, started)
+
+
+@contextlib.contextmanager
+def _listening(progress: Callable[[str], object] | None) -> Iterator[int]:
+    """The descriptor that the child may write its progress to; -1 when nobody listens."""
+    if progress is None:
+        yield -1
+        return
+    reading, writing = os.pipe()
+
+    def listen() -> None:
+        with open(reading, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                progress(line.rstrip("\n"))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield writing
+    finally:
+        # The child and what it forked are gone: with our end closed the listener reads the end.
+        os.close(writing)
+        listener.join(1)
+
+
+def _run(job: Job, compile_s: int, started: Callable[[subprocess.Popen[bytes]], None] | None) -> Result:
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "sidecar.policy.child"],
@@ -41,6 +72,7 @@ def compile_in_child(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(),
+            pass_fds=[job.progress_fd] if job.progress_fd >= 0 else [],
         )
     except OSError as error:
         raise PolicyError(f"the compiler cannot be started: {(error.strerror or str(error)).lower()}") from None

@@ -44,6 +44,18 @@ def test_a_child_compiles_into_a_file_that_opens(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o444
 
 
+def test_the_child_says_what_it_does():
+    """A publish of minutes is not silent; what is told comes in order and is whole when the result is."""
+    told = []
+    policies = "".join(f'@id("p{i}") {ANYTHING} when {{ context.n == {i} }};' for i in range(1_100))
+    compile_in_child(texts(policies), progress=told.append)
+    assert told[0] == "splitting"
+    assert [line for line in told if line.startswith("parsing")] == [
+        f"parsing {done} of 1100 kinds of policies" for done in (512, 1024, 1100)
+    ]
+    assert told[-1] == "laying out 1100 rules and 0 entities"
+
+
 def test_equal_sources_give_equal_files(tmp_path):
     """PO-02: the LMDB file is deterministic, not only the image in it."""
     policies = [f'@id("p{i}") {ANYTHING} when {{ context.n == {i} }};' for i in range(300)]

@@ -84,6 +84,17 @@ def test_links_share_their_templates_code():
     assert struct.Struct(table.LAYOUT["Header"]).unpack_from(one)[20] == words[20]
 
 
+def test_equal_lists_of_actions_stand_in_the_image_once():
+    """A link costs its own row, not a copy of what its template names."""
+    text = '@id("t") permit (principal == ?principal, action in [Action::"a", Action::"b", Action::"c"], resource);'
+    links = [{"id": f"l{i}", "template": "t", "slots": {"?principal": {"type": "A", "id": "x"}}} for i in range(9)]
+    policy = struct.Struct(table.LAYOUT["Policy"])
+    image = compile_image(text, links=links).image
+    start = struct.Struct(table.LAYOUT["Header"]).unpack_from(image)[18]
+    offsets = {policy.unpack_from(image, start + i * policy.size)[11] for i in range(9)}
+    assert len(offsets) == 1
+
+
 ANY = ScopeRow()
 
 
