@@ -30,18 +30,28 @@ ARENA_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class Table:
-    """A compiled file, what it took, and what its image's digest is."""
+    """A compiled file, what its manifest would say of it, and what it took."""
 
     path: Path
     digest: str
     size: int
     """Of the image, in bytes."""
+    file_size: int
+    file_digest: str
     compile_s: float
     peak_mib: float
     """Largest resident set of any compiler so far: run the largest last."""
 
     def open(self) -> Generation:
-        return Generation.open(self.path, generation=1, digest=self.digest, size=self.size, strict=False)
+        return Generation.open(
+            self.path,
+            generation=1,
+            digest=self.digest,
+            size=self.size,
+            file_digest=self.file_digest,
+            file_size=self.file_size,
+            strict=False,
+        )
 
 
 def texts_of(work: Workload, schema: str | None = None) -> SourceTexts:
@@ -61,7 +71,7 @@ def compile_table(work: Workload, path: Path) -> Table:
     made = compile_in_child(texts, output=str(path), compile_s=COMPILE_S, allow_empty=True)
     took = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return Table(path, made.digest, made.size, took, peak)
+    return Table(path, made.digest, made.size, made.file_size, made.file_digest, took, peak)
 
 
 def uids(request: dict[str, Any]) -> list[tuple[str, str]]:
