@@ -125,6 +125,8 @@ class _Splitter:
 
     def _is_one(self, start: int, end: int) -> bool:
         """Whether the tokens between are one policy that keeps the caps; what is refused is read again to say why."""
+        if _is_small(self.text[start:end], self.limits):
+            return True
         alone = _Splitter(PolicyText(self.source, self.text[start:end]), self.limits, self.shapes)
         try:
             return alone._one(0) == end - start and len(alone.pieces) == 1
@@ -240,6 +242,17 @@ class _Splitter:
     def _other(self, token: str) -> None:
         if token != "::":
             self.levels[-1].members = 0
+
+
+def _is_small(text: str, limits: PolicyLimits) -> bool:
+    """Whether a text that ends at its only `;` keeps the caps by its length alone: its tokens need not be read."""
+    opened = [text.count(bracket) for bracket in "([{"]
+    return (
+        opened == [text.count(bracket) for bracket in ")]}"]
+        and sum(opened) + text.count("if") <= limits.depth_max
+        and sum(map(text.count, ("&&", "||", "+", "-", "*"))) <= limits.chain_max
+        and text.count(".") + opened[1] <= limits.members_max
+    )
 
 
 def split(source: PolicyText, limits: PolicyLimits = DEFAULT_LIMITS, shapes: Shapes | None = None) -> list[Piece]:
