@@ -476,6 +476,7 @@ cdef class Prepared:
     cdef list kept                   # bytes that the request borrows
 
     def __cinit__(self, Generation generation, size_t arena_bytes):
+        generation._header()     # refuses a closed one
         self.generation = generation
         self.kept = []
         self.arena.cap = arena_bytes
