@@ -26,6 +26,7 @@ NATIVE = {
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
     "fastpath.call": ["libcrypto", "libxxhash"],
+    "fastpath.causes": ["libxxhash"],
 }
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
