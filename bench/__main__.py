@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bench.check import check
 from bench.decide import decide
 
 
@@ -19,10 +20,12 @@ def main() -> None:
     python -m bench decide --json decide.json              how much faster than cedarpy is a decision?
     python -m bench decide --json decide.json --plot decide.png
     python -m bench decide --json quick.json --rounds 5    a quick look
+    python -m bench check --json check.json                what does a call cost beside HTTP/2 itself?
     """
 
 
 main.add_command(decide)
+main.add_command(check)
 
 if __name__ == "__main__":
     main()
