@@ -1,4 +1,4 @@
-"""What does a call cost beside HTTP/2 itself? nghttpd (a static file for the same POST), the native and the grpcio door.
+"""What does a call cost beside HTTP/2 itself? nghttpd (a file for the same POST), the native and the grpcio door.
 
 Load is h2load on the other core, closed loop; the server's CPU is user and system time from /proc over calls answered.
 Every answer counts: h2load must see 2xx for all, and the sidecar's own counters must show that many ALLOW decisions,

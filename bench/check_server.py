@@ -23,6 +23,7 @@ from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
 from sidecar.config import MIB, Limits
+from sidecar.config_mapping import mapping_config
 from sidecar.policy.compile import compile_image
 from sidecar.services.doors import ext_authz_service, make_server
 from sidecar.services.errors import ErrorCounts
@@ -48,7 +49,9 @@ def make_pdp(count: int, folder: str) -> Pdp:
     # On a busy machine a thread can lose its core for longer than the default budget; that is not the question here.
     pdp = Pdp(journal, budget_ms=BUDGET_MS)
     image = compile_image(policies(count), entities=[], positional_ids=True, columns=True).image
-    pdp.put_rules(Generation.from_bytes(image, generation=1), Mapping({"trust_domains": ["bench.example"]}))
+    pdp.put_rules(
+        Generation.from_bytes(image, generation=1), Mapping(mapping_config({"trust_domains": ["bench.example"]}))
+    )
     pdp.put_state(epoch=0, bundle_generation=0, not_ready="")
     return pdp
 

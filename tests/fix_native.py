@@ -18,6 +18,7 @@ from fastpath.call import Pdp
 from fastpath.listener import Listener, PepList
 from fastpath.mapping import Mapping
 from fastpath.table import Generation
+from sidecar.config_mapping import mapping_config
 from sidecar.demo.processes import wait_for
 from tests.fix_calls import agent_check, envoy_call
 from tests.fix_rules import image
@@ -54,7 +55,7 @@ def make_pdp(journal: Any = None, *, fixed: bool = False, domains: tuple[str, ..
 def put_rules(pdp: Pdp, generation: int, domains: tuple[str, ...] = ("example.org",)) -> None:
     """The same rules under another number."""
     table = Generation.from_bytes(_image(), generation=generation)
-    pdp.put_rules(table, Mapping({"trust_domains": list(domains)}))
+    pdp.put_rules(table, Mapping(mapping_config({"trust_domains": list(domains)})))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
 from fastpath.tls import TlsIdentity
+from sidecar.config_mapping import mapping_config
 from sidecar.demo.ca import Authority
 from tests.fix_calls import agent_check
 from tests.fix_native import make_pdp
@@ -22,7 +23,7 @@ def test_a_replaced_generation_is_let_go_of() -> None:
     pdp = make_pdp()
     table = Generation.from_bytes(image("permit(principal, action, resource);", columns=True))
     gone = weakref.ref(table)
-    pdp.put_rules(table, Mapping({}))
+    pdp.put_rules(table, Mapping(mapping_config({})))
     del table
     assert gone() is not None
     pdp.check(agent_check(action="read"), PEER)
@@ -47,7 +48,7 @@ def test_reasons_are_counted_up_to_a_bound() -> None:
     lines = [f'@id("p{i}") @reason("r{i}") forbid(principal, action == Action::"a{i}", resource);' for i in range(1100)]
     pdp = make_pdp()
     table = Generation.from_bytes(image("\n".join(lines), named=True, columns=True))
-    pdp.put_rules(table, Mapping({"trust_domains": ["example.org"]}))
+    pdp.put_rules(table, Mapping(mapping_config({"trust_domains": ["example.org"]})))
     for i in range(1100):
         pdp.check(agent_check(action=f"a{i}", resource=("Tool", "t")), PEER)
     counters = pdp.counters()
