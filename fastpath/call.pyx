@@ -440,7 +440,8 @@ cdef class Pdp:
 
     cdef int _put(self) except -1:
         """Put what the attributes now say in force, whole: a call that begins sees all of it."""
-        # Made first: that may run other threads, and from here to the swap none runs, so no older state replaces a newer.
+        # Made first, since that may run other threads; from here to the swap none runs, and so no older state can
+        # replace a newer one.
         cdef InForce made = InForce.__new__(InForce)
         made._generation, made._mapping = self._generation, self._mapping
         made._not_ready = self._not_ready if self._mapping is not None else b"not_ready.mapping"

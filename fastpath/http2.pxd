@@ -76,6 +76,7 @@ cdef struct Door:            # one listening socket; shared by its connections
     Stats stats
     int serves_envoy         # ext_authz, else Check and BatchCheck
     int64_t now_ns           # the loop's clock
+    int64_t held             # bytes of requests and replies on all connections
 
 
 cdef struct Bucket:          # tokens that come back with time
@@ -129,11 +130,12 @@ cdef struct Conn:
     Stream *ready_last
     int32_t last_id          # highest stream that the peer opened
     uint32_t stream_count
-    uint64_t held            # bytes of requests and replies on all streams
+    int64_t held             # bytes of requests and replies on all streams
     int cause                # Cause once it is to end
     int began                # preface and SETTINGS arrived
     int settled              # our SETTINGS were acknowledged
     int left                 # the peer sent GOAWAY
+    int told                 # the session sent a final GOAWAY of its own
     int draining             # 1: GOAWAY announced, 2: final GOAWAY sent
     int drain_cause          # Cause of that
     int pinged               # a keepalive ping is unanswered
@@ -163,6 +165,8 @@ cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil
 cdef Stream *http2_next(Conn *conn) noexcept nogil
 # The message of a complete request; false with refusal and why set when it is none.
 cdef bint http2_message(Stream *stream, Text *message) noexcept nogil
+# Whether this connection, or the door, holds as much as it may: then nothing more is decided for it.
+cdef bint http2_full(const Conn *conn) noexcept nogil
 # Answer with one message (copied), or with a status alone.
 cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil
 cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil

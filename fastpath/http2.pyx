@@ -42,7 +42,8 @@ cdef enum:
     PREFIX = 5               # flag and length of a gRPC message
     BODY_FIRST = 2048        # first allocation for a message; it grows with what really arrives
     WINDOW = 1 << 20         # bytes that a connection may send before we take them
-    HELD_MAX = 4 << 20       # of requests and replies, all streams of a connection
+    HELD_MAX = 4 << 20       # bytes of requests and replies, all streams of a connection
+    DOOR_HELD_MAX = 256 << 20    # and of all connections
     QUEUE_MAX = 1000         # frames of ours that wait
     RESETS_BURST = 100       # streams that a peer may reset at once, and per second
     RESETS_PER_S = 10
@@ -100,7 +101,8 @@ cdef int _fault(Conn *conn) noexcept nogil:
 
 cdef void _hold(Conn *conn, int64_t bytes) noexcept nogil:
     conn.held += bytes
-    if conn.held > conn.door.stats.buffered_max:
+    conn.door.held += bytes
+    if conn.held > <int64_t> conn.door.stats.buffered_max:
         conn.door.stats.buffered_max = conn.held
 
 
@@ -159,7 +161,7 @@ cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
         conn.last = stream.prev
     conn.stream_count -= 1
     conn.active_ns = conn.door.now_ns
-    conn.held -= stream.body_cap + stream.reply_n
+    _hold(conn, -<int64_t> (stream.body_cap + stream.reply_n))
     free(stream.body)
     free(stream.reply)
     free(stream)
@@ -347,7 +349,7 @@ cdef int _grow(Conn *conn, Stream *stream, size_t n) noexcept nogil:
         return 0
     while cap < need:
         cap *= 2
-    if conn.held + cap - stream.body_cap > HELD_MAX:
+    if conn.held + <int64_t> cap - stream.body_cap > HELD_MAX or conn.door.held > DOOR_HELD_MAX:
         return 1
     moved = <uint8_t *> realloc(stream.body, cap)
     if moved == NULL:
@@ -460,6 +462,8 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
             frame.rst_stream.error_code != <uint32_t> NGHTTP2_ENHANCE_YOUR_CALM
         ):
             return _fault(conn)
+    elif frame.hd.type == NGHTTP2_GOAWAY:
+        conn.told = conn.draining != 1
     elif frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         stream = _stream(session, frame.hd.stream_id)
         if stream != NULL and not stream.ended:
@@ -569,6 +573,10 @@ cdef bint http2_message(Stream *stream, Text *message) noexcept nogil:
         return False
     message.p, message.n = <const char *> stream.body + PREFIX, stream.body_want - PREFIX
     return True
+
+
+cdef bint http2_full(const Conn *conn) noexcept nogil:
+    return conn.held > HELD_MAX or conn.door.held > DOOR_HELD_MAX
 
 
 cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:

@@ -13,12 +13,15 @@ from fastpath.c.linux cimport (
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp, call_answer
 from fastpath.decide cimport PEER_AGENT, PEER_ENVOY
-from fastpath.grpc_text cimport CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_UNAVAILABLE
+from fastpath.grpc_text cimport (
+    CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED,
+    CODE_UNAVAILABLE,
+)
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE, CAUSE_MEMORY,
     CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, METHOD_BATCH, METHOD_EXT_AUTHZ,
-    METHOD_HEALTH, Stats, Stream, http2_close, http2_drain, http2_drain_last, http2_farewell, http2_feed,
+    METHOD_HEALTH, Stats, Stream, http2_close, http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_full,
     http2_message, http2_next, http2_open, http2_over, http2_pull, http2_refuse, http2_reply, http2_setup, http2_tick,
 )
 from fastpath.record cimport RECORD_BYTES_MAX
@@ -32,7 +35,7 @@ from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, strlen
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as open_file
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, geteuid
@@ -137,6 +140,16 @@ cdef void _health(Listener self, Conn *conn, Stream *stream, Text message) noexc
     http2_reply(conn, stream, answer, 2)
 
 
+cdef void _ask(Listener self, Conn *conn, int door, Text message, Call *call) noexcept nogil:
+    self.arena.used, self.arena.failed = 0, 0
+    call_answer(self.pdp, door, message, &conn.peer, &self.arena, self.reply, self.record, call)
+
+
+cdef bint _is_bundle_change(const Call *call) noexcept nogil:
+    cdef const char *reason = "identity.bundle_changed"
+    return call.reply.n == strlen(reason) and memcmp(call.reply.p, reason, call.reply.n) == 0
+
+
 cdef void _decide(Listener self, Conn *conn, Stream *stream, Text message) noexcept nogil:
     cdef Call call
     cdef Text why
@@ -146,9 +159,12 @@ cdef void _decide(Listener self, Conn *conn, Stream *stream, Text message) noexc
     elif stream.method == METHOD_BATCH:
         door = DOOR_BATCH
     _identify(self, conn)
-    self.arena.used, self.arena.failed = 0, 0
     self.door.stats.calls += 1
-    call_answer(self.pdp, door, message, &conn.peer, &self.arena, self.reply, self.record, &call)
+    _ask(self, conn, door, message, &call)
+    if conn.tls != NULL and call.code == CODE_UNAUTHENTICATED and _is_bundle_change(&call):
+        # Other bundles came into force between the two steps: the caller is verified again, by those.
+        _identify(self, conn)
+        _ask(self, conn, door, message, &call)
     if call.code:
         why.p, why.n = <const char *> call.reply.p, <uint32_t> call.reply.n
         http2_refuse(conn, stream, call.code, why)
@@ -168,6 +184,9 @@ cdef void _answer(Listener self, Conn *conn, Stream *stream) noexcept nogil:
     elif _late(stream, self.door.now_ns, self.door.limits.deadline_ns):
         self.door.stats.refused += 1
         http2_refuse(conn, stream, CODE_DEADLINE_EXCEEDED, text_of(b"late"))
+    elif http2_full(conn):
+        self.door.stats.refused += 1
+        http2_refuse(conn, stream, CODE_RESOURCE_EXHAUSTED, text_of(b"request.memory"))
     elif stream.method == METHOD_HEALTH:
         _health(self, conn, stream, message)
     else:
@@ -327,7 +346,7 @@ cdef void _close(Listener self, Conn *conn) noexcept nogil:
     cdef uint8_t last[32]
     self.door.stats.closed[conn.cause] += 1
     self.door.stats.open -= 1
-    if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL:
+    if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
         _write(conn, last, http2_farewell(conn, last))
     tls_end(conn, conn.cause != CAUSE_PEER)
     # What we did not read would turn the close into a reset that can overtake the farewell.
