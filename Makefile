@@ -51,6 +51,7 @@ test-faults: setup
 
 bench: setup
 	@$(PY) -m bench decide --json bench-decide.json
+	@$(PY) -m bench check --json bench-check.json
 
 lint: setup
 	@$(PY) -m ruff check .
