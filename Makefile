@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev strace
+DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev \
+  libnghttp2-dev nghttp2-server nghttp2-client strace
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -51,6 +52,7 @@ test-faults: setup
 bench: setup
 	@$(PY) -m bench decide --json bench-decide.json
 	@$(PY) -m bench publish --json bench-publish.json
+	@$(PY) -m bench check --json bench-check.json
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -26,8 +26,12 @@ NATIVE = {
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
     "fastpath.call": ["libcrypto", "libxxhash"],
+    "fastpath.causes": ["libxxhash"],
+    "fastpath.http2": ["libnghttp2"],
+    "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
+    "fastpath.tls": ["libssl", "libcrypto"],
 }
-PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev"
+PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 
 

@@ -1,15 +1,38 @@
 """One call from received bytes to the bytes of its answer."""
+from fastpath.causes cimport Causes
 from fastpath.counters cimport Counters
 from fastpath.decide cimport Authority, Decision, Peer
 from fastpath.envoy cimport CanonicalRules
+from fastpath.held cimport Slot
 from fastpath.journal cimport Journal
+from fastpath.mapping cimport Mapping
 from fastpath.replay cimport Replay
 from fastpath.reply cimport ReplyRules
 from fastpath.request cimport Request
-from fastpath.table cimport Table
+from fastpath.table cimport Generation, Table
 from fastpath.value cimport Arena
 from fastpath.wire cimport Out, Text
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+
+cdef enum:
+    REPLY_BYTES = 16384      # room for the answer to one question
+    BATCH_MAX = 64           # questions in one BatchCheck
+    CALL_REPLY_BYTES = BATCH_MAX * REPLY_BYTES   # room for any answer
+
+
+cdef struct Force:           # what a call takes at its start, so that one answer never mixes two states
+    const Table *table       # NULL while no generation is in force
+    const void *rules        # of the Mapping in force, or NULL
+    Authority authority
+    uint64_t revision
+
+
+cdef class InForce:
+    cdef Force force
+    cdef Generation _generation
+    cdef Mapping _mapping
+    cdef bytes _not_ready
 
 
 cdef struct Call:            # one call in flight; everything it points to outlives it
@@ -36,12 +59,21 @@ cdef class Pdp:
     cdef Replay replay
     cdef Journal journal     # or None: nothing is recorded (benches of the decision alone)
     cdef bint has_journal
-    cdef object _generation
-    cdef object _mapping
+    cdef Slot in_force       # of InForce; never empty
+    cdef Causes causes
+    cdef Generation _generation
+    cdef Mapping _mapping
     cdef bytes _not_ready
     cdef list _scratch       # idle Scratch objects, one per call in flight at the peak
     cdef size_t arena_bytes
-    cdef dict _causes
 
+    cdef int _put(self) except -1
     cdef tuple _answer(self, int door, bytes request, object peer)
-    cdef int _count_cause(self, Text reason) except -1
+
+
+# Decide one call at `door` (fastpath.request Door) for any thread, with or without the GIL. `arena` is empty and the
+# caller's own, `reply` has room for CALL_REPLY_BYTES and `record` for RECORD_BYTES_MAX. Afterwards c.code is the gRPC
+# status and c.reply the answer, or the status message when the code is not 0; both live in `reply` and `arena`.
+cdef void call_answer(
+    Pdp pdp, int door, Text message, const Peer *peer, Arena *arena, uint8_t *reply, uint8_t *record, Call *c
+) noexcept nogil

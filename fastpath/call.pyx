@@ -6,10 +6,12 @@ answer never mixes two of them.
 """
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
+from fastpath.causes cimport Causes, causes_add
 from fastpath.columns cimport COL_CRED_BOUND, COL_CRED_KIND, COL_CRED_TTL_S
 from fastpath.counters cimport counters_add, counters_bump, counters_view
 from fastpath.decide cimport OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
 from fastpath.envoy cimport HttpCall, envoy_decode
+from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
 from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
 from fastpath.peer cimport VerifiedPeer
@@ -71,10 +73,7 @@ cdef enum GrpcStatus:        # grpc/status.proto
     GRPC_UNAUTHENTICATED = 16
 
 cdef enum:
-    REPLY_BYTES = 16384      # room for the answer to one question
-    BATCH_MAX = 64           # questions in one BatchCheck
     BATCH_ITEMS_FIELD = 1    # BatchCheckRequest.items and BatchCheckResponse.items
-    CAUSES_MAX = 1024        # distinct reason codes counted; a policy set has fewer
 
 
 cdef class Scratch:
@@ -87,7 +86,7 @@ cdef class Scratch:
         memset(&self.arena, 0, sizeof(Arena))
         self.arena.base = <uint8_t *> malloc(arena_bytes)
         self.arena.cap = arena_bytes
-        self.reply = <uint8_t *> malloc(BATCH_MAX * REPLY_BYTES)
+        self.reply = <uint8_t *> malloc(CALL_REPLY_BYTES)
         self.record = <uint8_t *> malloc(RECORD_BYTES_MAX)
         if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
             raise MemoryError
@@ -352,6 +351,37 @@ cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
         _status(c, c.code, text_of(b"not_ready.batch"))
 
 
+cdef class InForce:
+    """Owns what one Force points to."""
+
+
+cdef void call_answer(
+    Pdp pdp, int door, Text message, const Peer *peer, Arena *arena, uint8_t *reply, uint8_t *record, Call *c
+) noexcept nogil:
+    cdef Held *held = slot_enter(pdp.in_force)
+    cdef const Force *force = <const Force *> held.data
+    memset(c, 0, sizeof(Call))
+    c.peer = peer
+    c.table = force.table
+    c.rules = force.rules
+    c.authority = force.authority
+    c.revision = force.revision
+    c.arena = arena
+    c.record = record
+    c.reply.p = reply
+    c.reply.cap = CALL_REPLY_BYTES
+    if door == DOOR_EXT_AUTHZ:
+        _ext_authz(pdp, c, message)
+    elif door == DOOR_CHECK:
+        _check(pdp, c, message)
+    elif door == DOOR_EXPLAIN:
+        _explain(pdp, c, message)
+    else:
+        _batch(pdp, c, message)
+    causes_add(pdp.causes, c.decision.reason)
+    slot_leave(held)
+
+
 cdef class Pdp:
     """Decides calls. Thread-safe: each call uses the generation, mapping and state in force when it started."""
 
@@ -368,18 +398,21 @@ cdef class Pdp:
         self.reply_rules.identity_header = identity_headers
         self.arena_bytes = arena_bytes
         self.replay = Replay()
+        self.causes = Causes()
+        self.in_force = Slot()
         self._scratch = []
-        self._causes = {}
+        self._not_ready = b"not_ready.starting"
         self.put_clock(0, 0, secrets.randbits(64), 0)
-        self.put_state(epoch=0, bundle_generation=0, not_ready="not_ready.starting")
 
     def put_generation(self, Generation generation):
         """Put a generation in force; None: no decision until there is one. Calls in flight keep theirs."""
         self._generation = generation
+        self._put()
 
     def put_mapping(self, Mapping mapping not None):
         self._mapping = mapping
         self.revision += 1
+        self._put()
 
     def put_rules(self, Generation generation, Mapping mapping not None):
         """Put both in force together: no call sees one without the other."""
@@ -387,6 +420,7 @@ cdef class Pdp:
         cdef object before = (self._generation, self._mapping)
         self._generation, self._mapping = generation, mapping
         self.revision += 1
+        self._put()
         del before
 
     def put_state(self, *, epoch, bundle_generation, str not_ready):
@@ -396,11 +430,28 @@ cdef class Pdp:
         self.live.epoch = epoch
         self.live.bundle_generation = bundle_generation
         self._not_ready = not_ready.encode("ascii")
+        self._put()
 
     def put_clock(self, now_ns, now_unix_ns, boot, sequence):
         """Inject clock and ids (tests); a clock of 0 is the real one."""
         self.live.now_ns, self.live.now_unix_ns = now_ns, now_unix_ns
         self.live.boot, self.live.sequence = boot, sequence
+        self._put()
+
+    cdef int _put(self) except -1:
+        """Put what the attributes now say in force, whole: a call that begins sees all of it."""
+        # Made first, since that may run other threads; from here to the swap none runs, and so no older state can
+        # replace a newer one.
+        cdef InForce made = InForce.__new__(InForce)
+        made._generation, made._mapping = self._generation, self._mapping
+        made._not_ready = self._not_ready if self._mapping is not None else b"not_ready.mapping"
+        made.force.table = &made._generation.table if made._generation is not None else NULL
+        made.force.rules = made._mapping.rules if made._mapping is not None else NULL
+        made.force.authority = self.live
+        made.force.authority.not_ready.p = made._not_ready
+        made.force.authority.not_ready.n = <uint32_t> len(made._not_ready)
+        made.force.revision = self.revision
+        return self.in_force.put(made, &made.force)
 
     def ext_authz(self, bytes request not None, VerifiedPeer peer not None):
         """(gRPC status code, CheckResponse bytes, or the status message when the code is not 0)."""
@@ -419,51 +470,20 @@ cdef class Pdp:
     def counters(self):
         """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""
         view = counters_view(&self.counters_)
-        view["causes"] = dict(self._causes)
+        view["causes"] = self.causes.view()
         return view
 
     cdef tuple _answer(self, int door, bytes request, object peer):
         # Taken first: making it may run other threads, and what follows must be of one moment.
         cdef Scratch scratch = self._scratch.pop() if self._scratch else Scratch(self.arena_bytes)
         # These names keep what the call borrows alive until it has been answered.
-        cdef Generation generation = self._generation
-        cdef Mapping mapping = self._mapping
         cdef VerifiedPeer caller = peer
-        cdef bytes not_ready = self._not_ready if mapping is not None else b"not_ready.mapping"
         cdef Call c
         cdef Text message
-        memset(&c, 0, sizeof(Call))
-        c.revision = self.revision
-        c.peer = &caller.peer
-        c.table = &generation.table if generation is not None else NULL
-        c.rules = mapping.rules if mapping is not None else NULL
-        c.authority = self.live
-        c.authority.not_ready.p, c.authority.not_ready.n = not_ready, <uint32_t> len(not_ready)
-        scratch.arena.used, scratch.arena.failed = 0, 0
-        c.arena = &scratch.arena
-        c.record = scratch.record
-        c.reply.p = scratch.reply
-        c.reply.cap = BATCH_MAX * REPLY_BYTES
         message.p, message.n = request, <uint32_t> len(request)
+        scratch.arena.used, scratch.arena.failed = 0, 0
         with nogil:
-            if door == DOOR_EXT_AUTHZ:
-                _ext_authz(self, &c, message)
-            elif door == DOOR_CHECK:
-                _check(self, &c, message)
-            elif door == DOOR_EXPLAIN:
-                _explain(self, &c, message)
-            else:
-                _batch(self, &c, message)
+            call_answer(self, door, message, &caller.peer, &scratch.arena, scratch.reply, scratch.record, &c)
         reply = PyBytes_FromStringAndSize(<char *> c.reply.p, c.reply.n)
-        self._count_cause(c.decision.reason)
         self._scratch.append(scratch)
         return c.code, reply
-
-    cdef int _count_cause(self, Text reason) except -1:
-        """Count a reason code; policies choose some of them, so their number is bounded here."""
-        if reason.n == 0:
-            return 0
-        cause = (<bytes> reason.p[:reason.n]).decode("utf-8", "replace")
-        if cause in self._causes or len(self._causes) < CAUSES_MAX:
-            self._causes[cause] = self._causes.get(cause, 0) + 1
-        return 0

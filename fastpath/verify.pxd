@@ -1,5 +1,6 @@
 """Peers verified by the SPIFFE X.509-SVID rules, per trust domain, on OpenSSL 3."""
 from fastpath.c.openssl cimport X509, X509_STACK, X509_STORE
+from fastpath.held cimport Slot
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
@@ -70,6 +71,7 @@ cdef class TrustSet:
 
 cdef class Verifier:
     cdef TrustSet _set         # replaced whole, never changed
+    cdef Slot in_force         # of the same, for threads without the GIL; never empty
     cdef bint _strict
 
 

@@ -26,6 +26,7 @@ from fastpath.c.openssl cimport (
     XKU_SSL_SERVER, d2i_X509, sk_GENERAL_NAME_num, sk_GENERAL_NAME_value, sk_X509_free, sk_X509_new_null, sk_X509_num,
     sk_X509_push, sk_X509_value,
 )
+from fastpath.held cimport Slot
 from fastpath.spiffe_id cimport SPIFFE_SCHEME_LEN, spiffe_id_check
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -508,6 +509,7 @@ cdef class Verifier:
 
     def __init__(self, strict=True):
         self._strict = strict
+        self.in_force = Slot()
         self.put_bundles({}, 0)
 
     @property
@@ -523,6 +525,7 @@ cdef class Verifier:
         owned = {str(name): [bytes(root) for root in roots] for name, roots in bundles.items()}
         _fill(made, owned, generation, self._strict)
         self._set = made
+        self.in_force.put(made, &made.trust)
 
     def verify(self, bytes leaf_der, intermediates_der, *, now_s=None, server_role=True):
         cdef TrustSet held = self._set

@@ -64,6 +64,10 @@ class AgentSocket(Section, frozen=True, kw_only=True):
 class Listeners(Section, frozen=True, kw_only=True):
     """The doors of the data plane."""
 
+    listener: Annotated[
+        Literal["grpcio", "native"],
+        doc("who serves the doors: grpcio, or our own HTTP/2 without Python in a call (new; see README, Limits)"),
+    ] = "grpcio"
     ext_authz: Annotated[ExtAuthz | None, doc("the door for Envoy; absent: none")] = None
     agents: Annotated[list[AgentSocket], doc("one Unix socket per agent for its own checks")] = []
     check_address: Annotated[str, doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""

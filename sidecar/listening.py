@@ -1,10 +1,11 @@
-"""All sockets of one sidecar: a gRPC server per door, the control socket, the metrics port.
+"""All sockets of one sidecar: a server per door (grpcio's or our own), the control socket, the metrics port.
 
 Each door is its own server, so that what one caller does to its socket costs the others nothing; the control socket
 appears last, so that whoever finds it finds everything else.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -12,15 +13,17 @@ from concurrent import futures
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+from fastpath.verify import Verifier
 from sidecar._proto.remit.authz.v1 import authz_pb2, authz_pb2_grpc
 from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
-from sidecar.config import HostPort, host_port
+from sidecar.config import AgentSocket, ExtAuthz, HostPort, host_port
 from sidecar.decisions.service import DecisionTail
 from sidecar.errors import ConfigError
 from sidecar.identity.tls import server_credentials
 from sidecar.logs import event
 from sidecar.metrics import MetricsServer
+from sidecar.native import NativeDoor
 from sidecar.runtime import Runtime
 from sidecar.services.control import Control
 from sidecar.services.doors import Resolve, authz_service, ext_authz_service, make_server
@@ -47,8 +50,9 @@ class Listening:
         self._runtime = runtime
         self.addresses: dict[str, str] = {}
         self.view = StatusView(runtime, self.addresses)
+        self._native = runtime.config.listeners.listener == "native"
         self._health = Health()
-        self._servers: list[grpc.Server] = []
+        self._servers: list[grpc.Server | NativeDoor] = []
         self._sockets: list[BoundSocket] = []
         self._tail = DecisionTail(runtime.journal)
         self._metrics: MetricsServer | None = None
@@ -95,6 +99,9 @@ class Listening:
         door = self._runtime.config.listeners.ext_authz
         if door is None:
             return
+        if self._native:
+            self._open_native(EXT_AUTHZ_SOCKET if door.socket else EXT_AUTHZ_TLS, door, envoy=True)
+            return
         resolve = self._socket_resolve(door.spiffe_id) if door.socket else self._runtime.tls_peer
         limits = self._runtime.config.limits
         server = make_server(limits, limits.ext_authz_bytes, "ext_authz")
@@ -107,13 +114,55 @@ class Listening:
 
     def _open_agents(self) -> None:
         for i, agent in enumerate(self._runtime.config.listeners.agents):
+            name = f"listeners.agents[{i}].socket"
+            if self._native:
+                self._open_native(name, agent, envoy=False)
+                continue
             server = self._check_server(self._socket_resolve(agent.spiffe_id))
-            self._serve_socket(f"listeners.agents[{i}].socket", server, agent.socket, agent.group)
+            self._serve_socket(name, server, agent.socket, agent.group)
 
     def _open_check(self) -> None:
         address = self._runtime.config.listeners.check_address
-        if address:
+        if not address:
+            return
+        if self._native:
+            self._open_native(CHECK, ExtAuthz(address=address), envoy=False)
+        else:
             self._serve_tls(CHECK, self._check_server(self._runtime.tls_peer), address)
+
+    def _open_native(self, name: str, door: ExtAuthz | AgentSocket, *, envoy: bool) -> None:
+        """A door of our own HTTP/2: a Unix socket when `door` names one, else mutual TLS at its address."""
+        if door.socket:
+            socket = BoundSocket(door.socket, door.group)
+            self._sockets.append(socket)
+            made = self._native_door(name, envoy, spiffe_id=door.spiffe_id, folder=os.path.dirname(socket.path))
+            self._bind_native(name, socket.path, lambda: socket.bind(made.bind_unix))
+            self.addresses[name] = f"unix:{socket.path}"
+        else:
+            where = host_port(getattr(door, "address", ""))
+            assert where is not None, "the configuration was checked"
+            made = self._native_door(name, envoy, verifier=self._runtime.verifier)
+            self._runtime.source.subscribe(made.put_identity)
+            port = self._bind_native(name, str(where), lambda: made.bind_tcp(where))
+            self.addresses[name] = str(HostPort(where.host, port or 0))
+        made.start()
+        event(log, "door.open", logging.DEBUG, door=name)
+
+    def _native_door(
+        self, name: str, envoy: bool, *, spiffe_id: str = "", folder: str = "", verifier: Verifier | None = None
+    ) -> NativeDoor:
+        limits, pdp = self._runtime.config.limits, self._runtime.pdp
+        made = NativeDoor(name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier)
+        self._servers.append(made)
+        self._runtime.on_peps(made.put_peps)
+        self._runtime.on_ready(made.listener.put_ready)
+        return made
+
+    def _bind_native(self, name: str, address: str, bind: Callable[[], int | None]) -> int | None:
+        try:
+            return bind()
+        except OSError as error:
+            raise _not_bound(name, address) from error
 
     def _check_server(self, resolve: Resolve) -> grpc.Server:
         limits, pdp = self._runtime.config.limits, self._runtime.pdp
@@ -172,7 +221,11 @@ def _bind(name: str, server: grpc.Server, address: str, credentials: grpc.Server
     try:
         return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigError(f"`{name}`: cannot listen on `{address}`; is it taken, or not ours to take?") from error
+        raise _not_bound(name, address) from error
+
+
+def _not_bound(name: str, address: str) -> ConfigError:
+    return ConfigError(f"`{name}`: cannot listen on `{address}`; is it taken, or not ours to take?")
 
 
 def _reflected() -> tuple[str, ...]:

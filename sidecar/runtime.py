@@ -63,6 +63,7 @@ class Runtime:
         self.last_problem = ""
         self.not_ready = STARTING
         self._listeners: list[Callable[[bool], None]] = []
+        self._pep_listeners: list[Callable[[frozenset[str]], None]] = []
         self._reload_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._wake = threading.Event()
@@ -75,7 +76,7 @@ class Runtime:
         self.rules = Rules(config, self.pdp)
         self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
         self.verifier = Verifier()
-        self._resolver = _resolver(self.verifier, config)
+        self._resolver = PeerResolver(self.verifier, _peps(config))
         self._upstream, self.shipper = self._make_shipper()
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
 
@@ -109,6 +110,12 @@ class Runtime:
     def socket_peer(self, spiffe_id: str) -> VerifiedPeer:
         """The caller of a Unix socket that belongs to `spiffe_id`."""
         return self._resolver.for_socket(spiffe_id, os.geteuid())
+
+    def on_peps(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` now and at every reload with the SPIFFE IDs that may assert another principal."""
+        with self._reload_lock:
+            self._pep_listeners.append(callback)
+            callback(_peps(self.config))
 
     # ------------------------------------------------------------ what is in force
 
@@ -146,8 +153,10 @@ class Runtime:
     def _apply(self, fresh: Config) -> None:
         """The rest of a reload: nothing here can fail."""
         logs.setup(fresh.log.level, fresh.log.format)
-        self._resolver = _resolver(self.verifier, fresh)
+        self._resolver = PeerResolver(self.verifier, _peps(fresh))
         self.config = fresh
+        for callback in self._pep_listeners:
+            callback(_peps(fresh))
         self.last_problem = ""
         self._fresh.loaded()
 
@@ -263,10 +272,11 @@ def _make_pdp(config: Config, journal: Journal) -> Pdp:
     )
 
 
-def _resolver(verifier: Verifier, config: Config) -> PeerResolver:
+def _peps(config: Config) -> frozenset[str]:
+    """Who may assert another principal: the listed PEPs, and the Envoy that a Unix socket belongs to."""
     door = config.listeners.ext_authz
     own = {door.spiffe_id} if door is not None and door.socket else set()
-    return PeerResolver(verifier, own | set(config.peps))
+    return frozenset(own | set(config.peps))
 
 
 def _refuse_fixed(old: Config, new: Config) -> None:

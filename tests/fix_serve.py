@@ -42,7 +42,7 @@ EXT_AUTHZ = "/envoy.service.auth.v3.Authorization/Check"
 class Served:
     """One folder with a configuration, and the sidecar that serves it once `start` is called."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, listener: str = "grpcio") -> None:
         self.folder = folder
         self.config = folder / "remit.yaml"
         self.authority = Authority(TRUST_DOMAIN)
@@ -53,6 +53,7 @@ class Served:
         self.settings: dict[str, Any] = {
             "identity": {"workload_api": f"unix://{self.workload.path}"},
             "listeners": {
+                "listener": listener,
                 "ext_authz": {"address": "127.0.0.1:0"},
                 "check_address": "127.0.0.1:0",
                 "agents": [
@@ -189,10 +190,10 @@ def outcome(channel: grpc.Channel, request: authz_pb2.CheckRequest) -> tuple[str
 
 
 @contextlib.contextmanager
-def made_sidecar() -> Iterator[Served]:
+def made_sidecar(listener: str = "grpcio") -> Iterator[Served]:
     """A sidecar that is not started yet; the Workload API answers `no identity issued`."""
     with tempfile.TemporaryDirectory(prefix="sv") as name:
-        made = Served(pathlib.Path(name))
+        made = Served(pathlib.Path(name), listener)
         made.workload.start()
         try:
             yield made

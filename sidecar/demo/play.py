@@ -62,8 +62,9 @@ def _row(table: Table, scene: Scene, actual: str) -> bool:
     return missed
 
 
-def main(stay: bool) -> int:
-    """Play the demo; 0 when every scene went as expected. `stay` keeps everything up until SIGINT or SIGTERM."""
+def main(stay: bool, listener: str = "grpcio") -> int:
+    """Play the demo; 0 when every scene went as expected. `stay` keeps everything up until SIGINT or SIGTERM,
+    `listener` is the configuration's `listeners.listener`."""
     # A pipe has no width; the table is made for a wide one.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     # However we are told to end, what we started ends with us.
@@ -73,7 +74,7 @@ def main(stay: bool) -> int:
     try:
         with contextlib.ExitStack() as ended:
             with console.status("starting SVIDs, upstreams, collector, sidecar and Envoy"):
-                stage = ended.enter_context(Stage(folder))
+                stage = ended.enter_context(Stage(folder, overrides={"listeners.listener": listener}))
             missed = play(stage, console)
             console.print(f"{len(SCENES) - missed} of {len(SCENES)} scenes as expected", style="bold")
             if stay:

@@ -38,17 +38,23 @@ from tests.fix_serve import (
 FORBID = '@id("closed") forbid (principal, action, resource);\n'
 
 
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def listener(request: pytest.FixtureRequest) -> str:
+    """Every rule below holds whoever serves the doors."""
+    return str(request.param)
+
+
 @pytest.fixture
-def served() -> Iterator[Served]:
+def served(listener: str) -> Iterator[Served]:
     """A sidecar of the test's own, not started yet."""
-    with made_sidecar() as made:
+    with made_sidecar(listener) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Served]:
+def running(listener: str) -> Iterator[Served]:
     """One ready sidecar for the tests that leave it as they found it."""
-    with made_sidecar() as made:
+    with made_sidecar(listener) as made:
         made.start_ready()
         yield made
 

@@ -1,0 +1,185 @@
+"""One HTTP/2 connection of a native door: streams, unary gRPC framing, and what a peer may cost us (RFC 9113).
+
+Callbacks of nghttp2 only take notes: a request that is complete joins `Conn.ready`, and the loop answers it after the
+bytes have been parsed. Nothing here calls Python or blocks.
+"""
+from fastpath.c.nghttp2 cimport nghttp2_session
+from fastpath.decide cimport Peer
+from fastpath.wire cimport Text
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef enum Method:            # what a request's :path names
+    METHOD_NONE = 0          # nothing that this door serves
+    METHOD_EXT_AUTHZ = 1
+    METHOD_CHECK = 2
+    METHOD_BATCH = 3
+    METHOD_HEALTH = 4        # grpc.health.v1.Health/Check
+
+
+cdef enum Cause:             # why a connection ended
+    CAUSE_NONE = 0           # it has not
+    CAUSE_PEER = 1           # the peer closed it, or the socket failed
+    CAUSE_PROTOCOL = 2       # HTTP/2 error that ends a connection (RFC 9113 section 5.4.1)
+    CAUSE_RESETS = 3         # the peer reset streams faster than allowed (rapid reset)
+    CAUSE_FAULTS = 4         # the peer made us reset streams faster than allowed (MadeYouReset, bad headers)
+    CAUSE_FLOOD = 5          # frames that carry no request, faster than allowed; or replies nobody reads
+    CAUSE_HANDSHAKE = 6      # no preface and SETTINGS in time, or TLS failed
+    CAUSE_SETTINGS = 7       # our SETTINGS were not acknowledged in time
+    CAUSE_IDLE = 8
+    CAUSE_STALL = 9          # it took no bytes of ours for too long, or did not answer a ping
+    CAUSE_AGE = 10
+    CAUSE_DRAIN = 11         # the door closed
+    CAUSE_MEMORY = 12
+    CAUSE_CREDENTIALS = 13   # a Unix peer that may not enter, or a chain that does not verify
+    CAUSE_FULL = 14          # too many connections
+    CAUSES = 15
+
+
+cdef struct Limits:          # bounds of one door; times in ns
+    uint32_t message_bytes   # of one gRPC message
+    uint32_t streams         # open at once per connection
+    uint32_t headers         # lines of one request
+    uint32_t header_bytes    # names and values of one request, and 32 for each (RFC 9113 section 6.5.2)
+    uint32_t connections
+    int64_t handshake_ns
+    int64_t settings_ns
+    int64_t stream_ns        # a request must have arrived, and its answer been taken, within this
+    int64_t deadline_ns      # of a request that names none
+    int64_t idle_ns
+    int64_t age_ns
+    int64_t grace_ns
+
+
+cdef struct Stats:           # work done; written by the loop's thread alone
+    uint64_t accepted
+    uint64_t open
+    uint64_t closed[CAUSES]
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t frames_in
+    uint64_t headers_in
+    uint64_t streams         # requests begun
+    uint64_t calls           # requests that were decided
+    uint64_t health
+    uint64_t refused         # requests answered with a status of our own, undecided
+    uint64_t resets_in
+    uint64_t resets_out
+    uint64_t cancelled       # complete requests that were gone before they were decided
+    uint64_t buffered_max    # most bytes of requests and replies that one connection held
+    uint64_t internal        # answers that the data plane left empty
+    uint64_t verified        # chains verified
+
+
+cdef struct Door:            # one listening socket; shared by its connections
+    Limits limits
+    Stats stats
+    int serves_envoy         # ext_authz, else Check and BatchCheck
+    int64_t now_ns           # the loop's clock
+    int64_t held             # bytes of requests and replies on all connections
+
+
+cdef struct Bucket:          # tokens that come back with time
+    int64_t tokens
+    int64_t at_ns
+
+
+cdef struct Stream:
+    Stream *prev
+    Stream *next             # in the order of opening
+    Stream *next_ready
+    int32_t id
+    int method               # Method
+    int queued               # in Conn.ready
+    int ended                # the peer has sent all of it
+    int answered
+    int refusal              # gRPC code of a request that is not one we decide, else 0
+    const char *why          # its message, static
+    const char *http_status  # its :status, static; "200" unless the request is not gRPC at all
+    uint32_t headers
+    uint32_t header_bytes
+    uint32_t seen            # bits of the headers that may come once
+    int32_t authority_n      # length of :authority, or -1
+    char authority[256]      # its bytes, as far as they fit, to compare with `host`
+    int64_t opened_ns
+    int64_t timeout_ns
+    uint8_t *body            # owned; prefix and message as they arrive
+    uint32_t body_n
+    uint32_t body_cap
+    uint32_t body_want       # prefix and message; 0 until the prefix is there
+    uint8_t *reply           # owned; prefix and message as they leave
+    uint32_t reply_n
+    uint32_t reply_at
+
+
+cdef struct Conn:
+    Conn *prev
+    Conn *next
+    Door *door
+    nghttp2_session *session
+    int fd
+    void *tls                # SSL *, or NULL
+    void *verified           # Verified *, owned, of a TLS peer; or NULL
+    int secured              # the TLS handshake is done
+    int refusal              # Refusal of the peer's chain
+    Peer peer                # who calls, as verified; its texts are in `verified`, `credential` and the listener
+    char credential[64]
+    Stream *first
+    Stream *last
+    Stream *ready            # complete and undecided, oldest first
+    Stream *ready_last
+    int32_t last_id          # highest stream that the peer opened
+    uint32_t stream_count
+    int64_t held             # bytes of requests and replies on all streams
+    int cause                # Cause once it is to end
+    int began                # preface and SETTINGS arrived
+    int settled              # our SETTINGS were acknowledged
+    int left                 # the peer sent GOAWAY
+    int told                 # the session sent a final GOAWAY of its own
+    int draining             # 1: GOAWAY announced, 2: final GOAWAY sent
+    int drain_cause          # Cause of that
+    int pinged               # a keepalive ping is unanswered
+    int writing              # epoll waits for room to write
+    int64_t opened_ns
+    int64_t began_ns
+    int64_t active_ns        # last time a stream began or ended
+    int64_t heard_ns         # last bytes from the peer
+    int64_t wrote_ns         # last time the socket took bytes, or nothing was left for it
+    int64_t pinged_ns
+    int64_t drained_ns       # when draining began
+    Bucket resets
+    Bucket faults
+    Bucket frames
+    uint8_t *out             # owned; bytes that the socket did not take yet
+    size_t out_n
+    size_t out_at
+
+
+# Library state of all connections. 0, or 1 when memory is short.
+cdef int http2_setup() noexcept nogil
+# Begin HTTP/2 on a connection whose door, fd and peer are set. 0, or 1 when memory is short.
+cdef int http2_open(Conn *conn) noexcept nogil
+# Parse received bytes; sets conn.cause when the connection must end.
+cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil
+# The oldest complete request that nobody answered, or NULL.
+cdef Stream *http2_next(Conn *conn) noexcept nogil
+# The message of a complete request; false with refusal and why set when it is none.
+cdef bint http2_message(Stream *stream, Text *message) noexcept nogil
+# Whether this connection, or the door, holds as much as it may: then nothing more is decided for it.
+cdef bint http2_full(const Conn *conn) noexcept nogil
+# Answer with one message (copied), or with a status alone.
+cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil
+cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
+# Bytes to send, into `out` as far as they fit; how many.
+cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil
+# Whether the session has nothing more to read and nothing to write.
+cdef bint http2_over(Conn *conn) noexcept nogil
+# The frame that tells the peer that and why the connection ends; bytes written (17).
+cdef size_t http2_farewell(Conn *conn, uint8_t *out) noexcept nogil
+# Announce the end (RFC 9113 section 6.8), then, once the peer answered or time is over, refuse new streams.
+cdef void http2_drain(Conn *conn, int cause) noexcept nogil
+cdef void http2_drain_last(Conn *conn) noexcept nogil
+# Reset streams that took too long; ping a silent peer.
+cdef void http2_tick(Conn *conn) noexcept nogil
+# Free everything but the socket.
+cdef void http2_close(Conn *conn) noexcept nogil

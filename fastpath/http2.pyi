@@ -1,0 +1,1 @@
+"""One HTTP/2 connection of a native door; used natively."""

@@ -1,0 +1,711 @@
+"""HTTP/2 sessions of the native doors on nghttp2, with accounting of our own.
+
+nghttp2 1.52 counts neither headers nor what a peer makes us reset, and drops headers with illegal values silently, so
+all of that is counted and refused here (RFC 9113 sections 8.2.1, 8.3, 10.5).
+"""
+from fastpath.c.nghttp2 cimport (
+    NGHTTP2_CANCEL, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_ENHANCE_YOUR_CALM,
+    NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_CANCEL, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM,
+    NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE,
+    NGHTTP2_GOAWAY, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR,
+    NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_PING, NGHTTP2_PROTOCOL_ERROR,
+    NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
+    NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_data_provider,
+    nghttp2_data_source, nghttp2_frame, nghttp2_frame_hd, nghttp2_nv, nghttp2_option, nghttp2_option_new,
+    nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_closed_streams,
+    nghttp2_option_set_user_recv_extension_type, nghttp2_session, nghttp2_session_callbacks,
+    nghttp2_session_callbacks_new, nghttp2_session_callbacks_set_on_begin_frame_callback,
+    nghttp2_session_callbacks_set_on_begin_headers_callback,
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback, nghttp2_session_callbacks_set_on_frame_recv_callback,
+    nghttp2_session_callbacks_set_on_frame_send_callback, nghttp2_session_callbacks_set_on_header_callback,
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback,
+    nghttp2_session_callbacks_set_on_invalid_header_callback, nghttp2_session_callbacks_set_on_stream_close_callback,
+    nghttp2_session_callbacks_set_unpack_extension_callback, nghttp2_session_del,
+    nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_outbound_queue_size,
+    nghttp2_session_get_stream_user_data, nghttp2_session_mem_recv, nghttp2_session_mem_send,
+    nghttp2_session_server_new2, nghttp2_session_set_local_window_size, nghttp2_session_set_stream_user_data,
+    nghttp2_session_want_read, nghttp2_session_want_write, nghttp2_settings_entry, nghttp2_submit_goaway,
+    nghttp2_submit_ping, nghttp2_submit_response, nghttp2_submit_rst_stream, nghttp2_submit_settings,
+    nghttp2_submit_shutdown_notice, nghttp2_submit_trailer,
+)
+from fastpath.grpc_text cimport (
+    CODE_INTERNAL, CODE_RESOURCE_EXHAUSTED, CODE_UNIMPLEMENTED, grpc_content_type,
+    grpc_message, grpc_timeout_ns,
+)
+from fastpath.wire cimport Text
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset, strlen
+
+cdef enum:
+    SLICE = 16384            # bytes parsed between two looks at the accounts
+    PREFIX = 5               # flag and length of a gRPC message
+    BODY_FIRST = 2048        # first allocation for a message; it grows with what really arrives
+    WINDOW = 1 << 20         # bytes that a connection may send before we take them
+    HELD_MAX = 4 << 20       # bytes of requests and replies, all streams of a connection
+    DOOR_HELD_MAX = 256 << 20    # and of all connections
+    QUEUE_MAX = 1000         # frames of ours that wait
+    RESETS_BURST = 100       # streams that a peer may reset at once, and per second
+    RESETS_PER_S = 10
+    FAULTS_BURST = 50        # streams that a peer may make us reset
+    FAULTS_PER_S = 5
+    FRAMES_BURST = 1000      # frames without a request; each request gives some back
+    FRAMES_PER_S = 100
+    FRAMES_PER_REQUEST = 8
+    SHOWN_MAX = 1024         # bytes of a grpc-message
+    TYPES_KNOWN = 10         # frame types of RFC 9113
+
+cdef enum Seen:              # headers that may come once
+    SEEN_CONTENT_TYPE = 1
+    SEEN_TE = 2
+    SEEN_TIMEOUT = 4
+    SEEN_ENCODING = 8
+    SEEN_HOST = 16
+    SEEN_AUTHORIZATION = 32
+    SEEN_METHOD = 64
+    SEEN_SCHEME = 128
+    SEEN_PATH = 256
+
+cdef int64_t SECOND_NS = 1000000000
+cdef int64_t KEEPALIVE_NS = 20 * SECOND_NS
+cdef int64_t NO_TIMEOUT = -1
+
+cdef nghttp2_session_callbacks *_callbacks = NULL
+cdef nghttp2_option *_option = NULL
+
+
+# ---------------------------------------------------------------- accounts
+
+cdef bint _take(Bucket *bucket, int64_t now, int64_t burst, int64_t per_s) noexcept nogil:
+    """Whether a token was there."""
+    cdef int64_t back = (now - bucket.at_ns) * per_s // SECOND_NS
+    if back > 0:
+        bucket.tokens = min(burst, bucket.tokens + back)
+        bucket.at_ns = now
+    bucket.tokens -= 1
+    return bucket.tokens >= 0
+
+
+cdef int _end(Conn *conn, int cause) noexcept nogil:
+    """Stop parsing: nothing after this of what the peer sent is looked at."""
+    if conn.cause == CAUSE_NONE:
+        conn.cause = cause
+    return NGHTTP2_ERR_CALLBACK_FAILURE
+
+
+cdef int _fault(Conn *conn) noexcept nogil:
+    if _take(&conn.faults, conn.door.now_ns, FAULTS_BURST, FAULTS_PER_S):
+        return 0
+    return _end(conn, CAUSE_FAULTS)
+
+
+cdef void _hold(Conn *conn, int64_t bytes) noexcept nogil:
+    conn.held += bytes
+    conn.door.held += bytes
+    if conn.held > <int64_t> conn.door.stats.buffered_max:
+        conn.door.stats.buffered_max = conn.held
+
+
+# ---------------------------------------------------------------- streams
+
+cdef Stream *_stream(nghttp2_session *session, int32_t id) noexcept nogil:
+    return <Stream *> nghttp2_session_get_stream_user_data(session, id)
+
+
+cdef Stream *_open(Conn *conn, int32_t id) noexcept nogil:
+    cdef Stream *stream = <Stream *> calloc(1, sizeof(Stream))
+    if stream == NULL:
+        return NULL
+    stream.id = id
+    stream.opened_ns = conn.door.now_ns
+    stream.timeout_ns = NO_TIMEOUT
+    stream.authority_n = -1
+    stream.http_status = b"200"
+    stream.prev = conn.last
+    if conn.last != NULL:
+        conn.last.next = stream
+    else:
+        conn.first = stream
+    conn.last = stream
+    conn.stream_count += 1
+    conn.active_ns = conn.door.now_ns
+    conn.door.stats.streams += 1
+    return stream
+
+
+cdef void _unqueue(Conn *conn, Stream *stream) noexcept nogil:
+    cdef Stream *at = conn.ready
+    cdef Stream *before = NULL
+    while at != stream:
+        before = at
+        at = at.next_ready
+    if before != NULL:
+        before.next_ready = stream.next_ready
+    else:
+        conn.ready = stream.next_ready
+    if conn.ready_last == stream:
+        conn.ready_last = before
+    stream.queued = 0
+
+
+cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
+    if stream.queued:
+        _unqueue(conn, stream)
+    if stream.prev != NULL:
+        stream.prev.next = stream.next
+    else:
+        conn.first = stream.next
+    if stream.next != NULL:
+        stream.next.prev = stream.prev
+    else:
+        conn.last = stream.prev
+    conn.stream_count -= 1
+    conn.active_ns = conn.door.now_ns
+    _hold(conn, -<int64_t> (stream.body_cap + stream.reply_n))
+    free(stream.body)
+    free(stream.reply)
+    free(stream)
+
+
+cdef void _queue(Conn *conn, Stream *stream) noexcept nogil:
+    stream.queued = 1
+    stream.next_ready = NULL
+    if conn.ready_last != NULL:
+        conn.ready_last.next_ready = stream
+    else:
+        conn.ready = stream
+    conn.ready_last = stream
+
+
+cdef void _note(Stream *stream, int code, const char *why, const char *http_status) noexcept nogil:
+    """Remember why this is no call that we decide; the first reason stays."""
+    if stream.refusal == 0:
+        stream.refusal = code
+        stream.why = why
+        stream.http_status = http_status
+
+
+# ---------------------------------------------------------------- one header
+
+cdef inline bint _is(const uint8_t *p, size_t n, const char *text) noexcept nogil:
+    return n == strlen(text) and memcmp(p, text, n) == 0
+
+
+cdef int _method(const Door *door, const uint8_t *p, size_t n) noexcept nogil:
+    """A method is its exact name."""
+    if _is(p, n, b"/grpc.health.v1.Health/Check"):
+        return METHOD_HEALTH
+    if door.serves_envoy:
+        return METHOD_EXT_AUTHZ if _is(p, n, b"/envoy.service.auth.v3.Authorization/Check") else METHOD_NONE
+    if _is(p, n, b"/remit.authz.v1.Authorization/Check"):
+        return METHOD_CHECK
+    return METHOD_BATCH if _is(p, n, b"/remit.authz.v1.Authorization/BatchCheck") else METHOD_NONE
+
+
+cdef bint _once(Stream *stream, uint32_t which) noexcept nogil:
+    if stream.seen & which:
+        _note(stream, CODE_INTERNAL, b"request.header_twice", b"400")
+        return False
+    stream.seen |= which
+    return True
+
+
+cdef void _pseudo(const Door *door, Stream *stream, const uint8_t *name, size_t name_n, const uint8_t *value,
+                  size_t value_n) noexcept nogil:
+    if _is(name, name_n, b":path"):
+        stream.method = _method(door, value, value_n)
+        stream.seen |= SEEN_PATH
+    elif _is(name, name_n, b":method"):
+        if not _is(value, value_n, b"POST"):
+            _note(stream, CODE_INTERNAL, b"request.method", b"405")
+    elif _is(name, name_n, b":scheme"):
+        if not _is(value, value_n, b"http") and not _is(value, value_n, b"https"):
+            _note(stream, CODE_INTERNAL, b"request.scheme", b"400")
+    elif _is(name, name_n, b":authority"):
+        stream.authority_n = <int32_t> min(value_n, <size_t> 1 << 20)
+        memcpy(stream.authority, value, min(value_n, sizeof(stream.authority)))
+    else:
+        _note(stream, CODE_INTERNAL, b"request.header", b"400")
+
+
+cdef void _host(Stream *stream, const uint8_t *value, size_t value_n) noexcept nogil:
+    """`host` may only repeat :authority (RFC 9113 section 8.3.1); a longer one than we keep is refused."""
+    if stream.authority_n >= 0 and (
+        <size_t> stream.authority_n != value_n or value_n > sizeof(stream.authority)
+        or memcmp(value, stream.authority, value_n) != 0
+    ):
+        _note(stream, CODE_INTERNAL, b"request.host", b"400")
+
+
+cdef void _timeout(Stream *stream, const uint8_t *value, size_t value_n) noexcept nogil:
+    stream.timeout_ns = grpc_timeout_ns(<const char *> value, value_n)
+    if stream.timeout_ns < 0:
+        _note(stream, CODE_INTERNAL, b"request.timeout", b"200")
+
+
+cdef void _field(Stream *stream, const uint8_t *name, size_t name_n, const uint8_t *value,
+                 size_t value_n) noexcept nogil:
+    if _is(name, name_n, b"content-type"):
+        if _once(stream, SEEN_CONTENT_TYPE) and not grpc_content_type(<const char *> value, value_n):
+            _note(stream, CODE_INTERNAL, b"request.content_type", b"415")
+    elif _is(name, name_n, b"te"):
+        if _once(stream, SEEN_TE) and not _is(value, value_n, b"trailers"):
+            _note(stream, CODE_INTERNAL, b"request.te", b"400")
+    elif _is(name, name_n, b"grpc-timeout"):
+        if _once(stream, SEEN_TIMEOUT):
+            _timeout(stream, value, value_n)
+    elif _is(name, name_n, b"grpc-encoding"):
+        if _once(stream, SEEN_ENCODING) and not _is(value, value_n, b"identity"):
+            _note(stream, CODE_UNIMPLEMENTED, b"request.encoding", b"200")
+    elif _is(name, name_n, b"host"):
+        if _once(stream, SEEN_HOST):
+            _host(stream, value, value_n)
+    elif _is(name, name_n, b"authorization"):
+        _once(stream, SEEN_AUTHORIZATION)
+
+
+cdef void _headers_end(Stream *stream) noexcept nogil:
+    """What only the whole block shows."""
+    if not stream.seen & SEEN_CONTENT_TYPE:
+        _note(stream, CODE_INTERNAL, b"request.content_type", b"415")
+    if not stream.seen & SEEN_TE:
+        _note(stream, CODE_INTERNAL, b"request.te", b"400")
+    if stream.method == METHOD_NONE:
+        _note(stream, CODE_UNIMPLEMENTED, b"request.unimplemented", b"200")
+
+
+# ---------------------------------------------------------------- callbacks: received
+
+cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    conn.door.stats.frames_in += 1
+    if hd.type == NGHTTP2_HEADERS and hd.stream_id <= conn.last_id and _stream(session, hd.stream_id) == NULL:
+        # An id that was used or passed over (RFC 9113 section 5.1.1); nghttp2 would ignore it.
+        return _end(conn, CAUSE_PROTOCOL)
+    if hd.type == NGHTTP2_HEADERS:
+        conn.last_id = max(conn.last_id, hd.stream_id)
+        return 0
+    if _take(&conn.frames, conn.door.now_ns, FRAMES_BURST, FRAMES_PER_S):
+        return 0
+    return _end(conn, CAUSE_FLOOD)
+
+
+cdef int _on_unknown(nghttp2_session *session, void **payload, const nghttp2_frame_hd *hd, void *user) noexcept nogil:
+    """A frame of a type that we do not know is ignored (RFC 9113 section 4.1); _on_begin_frame has counted it."""
+    return NGHTTP2_ERR_CANCEL
+
+
+cdef int _on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream
+    if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
+        return 0
+    if conn.stream_count >= conn.door.limits.streams:
+        # nghttp2 holds a peer to our SETTINGS only after it acknowledged them.
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    stream = _open(conn, frame.hd.stream_id)
+    if stream == NULL:
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    nghttp2_session_set_stream_user_data(session, stream.id, stream)
+    return 0
+
+
+cdef int _on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_n,
+                    const uint8_t *value, size_t value_n, uint8_t flags, void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream = _stream(session, frame.hd.stream_id)
+    conn.door.stats.headers_in += 1
+    if stream == NULL:
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    stream.headers += 1
+    stream.header_bytes += <uint32_t> (name_n + value_n + 32)
+    if stream.headers > conn.door.limits.headers or stream.header_bytes > conn.door.limits.header_bytes:
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_ENHANCE_YOUR_CALM)
+        # Counted here and not when it is sent: until then much more could be parsed.
+        return _fault(conn) or NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if name_n and name[0] == c":":
+        _pseudo(conn.door, stream, name, name_n, value, value_n)
+    else:
+        _field(stream, name, name_n, value, value_n)
+    return 0
+
+
+cdef int _on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_n,
+                            const uint8_t *value, size_t value_n, uint8_t flags, void *user) noexcept nogil:
+    # Left out silently, a header that a rule looks for would be absent: the stream ends instead.
+    cdef Conn *conn = <Conn *> user
+    conn.door.stats.headers_in += 1
+    nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_PROTOCOL_ERROR)
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+
+
+cdef int _grow(Conn *conn, Stream *stream, size_t n) noexcept nogil:
+    """Make room for `n` bytes more; 1 when that is too much for this connection or the machine."""
+    cdef size_t need = stream.body_n + n
+    cdef size_t cap = max(<size_t> BODY_FIRST, <size_t> stream.body_cap)
+    cdef uint8_t *moved
+    if need <= stream.body_cap:
+        return 0
+    while cap < need:
+        cap *= 2
+    if conn.held + <int64_t> cap - stream.body_cap > HELD_MAX or conn.door.held > DOOR_HELD_MAX:
+        return 1
+    moved = <uint8_t *> realloc(stream.body, cap)
+    if moved == NULL:
+        return 1
+    _hold(conn, <int64_t> cap - stream.body_cap)
+    stream.body, stream.body_cap = moved, <uint32_t> cap
+    return 0
+
+
+cdef void _prefix(const Door *door, Stream *stream) noexcept nogil:
+    """Length-Prefixed-Message (PROTOCOL-HTTP2.md): a flag, four bytes of length. Judged before room is made for it."""
+    cdef const uint8_t *p = stream.body
+    cdef uint32_t length
+    if stream.body_want or stream.body_n < PREFIX:
+        return
+    length = (<uint32_t> p[1] << 24) | (<uint32_t> p[2] << 16) | (<uint32_t> p[3] << 8) | p[4]
+    if p[0] == 1:
+        _note(stream, CODE_UNIMPLEMENTED, b"request.compressed", b"200")
+    elif p[0] != 0:
+        _note(stream, CODE_INTERNAL, b"request.framing", b"200")
+    elif length > door.limits.message_bytes:
+        _note(stream, CODE_RESOURCE_EXHAUSTED, b"request.too_large", b"200")
+    else:
+        stream.body_want = PREFIX + length
+
+
+cdef int _on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *p, size_t n,
+                  void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream = _stream(session, id)
+    # Frames full of data are work, not noise.
+    conn.frames.tokens = min(<int64_t> FRAMES_BURST, conn.frames.tokens + <int64_t> (n // 1024))
+    if stream == NULL or stream.refusal or stream.answered:
+        return 0
+    if stream.body_want and stream.body_n + n > stream.body_want:
+        _note(stream, CODE_INTERNAL, b"request.framing", b"200")
+    elif _grow(conn, stream, n):
+        _note(stream, CODE_RESOURCE_EXHAUSTED, b"request.memory", b"200")
+    else:
+        memcpy(stream.body + stream.body_n, p, n)
+        stream.body_n += <uint32_t> n
+        _prefix(conn.door, stream)
+    return 0
+
+
+cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream
+    if frame.hd.type == NGHTTP2_RST_STREAM:
+        conn.door.stats.resets_in += 1
+        if not _take(&conn.resets, conn.door.now_ns, RESETS_BURST, RESETS_PER_S):
+            return _end(conn, CAUSE_RESETS)
+    elif frame.hd.type == NGHTTP2_SETTINGS:
+        if not conn.began:
+            conn.began, conn.began_ns = 1, conn.door.now_ns
+        conn.settled |= frame.hd.flags & NGHTTP2_FLAG_ACK
+    elif frame.hd.type == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK:
+        conn.pinged = 0
+        if conn.draining == 1:
+            http2_drain_last(conn)
+    elif frame.hd.type == NGHTTP2_GOAWAY:
+        conn.left = 1
+    elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA:
+        stream = _stream(session, frame.hd.stream_id)
+        if stream != NULL:
+            _on_request_frame(conn, stream, frame)
+    return 0
+
+
+cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *frame) noexcept nogil:
+    if frame.hd.type == NGHTTP2_HEADERS:
+        if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+            _headers_end(stream)
+        else:
+            _note(stream, CODE_INTERNAL, b"request.trailers", b"200")
+    if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+        stream.ended = 1
+    if stream.answered or stream.queued:
+        return
+    if stream.ended:
+        conn.frames.tokens = min(<int64_t> FRAMES_BURST, conn.frames.tokens + FRAMES_PER_REQUEST)
+        _queue(conn, stream)
+    elif stream.refusal:
+        # Known to be none of ours: say so now and read no more of it.
+        _queue(conn, stream)
+
+
+cdef int _on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int code, void *user) noexcept nogil:
+    return _fault(<Conn *> user)
+
+
+cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream = _stream(session, id)
+    if stream != NULL:
+        conn.door.stats.cancelled += stream.queued
+        _free(conn, stream)
+    return 0
+
+
+# ---------------------------------------------------------------- callbacks: sent
+
+cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept nogil:
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream
+    if frame.hd.type == NGHTTP2_RST_STREAM:
+        conn.door.stats.resets_out += 1
+        # NO_ERROR follows an answer that did not wait for the whole request, ENHANCE_YOUR_CALM was counted before.
+        if frame.rst_stream.error_code != <uint32_t> NGHTTP2_NO_ERROR and (
+            frame.rst_stream.error_code != <uint32_t> NGHTTP2_ENHANCE_YOUR_CALM
+        ):
+            return _fault(conn)
+    elif frame.hd.type == NGHTTP2_GOAWAY:
+        conn.told = conn.draining != 1
+    elif frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+        stream = _stream(session, frame.hd.stream_id)
+        if stream != NULL and not stream.ended:
+            # Answered before the request ended: what is left of it is not wanted (RFC 9113 section 8.1).
+            nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_NO_ERROR)
+    return 0
+
+
+cdef void _header(nghttp2_nv *nv, const char *name, const char *value, size_t n) noexcept nogil:
+    nv.name, nv.namelen = <uint8_t *> name, strlen(name)
+    nv.value, nv.valuelen = <uint8_t *> value, n
+    nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+
+
+cdef void _constant(nghttp2_nv *nv, const char *name, const char *value) noexcept nogil:
+    _header(nv, name, value, strlen(value))
+    nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+
+
+cdef ssize_t _on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
+                      nghttp2_data_source *source, void *user) noexcept nogil:
+    cdef Stream *stream = <Stream *> source.ptr
+    cdef size_t n = min(length, <size_t> (stream.reply_n - stream.reply_at))
+    cdef nghttp2_nv trailer
+    memcpy(buf, stream.reply + stream.reply_at, n)
+    stream.reply_at += <uint32_t> n
+    if stream.reply_at == stream.reply_n:
+        flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+        _constant(&trailer, b"grpc-status", b"0")
+        if nghttp2_submit_trailer(session, id, &trailer, 1):
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    return <ssize_t> n
+
+
+# ---------------------------------------------------------------- a connection
+
+cdef int http2_setup() noexcept nogil:
+    cdef int type_
+    if _callbacks != NULL:
+        return 0
+    if nghttp2_option_new(&_option) or nghttp2_session_callbacks_new(&_callbacks):
+        return 1
+    nghttp2_option_set_no_closed_streams(_option, 1)
+    nghttp2_option_set_max_outbound_ack(_option, QUEUE_MAX)
+    # nghttp2 tells of unknown frames only when their types are asked for.
+    for type_ in range(TYPES_KNOWN, 256):
+        nghttp2_option_set_user_recv_extension_type(_option, <uint8_t> type_)
+    nghttp2_session_callbacks_set_unpack_extension_callback(_callbacks, _on_unknown)
+    nghttp2_session_callbacks_set_on_begin_frame_callback(_callbacks, _on_begin_frame)
+    nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin_headers)
+    nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
+    nghttp2_session_callbacks_set_on_invalid_header_callback(_callbacks, _on_invalid_header)
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data)
+    nghttp2_session_callbacks_set_on_frame_recv_callback(_callbacks, _on_frame)
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(_callbacks, _on_invalid_frame)
+    nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_close)
+    nghttp2_session_callbacks_set_on_frame_send_callback(_callbacks, _on_sent)
+    return 0
+
+
+cdef int http2_open(Conn *conn) noexcept nogil:
+    cdef nghttp2_settings_entry entries[3]
+    cdef int64_t now = conn.door.now_ns
+    conn.resets.tokens, conn.resets.at_ns = RESETS_BURST, now
+    conn.faults.tokens, conn.faults.at_ns = FAULTS_BURST, now
+    conn.frames.tokens, conn.frames.at_ns = FRAMES_BURST, now
+    if nghttp2_session_server_new2(&conn.session, _callbacks, conn, _option):
+        return 1
+    entries[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
+    entries[0].value = conn.door.limits.streams
+    entries[1].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+    entries[1].value = conn.door.limits.header_bytes
+    entries[2].settings_id = NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
+    entries[2].value = 1
+    if nghttp2_submit_settings(conn.session, NGHTTP2_FLAG_NONE, entries, 3):
+        return 1
+    return nghttp2_session_set_local_window_size(conn.session, NGHTTP2_FLAG_NONE, 0, WINDOW) != 0
+
+
+cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
+    cdef ssize_t got
+    conn.door.stats.bytes_in += n
+    got = nghttp2_session_mem_recv(conn.session, p, n)
+    if got >= 0:
+        if nghttp2_session_get_outbound_queue_size(conn.session) > QUEUE_MAX + conn.door.limits.streams:
+            _end(conn, CAUSE_FLOOD)
+        return
+    if got == NGHTTP2_ERR_NOMEM:
+        _end(conn, CAUSE_MEMORY)
+    elif got == NGHTTP2_ERR_FLOODED:
+        _end(conn, CAUSE_FLOOD)
+    else:
+        _end(conn, CAUSE_PROTOCOL)
+
+
+cdef Stream *http2_next(Conn *conn) noexcept nogil:
+    cdef Stream *stream = conn.ready
+    if stream != NULL:
+        _unqueue(conn, stream)
+    return stream
+
+
+cdef bint http2_message(Stream *stream, Text *message) noexcept nogil:
+    if stream.refusal == 0 and (stream.body_want == 0 or stream.body_n != stream.body_want):
+        _note(stream, CODE_INTERNAL, b"request.framing", b"200")
+    if stream.refusal:
+        return False
+    message.p, message.n = <const char *> stream.body + PREFIX, stream.body_want - PREFIX
+    return True
+
+
+cdef bint http2_full(const Conn *conn) noexcept nogil:
+    return conn.held > HELD_MAX or conn.door.held > DOOR_HELD_MAX
+
+
+cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:
+    cdef nghttp2_nv headers[2]
+    cdef nghttp2_data_provider body
+    stream.answered = 1
+    stream.reply = <uint8_t *> malloc(PREFIX + n)
+    if stream.reply == NULL:
+        nghttp2_submit_rst_stream(conn.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_INTERNAL_ERROR)
+        return
+    stream.reply[0] = 0
+    stream.reply[1], stream.reply[2] = <uint8_t> (n >> 24), <uint8_t> (n >> 16)
+    stream.reply[3], stream.reply[4] = <uint8_t> (n >> 8), <uint8_t> n
+    memcpy(stream.reply + PREFIX, p, n)
+    stream.reply_n = <uint32_t> (PREFIX + n)
+    _hold(conn, stream.reply_n)
+    _constant(&headers[0], b":status", b"200")
+    _constant(&headers[1], b"content-type", b"application/grpc")
+    body.source.ptr = stream
+    body.read_callback = _on_read
+    if nghttp2_submit_response(conn.session, stream.id, headers, 2, &body):
+        _end(conn, CAUSE_MEMORY)
+
+
+cdef size_t _decimal(int code, char *out) noexcept nogil:
+    if code < 10:
+        out[0] = <char> (c"0" + code)
+        return 1
+    out[0], out[1] = <char> (c"0" + code // 10), <char> (c"0" + code % 10)
+    return 2
+
+
+cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil:
+    """Trailers-Only (PROTOCOL-HTTP2.md): one header block that ends the stream."""
+    cdef nghttp2_nv headers[5]
+    cdef char number[2]
+    cdef char shown[SHOWN_MAX]
+    cdef size_t n = 4
+    stream.answered = 1
+    stream.refusal = code
+    _constant(&headers[0], b":status", stream.http_status)
+    _constant(&headers[1], b"content-type", b"application/grpc")
+    _header(&headers[2], b"grpc-status", number, _decimal(code, number))
+    _header(&headers[3], b"grpc-message", shown, grpc_message(why, shown, SHOWN_MAX))
+    if code == CODE_UNIMPLEMENTED:
+        _constant(&headers[4], b"grpc-accept-encoding", b"identity")
+        n = 5
+    if nghttp2_submit_response(conn.session, stream.id, headers, n, NULL):
+        _end(conn, CAUSE_MEMORY)
+
+
+cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil:
+    cdef const uint8_t *p
+    cdef size_t n = 0
+    cdef ssize_t got
+    # A frame of ours is at most one DATA frame of 16 KiB with its header; that much room stays.
+    while cap - n > SLICE + 64:
+        got = nghttp2_session_mem_send(conn.session, &p)
+        if got < 0:
+            _end(conn, CAUSE_MEMORY if got == NGHTTP2_ERR_NOMEM else CAUSE_PROTOCOL)
+            break
+        if got == 0:
+            break
+        if <size_t> got > cap - n:
+            _end(conn, CAUSE_MEMORY)
+            break
+        memcpy(out + n, p, got)
+        n += got
+    return n
+
+
+cdef bint http2_over(Conn *conn) noexcept nogil:
+    return not nghttp2_session_want_read(conn.session) and not nghttp2_session_want_write(conn.session)
+
+
+cdef size_t http2_farewell(Conn *conn, uint8_t *out) noexcept nogil:
+    # Written by hand: after a failed callback nghttp2 must not be asked for anything.
+    cdef uint32_t last = <uint32_t> nghttp2_session_get_last_proc_stream_id(conn.session)
+    cdef uint32_t code = NGHTTP2_NO_ERROR
+    cdef int i
+    if conn.cause in (CAUSE_RESETS, CAUSE_FAULTS, CAUSE_FLOOD):
+        code = NGHTTP2_ENHANCE_YOUR_CALM
+    elif conn.cause == CAUSE_PROTOCOL:
+        code = NGHTTP2_PROTOCOL_ERROR
+    elif conn.cause == CAUSE_MEMORY:
+        code = NGHTTP2_INTERNAL_ERROR
+    memset(out, 0, 9)
+    out[2], out[3] = 8, 7
+    for i in range(4):
+        out[9 + i] = <uint8_t> (last >> (24 - 8 * i))
+        out[13 + i] = <uint8_t> (code >> (24 - 8 * i))
+    return 17
+
+
+cdef void http2_drain(Conn *conn, int cause) noexcept nogil:
+    if conn.draining:
+        return
+    conn.draining = 1
+    conn.drain_cause = cause
+    conn.drained_ns = conn.door.now_ns
+    # What the peer sent before it heard of the end is still answered; its ping reply says that it has heard.
+    nghttp2_submit_shutdown_notice(conn.session)
+    nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL)
+
+
+cdef void http2_drain_last(Conn *conn) noexcept nogil:
+    if conn.draining == 2:
+        return
+    conn.draining = 2
+    nghttp2_submit_goaway(
+        conn.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn.session), NGHTTP2_NO_ERROR,
+        NULL, 0)
+
+
+cdef void http2_tick(Conn *conn) noexcept nogil:
+    cdef int64_t now = conn.door.now_ns
+    cdef Stream *stream = conn.first
+    while stream != NULL and now - stream.opened_ns > conn.door.limits.stream_ns:
+        if stream.queued == 0:
+            nghttp2_submit_rst_stream(conn.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_CANCEL)
+        stream = stream.next
+    if not conn.pinged and now - conn.heard_ns > KEEPALIVE_NS:
+        conn.pinged, conn.pinged_ns = 1, now
+        nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL)
+
+
+cdef void http2_close(Conn *conn) noexcept nogil:
+    while conn.first != NULL:
+        _free(conn, conn.first)
+    if conn.session != NULL:
+        nghttp2_session_del(conn.session)
+        conn.session = NULL

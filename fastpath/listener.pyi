@@ -1,0 +1,57 @@
+"""A native door: HTTP/2 and gRPC without Python between the bytes of a call and those of its answer."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from fastpath.call import Pdp
+from fastpath.tls import TlsIdentity
+from fastpath.verify import Verifier
+
+@disjoint_base
+class PepList:
+    """The SPIFFE IDs of the Envoys that may assert another principal."""
+
+    def __init__(self, ids: Iterable[str]) -> None: ...
+
+@disjoint_base
+class Listener:
+    """One door, one thread. `serve` runs it; every other method is for any thread."""
+
+    def __init__(
+        self,
+        pdp: Pdp,
+        *,
+        envoy: bool,
+        spiffe_id: str = "",
+        group: int = -1,
+        verifier: Verifier | None = None,
+        message_bytes: int = 262144,
+        streams: int = 256,
+        headers: int = 64,
+        header_bytes: int = 16384,
+        connections: int = 4096,
+        handshake_ms: int = 5000,
+        settings_ms: int = 2000,
+        stream_ms: int = 10000,
+        deadline_ms: int = 1000,
+        idle_ms: int = 300000,
+        age_ms: int = 600000,
+        grace_ms: int = 30000,
+        arena_bytes: int = 4194304,
+    ) -> None:
+        """`envoy`: the door serves ext_authz, else Check and BatchCheck. With `verifier` it is mutual TLS; without, a
+        plain socket that belongs to `spiffe_id`: on a Unix socket only our own user, root and members of `group` enter.
+        """
+    def put_identity(self, identity: TlsIdentity | None) -> None:
+        """What the next handshakes present; None: none succeeds. Open connections stay."""
+    def put_peps(self, peps: PepList) -> None: ...
+    def put_ready(self, ready: bool) -> None:
+        """What grpc.health.v1 answers for "" and "ready"; "live" is always SERVING."""
+    def serve(self, fd: int) -> None:
+        """Accept on the listening socket `fd`, which stays the caller's, until `stop`. OSError when it cannot."""
+    def stop(self, grace_ms: int) -> None:
+        """Take no new connections, tell the open ones (GOAWAY), end when all have left or after `grace_ms`."""
+    def counters(self) -> dict[str, Any]:
+        """Work done: connections, bytes, frames, headers, calls; "closed": {cause: n}, "refusals": {reason: n}."""

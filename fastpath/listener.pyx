@@ -1,0 +1,696 @@
+"""The loop of a native door: accept, read, parse, decide, write, look at the clock.
+
+Everything between `serve` and its end runs without the GIL, so an interpreter that is busy stops no call. What a call
+reads is taken from the Pdp's slot at its start (fastpath/held.pxd); who calls is judged at the handshake and again at
+each call, since a connection outlives credentials, bundles and lists.
+"""
+from fastpath.c.linux cimport (
+    AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
+    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_DOMAIN, SO_PEERCRED, SO_PEERGROUPS,
+    TCP_NODELAY, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_write, getsockopt, recv,
+    send, setsockopt, shutdown, socklen_t, ucred,
+)
+from fastpath.c.openssl_ssl cimport SSL_CTX
+from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp, call_answer
+from fastpath.decide cimport PEER_AGENT, PEER_ENVOY
+from fastpath.grpc_text cimport (
+    CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED,
+    CODE_UNAVAILABLE,
+)
+from fastpath.held cimport Held, Slot, slot_enter, slot_leave
+from fastpath.http2 cimport (
+    CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE, CAUSE_MEMORY,
+    CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, METHOD_BATCH, METHOD_EXT_AUTHZ,
+    METHOD_HEALTH, Stats, Stream, http2_close, http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_full,
+    http2_message, http2_next, http2_open, http2_over, http2_pull, http2_refuse, http2_reply, http2_setup, http2_tick,
+)
+from fastpath.record cimport RECORD_BYTES_MAX
+from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ
+from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
+from fastpath.verify cimport (
+    REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
+)
+from fastpath.wire cimport Reader, Text, WIRE_BYTES, WireField, reader_next, reader_open, text_is, text_of
+from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, strlen
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as open_file
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close, geteuid
+
+import os
+
+cdef extern from * nogil:
+    """
+    static inline int remit_flag(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void remit_flag_set(int *p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    """
+    int remit_flag(const int *p)
+    void remit_flag_set(int *p, int v)
+
+cdef enum:
+    EVENTS = 64              # taken from epoll at once
+    ACCEPTS = 64             # connections accepted at once
+    INBOX = 65536            # bytes read at once
+    SLICE = 16384            # of which are parsed between two looks at accounts and answers
+    OUTBOX = 131072
+    READS = 8                # of one connection before the others have their turn
+    TICK_MS = 250            # how late a deadline may be noticed
+    GROUPS_MAX = 256         # supplementary groups of a Unix peer that are looked at
+    INT64_BITS = 63
+
+cdef int64_t MS_NS = 1000000
+cdef int64_t MICROSECOND_NS = 1000
+cdef int64_t PING_NS = 10 * <int64_t> 1000000000     # a ping must be answered within this
+cdef int64_t NOTICE_NS = 1 * <int64_t> 1000000000    # how long a draining peer may take to hear of it
+
+CAUSE_NAMES = ("none", "peer", "protocol", "resets", "faults", "flood", "handshake", "settings", "idle", "stall", "age",
+               "drain", "memory", "credentials", "full")
+
+
+# ---------------------------------------------------------------- one call
+
+cdef bint _pep(Listener self, Conn *conn) noexcept nogil:
+    """Whether the caller is a PEP by the list now in force."""
+    cdef Held *held = slot_enter(self.peps)
+    cdef const Peps *peps
+    cdef uint32_t i
+    cdef bint found = False
+    if held == NULL:
+        return False
+    peps = <const Peps *> held.data
+    for i in range(peps.count):
+        if peps.ids[i].n == conn.peer.spiffe_id.n and (
+            memcmp(peps.ids[i].p, conn.peer.spiffe_id.p, conn.peer.spiffe_id.n) == 0
+        ):
+            found = True
+            break
+    slot_leave(held)
+    return found
+
+
+cdef void _identify(Listener self, Conn *conn) noexcept nogil:
+    """Who calls, as of now: the chain again when the bundles changed, the kind by the list of PEPs."""
+    cdef Held *held
+    cdef const Trust *trust
+    cdef int refusal = conn.refusal
+    if conn.tls != NULL:
+        held = slot_enter(self.trust)
+        trust = <const Trust *> held.data
+        # The clock alone changes these verdicts, so they are not remembered.
+        if trust.generation != conn.peer.bundle_generation or refusal == REFUSED_EXPIRED or (
+            refusal == REFUSED_NOT_YET_VALID or refusal == REFUSED_INTERNAL
+        ):
+            tls_identify(conn, trust)
+        slot_leave(held)
+    if conn.peer.refusal.n == 0:
+        conn.peer.kind = PEER_ENVOY if _pep(self, conn) else PEER_AGENT
+
+
+cdef bint _late(const Stream *stream, int64_t now, int64_t deadline_ns) noexcept nogil:
+    cdef int64_t timeout = stream.timeout_ns if stream.timeout_ns >= 0 else deadline_ns
+    # No answer can arrive within a microsecond.
+    return timeout < MICROSECOND_NS or now - stream.opened_ns >= timeout
+
+
+cdef void _health(Listener self, Conn *conn, Stream *stream, Text message) noexcept nogil:
+    """grpc.health.v1.Health/Check: HealthCheckRequest{service = 1} to HealthCheckResponse{status = 1}."""
+    cdef Reader reader
+    cdef WireField field
+    cdef Text service = text_of(b"")
+    cdef uint8_t answer[2]
+    reader_open(&reader, message)
+    while reader_next(&reader, &field):
+        if field.number == 1 and field.type == WIRE_BYTES:
+            service = field.bytes
+    if reader.error:
+        http2_refuse(conn, stream, CODE_INVALID_ARGUMENT, text_of(b"request.malformed"))
+        return
+    answer[0] = 8
+    if text_is(service, b"live"):
+        answer[1] = 1
+    elif service.n == 0 or text_is(service, b"ready"):
+        answer[1] = 1 if remit_flag(&self.ready) and not self.stop_at_ns else 2
+    else:
+        http2_refuse(conn, stream, CODE_NOT_FOUND, text_of(b""))
+        return
+    self.door.stats.health += 1
+    http2_reply(conn, stream, answer, 2)
+
+
+cdef void _ask(Listener self, Conn *conn, int door, Text message, Call *call) noexcept nogil:
+    self.arena.used, self.arena.failed = 0, 0
+    call_answer(self.pdp, door, message, &conn.peer, &self.arena, self.reply, self.record, call)
+
+
+cdef bint _is_bundle_change(const Call *call) noexcept nogil:
+    cdef const char *reason = "identity.bundle_changed"
+    return call.reply.n == strlen(reason) and memcmp(call.reply.p, reason, call.reply.n) == 0
+
+
+cdef void _decide(Listener self, Conn *conn, Stream *stream, Text message) noexcept nogil:
+    cdef Call call
+    cdef Text why
+    cdef int door = DOOR_CHECK
+    if stream.method == METHOD_EXT_AUTHZ:
+        door = DOOR_EXT_AUTHZ
+    elif stream.method == METHOD_BATCH:
+        door = DOOR_BATCH
+    _identify(self, conn)
+    self.door.stats.calls += 1
+    _ask(self, conn, door, message, &call)
+    if conn.tls != NULL and call.code == CODE_UNAUTHENTICATED and _is_bundle_change(&call):
+        # Other bundles came into force between the two steps: the caller is verified again, by those.
+        _identify(self, conn)
+        _ask(self, conn, door, message, &call)
+    if call.code:
+        why.p, why.n = <const char *> call.reply.p, <uint32_t> call.reply.n
+        http2_refuse(conn, stream, call.code, why)
+    elif call.reply.n == 0:
+        # Envoy takes an empty answer for ALLOW.
+        self.door.stats.internal += 1
+        http2_refuse(conn, stream, CODE_UNAVAILABLE, text_of(b"unavailable"))
+    else:
+        http2_reply(conn, stream, call.reply.p, call.reply.n)
+
+
+cdef void _answer(Listener self, Conn *conn, Stream *stream) noexcept nogil:
+    cdef Text message
+    if not http2_message(stream, &message):
+        self.door.stats.refused += 1
+        http2_refuse(conn, stream, stream.refusal, text_of(stream.why))
+    elif _late(stream, self.door.now_ns, self.door.limits.deadline_ns):
+        self.door.stats.refused += 1
+        http2_refuse(conn, stream, CODE_DEADLINE_EXCEEDED, text_of(b"late"))
+    elif http2_full(conn):
+        self.door.stats.refused += 1
+        http2_refuse(conn, stream, CODE_RESOURCE_EXHAUSTED, text_of(b"request.memory"))
+    elif stream.method == METHOD_HEALTH:
+        _health(self, conn, stream, message)
+    else:
+        _decide(self, conn, stream, message)
+
+
+# ---------------------------------------------------------------- one connection
+
+cdef void _listen_for(Listener self, Conn *conn, bint writing) noexcept nogil:
+    """While bytes of ours wait nothing more is read: a peer that does not take answers gets to ask nothing."""
+    cdef epoll_event event
+    if conn.writing == writing:
+        return
+    conn.writing = writing
+    event.events = EPOLLOUT if writing else EPOLLIN
+    event.data.ptr = conn
+    epoll_ctl(self.epoll, EPOLL_CTL_MOD, conn.fd, &event)
+
+
+cdef ssize_t _write(Conn *conn, const void *p, size_t n) noexcept nogil:
+    """Bytes that the socket took; 0 when it takes none now, -1 when it is over."""
+    cdef ssize_t done
+    if conn.tls != NULL:
+        done = tls_write(conn, p, n)
+        if done < 0:
+            return 0 if done == -1 else -1
+    else:
+        done = send(conn.fd, p, n, MSG_NOSIGNAL)
+        if done < 0:
+            return 0 if errno == EAGAIN or errno == EINTR else -1
+    conn.door.stats.bytes_out += done
+    conn.wrote_ns = conn.door.now_ns
+    return done
+
+
+cdef bint _write_rest(Listener self, Conn *conn) noexcept nogil:
+    """Whether nothing is left over from before."""
+    cdef ssize_t done
+    while conn.out_at < conn.out_n:
+        done = _write(conn, conn.out + conn.out_at, conn.out_n - conn.out_at)
+        if done < 0:
+            conn.cause = CAUSE_PEER
+        if done <= 0:
+            return False
+        conn.out_at += done
+    free(conn.out)
+    conn.out = NULL
+    conn.out_n = conn.out_at = 0
+    return True
+
+
+cdef void _keep(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
+    conn.out = <uint8_t *> malloc(n)
+    if conn.out == NULL:
+        conn.cause = CAUSE_MEMORY
+        return
+    memcpy(conn.out, p, n)
+    conn.out_at, conn.out_n = 0, n
+
+
+cdef void _flush(Listener self, Conn *conn) noexcept nogil:
+    cdef size_t n
+    cdef ssize_t done
+    while conn.cause == CAUSE_NONE and _write_rest(self, conn):
+        n = http2_pull(conn, self.outbox, OUTBOX)
+        if n == 0:
+            break
+        done = _write(conn, self.outbox, n)
+        if done < 0:
+            conn.cause = CAUSE_PEER
+        elif <size_t> done < n:
+            _keep(conn, self.outbox + done, n - done)
+    if conn.cause == CAUSE_NONE:
+        _listen_for(self, conn, conn.out != NULL)
+
+
+cdef void _parse(Listener self, Conn *conn, size_t n) noexcept nogil:
+    """Feed what stands in the inbox, and answer what is complete after each slice."""
+    cdef size_t at = 0
+    cdef Stream *stream
+    while at < n and conn.cause == CAUSE_NONE:
+        http2_feed(conn, self.inbox + at, min(<size_t> SLICE, n - at))
+        at += SLICE
+        while conn.cause == CAUSE_NONE:
+            stream = http2_next(conn)
+            if stream == NULL:
+                break
+            _answer(self, conn, stream)
+
+
+cdef ssize_t _read(Listener self, Conn *conn) noexcept nogil:
+    """Bytes into the inbox; 0 when there are none now or the peer is gone, which sets the cause."""
+    cdef ssize_t got
+    if conn.tls != NULL:
+        got = tls_read(conn, self.inbox, INBOX)
+        if got == -2:
+            conn.cause = CAUSE_PEER
+        return max(<ssize_t> 0, got)
+    got = recv(conn.fd, self.inbox, INBOX, 0)
+    if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
+        conn.cause = CAUSE_PEER
+    return max(<ssize_t> 0, got)
+
+
+cdef bint _secure(Listener self, Conn *conn) noexcept nogil:
+    """Whether TLS is established; goes on with the handshake when it is not."""
+    cdef Held *held
+    cdef epoll_event event
+    cdef int done
+    if conn.tls == NULL or conn.secured:
+        return True
+    held = slot_enter(self.trust)
+    done = tls_handshake(conn, <const Trust *> held.data)
+    slot_leave(held)
+    if done < 0:
+        conn.cause = CAUSE_CREDENTIALS if conn.refusal else CAUSE_HANDSHAKE
+        self.refusals[conn.refusal] += conn.refusal != 0
+        return False
+    event.events = EPOLLOUT if conn.writing and not done else EPOLLIN
+    event.data.ptr = conn
+    epoll_ctl(self.epoll, EPOLL_CTL_MOD, conn.fd, &event)
+    if not done:
+        return False
+    conn.writing = 0
+    if http2_open(conn):
+        conn.cause = CAUSE_MEMORY
+    return conn.cause == CAUSE_NONE
+
+
+cdef void _serve_conn(Listener self, Conn *conn) noexcept nogil:
+    cdef ssize_t got = 0
+    cdef int reads = 0
+    if _secure(self, conn):
+        if conn.out == NULL:
+            while conn.cause == CAUSE_NONE and (reads < READS or (conn.tls != NULL and tls_pending(conn))):
+                got = _read(self, conn)
+                if got == 0:
+                    break
+                conn.heard_ns = self.door.now_ns
+                _parse(self, conn, got)
+                reads += 1
+                if conn.tls == NULL and got < INBOX:
+                    break
+                # What the peer made us say counts before more of it is parsed.
+                _flush(self, conn)
+                if conn.out != NULL:
+                    break
+        if conn.cause == CAUSE_NONE:
+            _flush(self, conn)
+        if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
+            conn.cause = conn.drain_cause if conn.draining else (CAUSE_PEER if conn.left else CAUSE_PROTOCOL)
+    if conn.cause != CAUSE_NONE:
+        _close(self, conn)
+
+
+cdef void _close(Listener self, Conn *conn) noexcept nogil:
+    cdef uint8_t last[32]
+    self.door.stats.closed[conn.cause] += 1
+    self.door.stats.open -= 1
+    if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
+        _write(conn, last, http2_farewell(conn, last))
+    tls_end(conn, conn.cause != CAUSE_PEER)
+    # What we did not read would turn the close into a reset that can overtake the farewell.
+    shutdown(conn.fd, SHUT_WR)
+    recv(conn.fd, self.inbox, INBOX, 0)
+    close(conn.fd)
+    http2_close(conn)
+    free(conn.out)
+    if conn.prev != NULL:
+        conn.prev.next = conn.next
+    else:
+        self.first = conn.next
+    if conn.next != NULL:
+        conn.next.prev = conn.prev
+    free(conn)
+
+
+# ---------------------------------------------------------------- accepting
+
+cdef bint _may_enter(Listener self, int fd, Conn *conn) noexcept nogil:
+    """Whether the process behind a Unix socket is one of ours, as the kernel knows it (UD-01); fills the credential."""
+    cdef ucred peer
+    cdef uint32_t groups[GROUPS_MAX]
+    cdef socklen_t n = sizeof(ucred)
+    cdef uint32_t i
+    cdef bint member
+    if getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n):
+        return False
+    conn.peer.credential.n = snprintf(conn.credential, sizeof(conn.credential), b"unix:%u", peer.uid)
+    conn.peer.credential.p = conn.credential
+    member = peer.uid == 0 or peer.uid == geteuid() or peer.gid == self.group
+    n = sizeof(groups)
+    if not member and getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) == 0:
+        for i in range(n // sizeof(uint32_t)):
+            member = member or groups[i] == self.group
+    return member
+
+
+cdef Conn *_new_conn(Listener self, int fd) noexcept nogil:
+    cdef Conn *conn = <Conn *> calloc(1, sizeof(Conn))
+    cdef int64_t now = self.door.now_ns
+    if conn == NULL:
+        return NULL
+    conn.door = &self.door
+    conn.fd = fd
+    conn.opened_ns = conn.heard_ns = conn.wrote_ns = conn.active_ns = now
+    conn.peer.kind = PEER_AGENT
+    conn.peer.not_after_s = <int64_t> ((<uint64_t> 1 << INT64_BITS) - 1)
+    conn.peer.spiffe_id.p, conn.peer.spiffe_id.n = self._spiffe_id_p, self._spiffe_id_n
+    conn.next = self.first
+    if self.first != NULL:
+        self.first.prev = conn
+    self.first = conn
+    self.door.stats.open += 1
+    return conn
+
+
+cdef int _admit(Listener self, Conn *conn) noexcept nogil:
+    """Why the connection may not stay, a Cause, or CAUSE_NONE once it is set up."""
+    cdef Held *held
+    cdef int failed
+    if self.door.stats.open > self.door.limits.connections:
+        return CAUSE_FULL
+    if self.local and not _may_enter(self, conn.fd, conn):
+        return CAUSE_CREDENTIALS
+    if not self.secure:
+        return CAUSE_MEMORY if http2_open(conn) else CAUSE_NONE
+    held = slot_enter(self.identity)
+    if held == NULL or held.data == NULL:
+        slot_leave(held)
+        return CAUSE_HANDSHAKE
+    failed = tls_begin(conn, <SSL_CTX *> held.data)
+    slot_leave(held)
+    return CAUSE_MEMORY if failed else CAUSE_NONE
+
+
+cdef void _welcome(Listener self, int fd) noexcept nogil:
+    cdef Conn *conn = _new_conn(self, fd)
+    cdef epoll_event event
+    cdef int on = 1
+    self.door.stats.accepted += 1
+    if conn == NULL:
+        self.door.stats.closed[<int> CAUSE_MEMORY] += 1
+        close(fd)
+        return
+    if not self.local:
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(int))
+    conn.cause = _admit(self, conn)
+    event.events = EPOLLIN
+    event.data.ptr = conn
+    if conn.cause == CAUSE_NONE and epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event):
+        conn.cause = CAUSE_MEMORY
+    if conn.cause == CAUSE_NONE and conn.session != NULL:
+        _flush(self, conn)
+    if conn.cause != CAUSE_NONE:
+        _close(self, conn)
+
+
+cdef void _accept(Listener self) noexcept nogil:
+    cdef int fd, _i
+    for _i in range(ACCEPTS):
+        fd = accept4(self.listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            _welcome(self, fd)
+            continue
+        if (errno != EMFILE and errno != ENFILE) or self.spare < 0:
+            return
+        # Without a descriptor the backlog would wake us forever: take one caller off it and refuse it.
+        close(self.spare)
+        fd = accept4(self.listening, NULL, NULL, SOCK_CLOEXEC)
+        if fd >= 0:
+            self.door.stats.accepted += 1
+            self.door.stats.closed[<int> CAUSE_FULL] += 1
+            close(fd)
+        self.spare = open_file(b"/dev/null", O_RDONLY | O_CLOEXEC)
+        if fd < 0:
+            return
+
+
+# ---------------------------------------------------------------- the clock
+
+cdef void _read_clock(Listener self) noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    self.door.now_ns = <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef int _overdue(Listener self, const Conn *conn) noexcept nogil:
+    """The Cause for which time is up on this connection, or CAUSE_NONE."""
+    cdef int64_t now = self.door.now_ns
+    if not conn.began:
+        return CAUSE_HANDSHAKE if now - conn.opened_ns > self.door.limits.handshake_ns else CAUSE_NONE
+    if not conn.settled and now - conn.began_ns > self.door.limits.settings_ns:
+        return CAUSE_SETTINGS
+    if conn.out != NULL and now - conn.wrote_ns > self.door.limits.stream_ns:
+        return CAUSE_STALL
+    if conn.pinged and now - conn.pinged_ns > PING_NS:
+        return CAUSE_STALL
+    if conn.draining and now - conn.drained_ns > self.door.limits.grace_ns:
+        return conn.drain_cause
+    return CAUSE_NONE
+
+
+cdef void _tick_conn(Listener self, Conn *conn) noexcept nogil:
+    cdef int64_t now = self.door.now_ns
+    conn.cause = _overdue(self, conn)
+    if conn.cause == CAUSE_NONE and conn.session != NULL:
+        if conn.began and conn.stream_count == 0 and now - conn.active_ns > self.door.limits.idle_ns:
+            http2_drain(conn, CAUSE_IDLE)
+        # Ages differ by up to a tenth, so that peers which came together do not all leave together.
+        if now - conn.opened_ns > self.door.limits.age_ns - self.door.limits.age_ns // 100 * (conn.fd % 11):
+            http2_drain(conn, CAUSE_AGE)
+        if conn.draining == 1 and now - conn.drained_ns > NOTICE_NS:
+            http2_drain_last(conn)
+        http2_tick(conn)
+        _flush(self, conn)
+        if conn.cause == CAUSE_NONE and conn.out == NULL and conn.draining and http2_over(conn):
+            conn.cause = conn.drain_cause
+    if conn.cause != CAUSE_NONE:
+        _close(self, conn)
+
+
+cdef void _tick(Listener self) noexcept nogil:
+    cdef Conn *conn = self.first
+    cdef Conn *after
+    while conn != NULL:
+        after = conn.next
+        _tick_conn(self, conn)
+        conn = after
+
+
+cdef void _begin_stop(Listener self) noexcept nogil:
+    """Leave the listening socket, tell every connection; the earlier of two ends counts."""
+    cdef Conn *conn = self.first
+    cdef Conn *after
+    cdef int64_t at = self.door.now_ns + self.grace_ns
+    if self.stop_at_ns == 0:
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listening, NULL)
+        self.stop_at_ns = at
+    self.stop_at_ns = min(self.stop_at_ns, at)
+    while conn != NULL:
+        after = conn.next
+        if conn.session == NULL:
+            conn.cause = CAUSE_DRAIN
+            _close(self, conn)
+        else:
+            http2_drain(conn, CAUSE_DRAIN)
+            _serve_conn(self, conn)
+        conn = after
+
+
+cdef void _loop(Listener self) noexcept nogil:
+    cdef epoll_event events[EVENTS]
+    cdef int64_t ticked
+    cdef int n, i
+    _read_clock(self)
+    ticked = self.door.now_ns
+    while True:
+        n = epoll_wait(self.epoll, events, EVENTS, TICK_MS if self.first != NULL else -1)
+        _read_clock(self)
+        for i in range(n):
+            if events[i].data.ptr == &self.listening:
+                _accept(self)
+            elif events[i].data.ptr != &self.wake:
+                _serve_conn(self, <Conn *> events[i].data.ptr)
+        if remit_flag(&self.stopping):
+            remit_flag_set(&self.stopping, 0)
+            _begin_stop(self)
+        if self.door.now_ns - ticked > TICK_MS * MS_NS:
+            ticked = self.door.now_ns
+            _tick(self)
+        if self.stop_at_ns and (self.first == NULL or self.door.now_ns >= self.stop_at_ns):
+            return
+
+
+cdef int _family(int fd) noexcept nogil:
+    cdef int family = 0
+    cdef socklen_t n = sizeof(int)
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &n)
+    return family
+
+
+cdef void _close_all(Listener self) noexcept nogil:
+    while self.first != NULL:
+        self.first.cause = CAUSE_DRAIN
+        _close(self, self.first)
+
+
+# ---------------------------------------------------------------- the Python face
+
+cdef class PepList:
+
+    def __init__(self, ids):
+        cdef bytes name
+        self._names = [one.encode() for one in ids]
+        self.peps.ids = <Text *> calloc(len(self._names) or 1, sizeof(Text))
+        if self.peps.ids == NULL:
+            raise MemoryError
+        for name in self._names:
+            self.peps.ids[self.peps.count].p = name
+            self.peps.ids[self.peps.count].n = <uint32_t> len(name)
+            self.peps.count += 1
+
+    def __dealloc__(self):
+        free(self.peps.ids)
+
+
+cdef class Listener:
+
+    def __cinit__(self):
+        self.epoll = self.wake = self.listening = self.spare = -1
+
+    def __init__(self, Pdp pdp not None, *, envoy, str spiffe_id="", group=-1, Verifier verifier=None,
+                 message_bytes=262144, streams=256, headers=64, header_bytes=16384, connections=4096,
+                 handshake_ms=5000, settings_ms=2000, stream_ms=10000, deadline_ms=1000, idle_ms=300000,
+                 age_ms=600000, grace_ms=30000, arena_bytes=4194304):
+        self.pdp = pdp
+        self.trust = verifier.in_force if verifier is not None else None
+        self.secure = verifier is not None
+        self.identity = Slot()
+        self.peps = Slot()
+        self._spiffe_id = spiffe_id.encode()
+        self._spiffe_id_p, self._spiffe_id_n = self._spiffe_id, <uint32_t> len(self._spiffe_id)
+        self.group = <uint32_t> (group & 0xFFFFFFFF)
+        self.door.serves_envoy = bool(envoy)
+        self.door.limits.message_bytes, self.door.limits.streams = message_bytes, streams
+        self.door.limits.headers, self.door.limits.header_bytes = headers, header_bytes
+        self.door.limits.connections = connections
+        self.door.limits.handshake_ns, self.door.limits.settings_ns = handshake_ms * MS_NS, settings_ms * MS_NS
+        self.door.limits.stream_ns, self.door.limits.deadline_ns = stream_ms * MS_NS, deadline_ms * MS_NS
+        self.door.limits.idle_ns, self.door.limits.age_ns = idle_ms * MS_NS, age_ms * MS_NS
+        self.door.limits.grace_ns = grace_ms * MS_NS
+        self._memory(arena_bytes)
+        self.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.spare = open_file(b"/dev/null", O_RDONLY | O_CLOEXEC)
+        if self.wake < 0 or self.epoll < 0:
+            raise OSError(errno, "no descriptor is left for a listener")
+
+    cdef int _memory(self, size_t arena_bytes) except -1:
+        self.arena.base = <uint8_t *> malloc(arena_bytes)
+        self.arena.cap = arena_bytes
+        self.reply = <uint8_t *> malloc(CALL_REPLY_BYTES)
+        self.record = <uint8_t *> malloc(RECORD_BYTES_MAX)
+        self.inbox = <uint8_t *> malloc(INBOX)
+        self.outbox = <uint8_t *> malloc(OUTBOX)
+        if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
+            raise MemoryError
+        if self.inbox == NULL or self.outbox == NULL or http2_setup():
+            raise MemoryError
+        return 0
+
+    def __dealloc__(self):
+        for fd in (self.wake, self.epoll, self.spare):
+            if fd >= 0:
+                close(fd)
+        free(self.arena.base)
+        free(self.reply)
+        free(self.record)
+        free(self.inbox)
+        free(self.outbox)
+
+    def put_identity(self, TlsIdentity identity):
+        self.identity.put(identity, identity.ctx if identity is not None else NULL)
+
+    def put_peps(self, PepList peps not None):
+        self.peps.put(peps, &peps.peps)
+
+    def put_ready(self, ready):
+        remit_flag_set(&self.ready, bool(ready))
+
+    def stop(self, grace_ms):
+        self.grace_ns = grace_ms * MS_NS
+        remit_flag_set(&self.stopping, 1)
+        eventfd_write(self.wake, 1)
+
+    def serve(self, int fd):
+        cdef epoll_event event
+        cdef int failed
+        if self.serving:
+            raise RuntimeError("this listener serves already, or has served")
+        self.serving = 1
+        self.listening = fd
+        self.local = _family(fd) == AF_UNIX
+        os.set_blocking(fd, False)
+        event.events = EPOLLIN
+        event.data.ptr = &self.listening
+        failed = epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event)
+        event.data.ptr = &self.wake
+        if failed or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, &event):
+            raise OSError(errno, "cannot wait for the listening socket")
+        with nogil:
+            _loop(self)
+            _close_all(self)
+
+    def counters(self):
+        cdef const Stats *s = &self.door.stats
+        return {
+            "accepted": s.accepted, "open": s.open, "bytes_in": s.bytes_in, "bytes_out": s.bytes_out,
+            "frames_in": s.frames_in, "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls,
+            "health": s.health, "refused": s.refused, "resets_in": s.resets_in, "resets_out": s.resets_out,
+            "cancelled": s.cancelled, "buffered_max": s.buffered_max, "internal": s.internal,
+            "verified": s.verified,
+            "closed": {CAUSE_NAMES[i]: s.closed[i] for i in range(1, CAUSES) if s.closed[i]},
+            "refusals": {(<bytes> refusal_text(i)).decode(): self.refusals[i]
+                         for i in range(1, REFUSALS) if self.refusals[i]},
+        }

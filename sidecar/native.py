@@ -1,0 +1,107 @@
+"""The native doors: sockets, threads and news for `fastpath.listener`, which answers without Python.
+
+A `NativeDoor` stands where a grpc.Server would: `start` it once it is bound, `stop` it with a grace.
+"""
+
+import logging
+import os
+import socket
+import threading
+
+from fastpath.call import Pdp
+from fastpath.listener import Listener, PepList
+from fastpath.tls import TlsIdentity
+from fastpath.verify import Verifier
+from sidecar.config import HostPort, Limits
+from sidecar.identity.snapshot import Identity
+from sidecar.logs import event
+
+log = logging.getLogger("remit.native")
+
+BACKLOG = 1024
+MS = 1000
+
+
+class NativeDoor:
+    """Owns one listening socket and the thread that serves it."""
+
+    def __init__(
+        self,
+        name: str,
+        pdp: Pdp,
+        limits: Limits,
+        *,
+        envoy: bool,
+        spiffe_id: str = "",
+        folder: str = "",
+        verifier: Verifier | None = None,
+    ) -> None:
+        """`folder` of a Unix socket: its group may enter. With `verifier` the door is mutual TLS."""
+        self._name = name
+        self.listener = Listener(
+            pdp,
+            envoy=envoy,
+            spiffe_id=spiffe_id,
+            group=os.stat(folder).st_gid if folder else -1,
+            verifier=verifier,
+            message_bytes=limits.ext_authz_bytes if envoy else limits.check_bytes,
+            streams=limits.concurrent_streams,
+            header_bytes=limits.metadata_bytes,
+            handshake_ms=limits.handshake_ms,
+            settings_ms=limits.settings_ms,
+            idle_ms=limits.connection_idle_s * MS,
+            age_ms=limits.connection_age_s * MS,
+            grace_ms=limits.grace_s * MS,
+            arena_bytes=limits.arena_bytes,
+        )
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._ended = threading.Event()
+        self._generation = -1
+
+    def bind_unix(self, path: str) -> None:
+        """Listen on a Unix socket. OSError when that cannot be."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(path)
+        self._socket.listen(BACKLOG)
+
+    def bind_tcp(self, where: HostPort) -> int:
+        """Listen on TCP; the port. OSError when that cannot be."""
+        family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+        self._socket = socket.create_server(tuple(where), family=family, backlog=BACKLOG)
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> threading.Event:
+        """Begin to end; the event is set when the last connection is gone. A shorter grace may follow a longer one."""
+        if self._thread.ident is None:
+            self._finish()
+        else:
+            self.listener.stop(int(grace_s * MS))
+        return self._ended
+
+    def put_identity(self, identity: Identity | None) -> None:
+        """The SVID for the next handshakes; open connections stay."""
+        generation = identity.generation if identity is not None else 0
+        if generation != self._generation:
+            self._generation = generation
+            made = TlsIdentity(identity.svid_chain_pem, identity.key_pem) if identity is not None else None
+            self.listener.put_identity(made)
+
+    def put_peps(self, ids: frozenset[str]) -> None:
+        self.listener.put_peps(PepList(sorted(ids)))
+
+    def _run(self) -> None:
+        assert self._socket is not None, "bound before it is started"
+        try:
+            self.listener.serve(self._socket.fileno())
+        finally:
+            event(log, "door.closed", door=self._name, work=self.listener.counters())
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._ended.set()

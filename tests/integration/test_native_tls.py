@@ -1,0 +1,195 @@
+"""Mutual TLS of a native door: the same verifier in the handshake and at every call (rows ID-01 to ID-26)."""
+
+import pathlib
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from fastpath.tls import TlsIdentity
+from fastpath.verify import Verifier
+from sidecar.demo.ca import Authority, Svid
+from tests import fix_identity as fix
+from tests.fix_calls import agent_check
+from tests.fix_identity import Forger
+from tests.fix_native import QUESTION, Gone, NativeServer, RawClient, make_pdp, message, native_server
+from tests.integration.test_mtls import BUNDLE_A, BUNDLE_B, CASES, FORGE_A, RSA_A, A, B, key_pem, pem
+
+AGENT = "spiffe://a.test/agent/a"
+DOMAINS = ("a.test", "b.test")
+
+
+class TlsDoor:
+    """A native mutual TLS door whose identity and bundles the test changes."""
+
+    def __init__(self, server: NativeServer, verifier: Verifier, folder: pathlib.Path) -> None:
+        self.server = server
+        self.listener = server.listener
+        self._verifier = verifier
+        self._folder = folder
+        self.put_bundles({"a.test": BUNDLE_A, "b.test": BUNDLE_B}, 1)
+        self.svid = self.rotate()
+
+    def put_bundles(self, bundles: dict[str, list[bytes]], generation: int) -> None:
+        """As a running sidecar does: the verifier first, then the state that calls are judged by."""
+        self._verifier.put_bundles(bundles, generation)
+        self.server.pdp.put_state(epoch=0, bundle_generation=generation, not_ready="")
+
+    def rotate(self) -> Svid:
+        svid = A.issue("spiffe://a.test/sidecar")
+        self.listener.put_identity(TlsIdentity(svid.chain_pem, svid.key_pem))
+        return svid
+
+    def client(self, chain: bytes, key: bytes, **options: Any) -> RawClient:
+        return RawClient(self.server.address, tls=self.context(chain, key), **options)
+
+    def svid_client(self, authority: Authority = A, **how: Any) -> RawClient:
+        svid = authority.issue(f"spiffe://{authority.trust_domain}/agent/a", **how)
+        return self.client(svid.chain_pem, svid.key_pem)
+
+    def context(self, chain: bytes = b"", key: bytes = b"", *, alpn: bool = True) -> ssl.SSLContext:
+        """A client that checks nothing, takes every algorithm, and presents what it is given."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+        made.set_ciphers("DEFAULT:@SECLEVEL=0")
+        if alpn:
+            made.set_alpn_protocols(["h2"])
+        if chain:
+            file = self._folder / "client.pem"
+            file.write_bytes(chain + key)
+            made.load_cert_chain(file)
+        return made
+
+
+@pytest.fixture
+def door(tmp_path: pathlib.Path) -> Iterator[TlsDoor]:
+    verifier = Verifier()
+    with native_server(make_pdp(domains=DOMAINS), tcp=True, verifier=verifier) as server:
+        yield TlsDoor(server, verifier, tmp_path)
+
+
+def connects(client: RawClient) -> bool:
+    """Whether the connection is answered; a refused chain is told after the client's side of TLS 1.3 is done."""
+    with client:
+        try:
+            client.until(lambda: client.frames)
+        except Gone:
+            return False
+        return True
+
+
+def test_callers_of_both_trust_domains_get_in(door: TlsDoor) -> None:
+    """A good SVID, also below an intermediate and of a federated domain; one verification each, and TLS 1.3."""
+    for authority in (A, A.intermediate(), B):
+        with door.svid_client(authority) as client:
+            assert client.ask(1) == ("0", "")
+            assert client.ask(3) == ("0", "")
+            assert isinstance(client.socket, ssl.SSLSocket)
+            assert (client.socket.version(), client.socket.selected_alpn_protocol()) == ("TLSv1.3", "h2")
+    assert door.listener.counters()["verified"] == 3
+
+
+def test_nobody_gets_in_without_a_certificate_or_without_h2(door: TlsDoor) -> None:
+    """ID-01: no certificate, plain text, another protocol: the connection ends in the handshake."""
+    svid = A.issue(AGENT)
+    assert not connects(RawClient(door.server.address, tls=door.context()))
+    assert not connects(RawClient(door.server.address))
+    assert not connects(RawClient(door.server.address, tls=door.context(svid.chain_pem, svid.key_pem, alpn=False)))
+    assert door.server.ended("handshake", 3)["streams"] == 0
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ID-13")])
+def test_a_chain_that_breaks_a_rule_ends_the_handshake(door: TlsDoor, name: str) -> None:
+    """ID-02 to ID-14: counted by its reason, nothing of it is parsed, the next caller gets in."""
+    forger, bend, reason = CASES[name]
+    bend = dict(bend)
+    key = bend.pop("key", None) or fix.new_key()
+    leaf = forger.leaf(key=key, **bend)
+    try:
+        client = door.client(pem((leaf, *forger.chain)), key_pem(key))
+    except ssl.SSLError:
+        pytest.skip("this OpenSSL does not present such a certificate")
+    assert not connects(client)
+    done = door.server.ended("credentials")
+    assert sum(done["refusals"].values()) == 1
+    assert not reason or list(done["refusals"]) == [reason]
+    assert (done["bytes_in"], done["streams"]) == (0, 0)
+    with door.svid_client() as good:
+        assert good.ask(1) == ("0", "")
+
+
+@pytest.mark.parametrize(
+    "key", [fix.new_key(), RSA_A.key, ed25519.Ed25519PrivateKey.generate()], ids=["P-256", "RSA", "Ed25519"]
+)
+def test_id_13_the_keys_that_get_in(door: TlsDoor, key: Any) -> None:
+    """ID-13: what the table above bends is good when it is not bent; an Ed25519 SVID, too, gets through this TLS."""
+    with door.client(pem((FORGE_A.leaf(key=key),)), key_pem(key)) as client:
+        assert client.ask(1) == ("0", "")
+
+
+def test_a_chain_that_is_too_long_is_refused(door: TlsDoor) -> None:
+    """ID-15: five certificates; nothing of them is verified."""
+    forger: Forger = FORGE_A
+    for _ in range(5):
+        forger = forger.signer()
+    key = fix.new_key()
+    assert not connects(door.client(pem((forger.leaf(key=key), *forger.chain)), key_pem(key)))
+    assert door.server.ended("credentials")["refusals"] == {"identity.too_large": 1}
+
+
+def test_a_removed_root_refuses_the_next_call_on_an_old_connection(door: TlsDoor) -> None:
+    """ID-20: the chain is verified again when the bundles change, and once per change."""
+    with door.svid_client() as client:
+        assert client.ask(1) == ("0", "")
+        door.put_bundles({"a.test": [A.root_der]}, 2)
+        assert client.ask(3) == ("0", "")
+        door.put_bundles({"b.test": [B.root_der]}, 3)
+        assert client.ask(5) == ("16", "identity.trust_domain_unknown")
+        assert client.ask(7) == ("16", "identity.trust_domain_unknown")
+        door.put_bundles({"a.test": [A.root_der]}, 4)
+        assert client.ask(9) == ("0", "")
+    assert door.listener.counters()["verified"] == 4
+
+
+def test_an_ended_svid_ends_its_calls(door: TlsDoor) -> None:
+    """ID-03: the connection outlives the certificate; its calls do not."""
+    with door.svid_client(ttl_s=3600) as client:
+        assert client.ask(1) == ("0", "")
+        door.server.pdp.put_clock(0, (fix.NOW_S + 2 * 3600) * 10**9, 1, 1)
+        assert client.ask(3) == ("16", "identity.expired")
+
+
+def test_rotation_drops_no_connection(door: TlsDoor) -> None:
+    """ID-26: open connections go on; the next handshake sees the new leaf."""
+    with door.svid_client() as before:
+        assert before.ask(1) == ("0", "")
+        old = before.socket.getpeercert(True)  # type: ignore[attr-defined]
+        door.rotate()
+        with door.svid_client() as after:
+            assert after.ask(1) == ("0", "")
+            assert after.socket.getpeercert(True) != old  # type: ignore[attr-defined]
+        assert before.ask(3) == ("0", "")
+
+
+def test_without_an_identity_no_handshake_succeeds(door: TlsDoor) -> None:
+    """WL-05: what was taken away is not presented any more."""
+    door.listener.put_identity(None)
+    svid = A.issue(AGENT)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        connects(door.client(svid.chain_pem, svid.key_pem))
+    door.server.ended("handshake")
+    door.rotate()
+    with door.svid_client() as client:
+        assert client.ask(1) == ("0", "")
+
+
+def test_a_certificate_names_the_principal(door: TlsDoor) -> None:
+    """The caller is who its SVID says, in every call: the policy for one SPIFFE ID allows that one only."""
+    other = agent_check(action="write", resource=("Tool", "docs/search"))
+    with door.svid_client() as client:
+        assert client.ask(1, message(QUESTION)) == ("0", "")
+        assert client.ask(3, message(other)) == ("0", "")
+        assert client.data[1] != client.data[3]
