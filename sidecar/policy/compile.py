@@ -11,13 +11,12 @@ import msgspec
 from fastpath.columns import COLUMNS
 from sidecar.errors import PolicyError
 from sidecar.policy.code import Constants
-from sidecar.policy.cores import in_order
 from sidecar.policy.entities import load_entities
 from sidecar.policy.image import PolicyRow, Scope, Source, columns_read, extras_read, write_image
 from sidecar.policy.lexer import Piece, PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 from sidecar.policy.links import Link, PlacedLink, placed
-from sidecar.policy.parse import Parsed, chunks, first_of_shapes, parse, split_all, text_of, unheard
+from sidecar.policy.parse import Making, Parsed, make, split_all, text_of, unheard
 from sidecar.policy.program import WHOLE_CONTEXT
 from sidecar.policy.rules import RuleSet, name_policies
 from sidecar.policy.schema import Schema, input_shapes, load_schema, undecodable
@@ -52,25 +51,16 @@ class Compiled:
         return "sha256:" + hashlib.sha256(self.image).hexdigest()
 
 
-def _validate(pieces: Sequence[Piece], schema: cedarpy.Schema, processes: int) -> None:
-    """Refuse policies that the schema does not allow (Cedar strict validation). One of each shape speaks for all."""
-
-    def passes(chunk: Sequence[Piece]) -> bytes:
-        return b"1" if cedarpy.validate_policies(text_of(chunk), schema).validation_passed else b""
-
-    parts = list(chunks(first_of_shapes(pieces), lambda piece: len(piece.text)))
-    for chunk, passed in zip(parts, in_order(passes, parts, processes), strict=True):
-        if passed:
-            continue
-        result = cedarpy.validate_policies(text_of(chunk), schema)
-        # cedarpy gives them in any order, and the same one several times.
-        problems = set()
-        for error in result.errors:
-            name = error.policy_id
-            row = int(name.removeprefix("policy"))
-            problems.add((row, f"{chunk[row].title} {error.error.removeprefix(f'for policy `{name}`, ')}"))
-        said = "; ".join(text for _, text in sorted(problems))
-        raise PolicyError(said or "policies do not conform to the schema")
+def _invalid(pieces: Sequence[Piece], schema: cedarpy.Schema) -> PolicyError:
+    """Says why policies are not what the schema allows (Cedar strict validation)."""
+    # cedarpy gives problems in any order, and the same one several times.
+    problems = set()
+    for error in cedarpy.validate_policies(text_of(pieces), schema).errors:
+        name = error.policy_id
+        row = int(name.removeprefix("policy"))
+        problems.add((row, f"{pieces[row].title} {error.error.removeprefix(f'for policy `{name}`, ')}"))
+    said = "; ".join(text for _, text in sorted(problems))
+    return PolicyError(said or "policies do not conform to the schema")
 
 
 def _validate_links(links: Sequence[PlacedLink], schema: Schema) -> None:
@@ -111,16 +101,17 @@ def compile_image(
     enums = () if known is None else [name for name, entity in known.entities.items() if entity.enum is not None]
     progress("splitting")
     pieces = split_all(sources, limits, enums)
-    parsed = parse(pieces, processes, progress)
+    making = Making(None if known is None else known.handle, columns)
+    parsed, invalid = make(pieces, making, processes, progress)
     named = name_policies(parsed, positional=positional_ids)
     chosen = placed(links)
     if known is not None:
-        progress("validating")
-        _validate(pieces, known.handle, processes)
+        if invalid:
+            raise _invalid(invalid, known.handle)
         _validate_links(chosen, known)
     constants = Constants()
     progress(f"compiling {len(named)} policies and {len(chosen)} links")
-    rows = RuleSet(named, chosen, constants, columns, positional_ids).rows()
+    rows = RuleSet(named, chosen, constants, positional_ids).rows()
     progress("reading entities")
     store = load_entities(entities, None if known is None else known.handle, entities_name, limits)
     progress(f"laying out {len(rows)} rules and {len(store)} entities")

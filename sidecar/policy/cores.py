@@ -5,11 +5,12 @@ were. A process that dies takes the whole compilation with it, as it would have 
 """
 
 import ctypes
+import itertools
 import os
 import signal
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, TypeVar
 
 from sidecar.errors import PolicyError
@@ -18,7 +19,9 @@ T = TypeVar("T")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BATCH = 32
 """Chunks per process and round: what bounds the results that wait to be taken."""
-_SIZE = struct.Struct("<Q")
+_NUMBER = struct.Struct("<I")
+_HEAD = struct.Struct("<iQ")
+"""Number and size of a result."""
 
 
 def end_with_parent() -> None:
@@ -31,29 +34,46 @@ def available() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_order(work: Callable[[T], bytes], items: Sequence[T], processes: int) -> Iterator[bytes]:
-    """`work` of each item, in order. It must not raise. Items are few and large: each round forks anew."""
-    if processes < 2 or len(items) < 2:
+def in_order(work: Callable[[T], bytes], items: Iterable[T], processes: int) -> Iterator[bytes]:
+    """`work` of each item, in order. It must not raise. Items are large: each round of them forks anew."""
+    if processes < 2:
         yield from map(work, items)
         return
-    for start in range(0, len(items), BATCH * processes):
-        yield from _round(work, items[start : start + BATCH * processes], processes)
+    rest = iter(items)
+    while taken := list(itertools.islice(rest, BATCH * processes)):
+        if len(taken) == 1:
+            yield work(taken[0])
+        else:
+            yield from _round(work, taken, processes)
 
 
 def _round(work: Callable[[T], bytes], items: Sequence[T], processes: int) -> Iterator[bytes]:
-    started = [_start(work, items[share::processes]) for share in range(1, processes)]
+    # Whoever is free takes the next number from a pipe, so a core that others use as well holds nobody up.
+    numbers, offered = os.pipe()
+    os.write(offered, b"".join(map(_NUMBER.pack, range(len(items)))))
+    os.close(offered)
+    started = [_start(work, items, numbers) for _ in range(1, processes)]
     try:
-        own = [work(item) for item in items[::processes]]
+        own = {number: work(items[number]) for number in _taken(numbers)}
     finally:
+        os.close(numbers)
         deaths = [_end(pid) for pid, _ in started]
     for death in filter(None, deaths):
         raise PolicyError(f"the compiler died on {death}; the policies are too large or too deep")
-    shares = [iter(own), *(_results(file) for _, file in started)]
+    shares = [_Share(file) for _, file in started]
     for number in range(len(items)):
-        yield next(shares[number % processes])
+        if number in own:
+            yield own.pop(number)
+        else:
+            yield next(share for share in shares if share.number == number).take()
 
 
-def _start(work: Callable[[T], bytes], items: Sequence[T]) -> tuple[int, IO[bytes]]:
+def _taken(numbers: int) -> Iterator[int]:
+    while raw := os.read(numbers, _NUMBER.size):
+        yield _NUMBER.unpack(raw)[0]
+
+
+def _start(work: Callable[[T], bytes], items: Sequence[T], numbers: int) -> tuple[int, IO[bytes]]:
     # A file and not a pipe: the process never waits for us, who have a share of our own to do first.
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when its results are taken
     pid = os.fork()
@@ -62,9 +82,9 @@ def _start(work: Callable[[T], bytes], items: Sequence[T]) -> tuple[int, IO[byte
     code = 1
     try:
         end_with_parent()
-        for item in items:
-            result = work(item)
-            file.write(_SIZE.pack(len(result)) + result)
+        for number in _taken(numbers):
+            result = work(items[number])
+            file.write(_HEAD.pack(number, len(result)) + result)
         file.flush()
         code = 0
     finally:
@@ -78,8 +98,22 @@ def _end(pid: int) -> str:
     return "" if code == 0 else signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
-def _results(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
+class _Share:
+    """The results of one process, in the order in which it took their numbers, which is ascending."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         file.seek(0)
-        while head := file.read(_SIZE.size):
-            yield file.read(_SIZE.unpack(head)[0])
+        self._advance()
+
+    def _advance(self) -> None:
+        head = self._file.read(_HEAD.size)
+        self.number, self._size = _HEAD.unpack(head) if head else (-1, 0)
+        if not head:
+            self._file.close()
+
+    def take(self) -> bytes:
+        """The result of `number`; then `number` is the next."""
+        result = self._file.read(self._size)
+        self._advance()
+        return result

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from sidecar.errors import PolicyError
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
-from sidecar.policy.shapes import MARK, PLAIN, Shape, Shapes
+from sidecar.policy.literals import MARK
+from sidecar.policy.shapes import PLAIN, Shape, Shapes
 
 
 class PolicyText(NamedTuple):

@@ -1,5 +1,6 @@
 """Cedar policy text to parsed policies: split by our lexer, parsed by cedarpy, chunk by chunk."""
 
+import marshal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,14 +11,18 @@ import msgspec
 from sidecar.errors import PolicyError
 from sidecar.policy import deepjson
 from sidecar.policy.cores import in_order
+from sidecar.policy.drafts import Draft, draft_of
 from sidecar.policy.lexer import Piece, PolicyText, split
 from sidecar.policy.limits import PolicyLimits
-from sidecar.policy.shapes import Shape, Shapes, fill_est, fill_text
+from sidecar.policy.literals import fill_est, fill_text
+from sidecar.policy.shapes import Key, Shape, Shapes
 
 T = TypeVar("T")
+First = tuple[Piece, Shape]
+"""A shape and the first policy that has it."""
 
 # A chunk bounds the memory of one call to cedarpy and the search for the policy that it refuses.
-CHUNK_POLICIES = 512
+CHUNK_POLICIES = 128
 CHUNK_BYTES = 1 << 20
 
 
@@ -73,12 +78,49 @@ def _est(document: bytes) -> dict[str, Any]:
     return found
 
 
-def _read(first: Sequence[tuple[Piece, Shape]]) -> bytes:
-    """The JSON form of some shapes; empty when cedarpy refuses one."""
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What becomes of policies beyond parsing, in the process that parses them."""
+
+    schema: cedarpy.Schema | None
+    """Validates each shape's first policy."""
+    columns: bool
+    """As in compile_image."""
+
+
+def _forms(first: Sequence[First]) -> list[tuple[bool, dict[str, Any]]] | None:
+    """Whether each shape is a template, and its JSON form; None when cedarpy refuses one or splits them otherwise."""
     try:
-        return cedarpy.policies_to_json_str("\n".join(shape.text for _, shape in first)).encode()
+        read = cedarpy.policies_to_json_str("\n".join(shape.text for _, shape in first))
     except ValueError:
+        return None
+    document = _est(read.encode())
+    static, templates = document["staticPolicies"], document["templates"]
+    if len(static) + len(templates) != len(first):
+        return None
+    names = [f"policy{i}" for i in range(len(first))]
+    return [(name in templates, templates[name] if name in templates else static[name]) for name in names]
+
+
+def _made(first: Sequence[First], making: Making) -> bytes:
+    """What was made of a chunk, as plain values for another process; empty when it cannot be parsed."""
+    forms = _forms(first)
+    if forms is None:
         return b""
+    valid = True
+    if making.schema is not None:
+        valid = bool(cedarpy.validate_policies(text_of(piece for piece, _ in first), making.schema).validation_passed)
+    drafts: dict[Key, tuple[Any, ...]] = {}
+    rows = []
+    for (_, shape), (template, est) in zip(first, forms, strict=True):
+        conditions = est.pop("conditions")
+        draft = None if shape.tail is None else drafts.get(shape.tail)
+        if draft is None:
+            draft = draft_of(conditions, columns=making.columns).packed()
+            if shape.tail is not None:
+                drafts[shape.tail] = draft
+        rows.append((template, est, draft))
+    return marshal.dumps((valid, rows))
 
 
 def first_refused(pieces: Sequence[Piece], check: Callable[[str], object]) -> tuple[Piece, ValueError] | None:
@@ -91,22 +133,13 @@ def first_refused(pieces: Sequence[Piece], check: Callable[[str], object]) -> tu
     return None
 
 
-def _parse_chunk(first: Sequence[tuple[Piece, Shape]], read: bytes) -> None:
-    """Take the JSON form of shapes, each given with its first policy, which is named when it is refused."""
+def _refusal(first: Sequence[First]) -> PolicyError:
+    """Names the policy for which a chunk was refused."""
     pieces = [piece for piece, _ in first]
-    if not read:
-        found = first_refused(pieces, cedarpy.policies_to_json_str)
-        if found is None:
-            raise PolicyError(f"policies from {pieces[0].where} on cannot be parsed")
-        raise PolicyError(f"{found[0].title} cannot be parsed: {found[1]}") from None
-    document = _est(read)
-    static, templates = document["staticPolicies"], document["templates"]
-    if len(static) + len(templates) != len(pieces):
-        raise PolicyError(f"policies from {pieces[0].where} on are split in another way than Cedar reads them")
-    for i, (_, shape) in enumerate(first):
-        name = f"policy{i}"
-        shape.template = name in templates
-        shape.est = templates[name] if shape.template else static[name]
+    found = first_refused(pieces, cedarpy.policies_to_json_str)
+    if found is not None:
+        return PolicyError(f"{found[0].title} cannot be parsed: {found[1]}")
+    return PolicyError(f"policies from {pieces[0].where} on are split in another way than Cedar reads them")
 
 
 def split_all(sources: Sequence[PolicyText], limits: PolicyLimits, verbatim: Iterable[str] = ()) -> list[Piece]:
@@ -124,30 +157,56 @@ def split_all(sources: Sequence[PolicyText], limits: PolicyLimits, verbatim: Ite
     return pieces
 
 
-def first_of_shapes(pieces: Iterable[Piece]) -> list[Piece]:
-    """The first policy of each shape, in order."""
-    seen: set[int] = set()
-    first = []
-    for piece in pieces:
-        if piece.shape is None:
-            first.append(piece)
-        elif id(piece.shape) not in seen:
-            seen.add(id(piece.shape))
-            first.append(piece)
-    return first
-
-
-def parse(pieces: Sequence[Piece], processes: int = 1, progress: Callable[[str], object] = unheard) -> list[Parsed]:
-    """Each shape parsed by cedarpy once. PolicyError names the first policy refused, its place and the cause."""
+def _first_of_shapes(pieces: Sequence[Piece]) -> tuple[list[Shape], list[First]]:
+    """Each policy's shape, and each shape with its first policy, in order."""
     shapes = [piece.shape or Shape(piece.text) for piece in pieces]
-    first: dict[int, tuple[Piece, Shape]] = {}
+    first: dict[int, First] = {}
     for piece, shape in zip(pieces, shapes, strict=True):
-        if not shape.est:
-            first.setdefault(id(shape), (piece, shape))
+        first.setdefault(id(shape), (piece, shape))
+    return shapes, list(first.values())
+
+
+def _chunks(first: Sequence[First]) -> list[Sequence[First]]:
+    return list(chunks(first, lambda pair: len(pair[0].text)))
+
+
+def parse(pieces: Sequence[Piece]) -> list[Parsed]:
+    """Each shape parsed by cedarpy once. PolicyError names the first policy refused, its place and the cause."""
+    shapes, first = _first_of_shapes(pieces)
+    for chunk in _chunks(first):
+        forms = _forms(chunk)
+        if forms is None:
+            raise _refusal(chunk)
+        for (_, shape), (template, est) in zip(chunk, forms, strict=True):
+            shape.template, shape.est = template, est
+    return [Parsed(piece, shape, i) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))]
+
+
+def make(
+    pieces: Sequence[Piece], making: Making, processes: int = 1, progress: Callable[[str], object] = unheard
+) -> tuple[list[Parsed], Sequence[Piece]]:
+    """Policies whose shapes have drafts, and the first chunk that the schema does not allow, empty for none.
+
+    Each shape is parsed, validated and compiled once, by whichever process is free. PolicyError names the first policy
+    that cannot be parsed.
+    """
+    shapes, first = _first_of_shapes(pieces)
+    drafts: dict[Key, Draft] = {}
+    invalid: Sequence[Piece] = ()
     done = 0
-    parts = list(chunks(list(first.values()), lambda pair: len(pair[1].text)))
-    for part, read in zip(parts, in_order(_read, parts, processes), strict=True):
-        _parse_chunk(part, read)
+    parts = _chunks(first)
+    for part, made in zip(parts, in_order(lambda chunk: _made(chunk, making), parts, processes), strict=True):
+        if not made:
+            raise _refusal(part)
+        valid, rows = marshal.loads(made)
+        if not valid and not invalid:
+            invalid = [piece for piece, _ in part]
+        for (_, shape), (template, est, packed) in zip(part, rows, strict=True):
+            shape.template, shape.est = template, est
+            draft = None if shape.tail is None else drafts.get(shape.tail)
+            shape.draft = draft or Draft.unpacked(packed)
+            if shape.tail is not None:
+                drafts[shape.tail] = shape.draft
         done += len(part)
         progress(f"parsing {done} of {len(first)} kinds of policies")
-    return [Parsed(piece, shape, i) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))]
+    return [Parsed(piece, shape, i) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))], invalid

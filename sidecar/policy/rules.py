@@ -1,18 +1,18 @@
 """Parsed policies and links to rows of the image: ids, scopes, flags and programs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sidecar.errors import PolicyError
 from sidecar.policy import annotations as notes
-from sidecar.policy.cells import Value
 from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, Scope, ScopeRow
 from sidecar.policy.links import Link, PlacedLink, check_ids, check_slots, slots_of
+from sidecar.policy.literals import MARK, fill_text
 from sidecar.policy.parse import Parsed
-from sidecar.policy.program import Program, compile_conditions
-from sidecar.policy.shapes import MARK, Key, Shape, fill_text, fill_value, is_marked
+from sidecar.policy.program import Program
+from sidecar.policy.shapes import Shape
 
 T = TypeVar("T")
 _SCOPES = {"All": Scope.ANY, "==": Scope.EQ, "in": Scope.IN, "is": Scope.IS}
@@ -107,37 +107,13 @@ def _row(
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A program whose constants are numbered by themselves, in the order of their first use."""
-
-    program: Program
-    values: list[Value]
-    marked: bool
-    """Whether some constant is a lifted literal."""
-    last: tuple[Constants, Program] | None = None
-    """Where nothing is lifted: the program as it was linked before."""
-
-    def linked(self, values: tuple[str, ...], constants: Constants) -> Program:
-        if self.last is not None and self.last[0] is constants:
-            return self.last[1]
-        rows = [constants.index(fill_value(value, values) if self.marked else value) for value in self.values]
-        program = self.program.linked(rows)
-        if not self.marked:
-            self.last = (constants, program)
-        return program
-
-
-@dataclass(slots=True)
 class RuleSet:
     """A policy set on its way to rows of the image."""
 
     named: dict[str, Parsed]
     links: Sequence[PlacedLink]
     constants: Constants
-    columns: bool
     positional: bool
-    drafts: dict[Key, _Draft] = field(default_factory=dict)
-    """Programs by what equal conditions share."""
 
     def _template(self, placed: PlacedLink) -> str:
         """The id of a link's template. Positional sets know a template by its `@id` as well, as cedarpy does."""
@@ -169,21 +145,15 @@ class RuleSet:
     def _rows_of(self, id_: str, links: list[PlacedLink]) -> list[PolicyRow]:
         policy = self.named[id_]
         if not policy.template:
-            return [_row(id_, policy, self._program(policy, self.constants), None, "", positional=self.positional)]
+            return [_row(id_, policy, _program(policy, self.constants), None, "", positional=self.positional)]
         # A template without links decides nothing, but it must compile all the same.
-        program = self._program(policy, self.constants if links else Constants())
+        program = _program(policy, self.constants if links else Constants())
         return [_row(place.link.id, policy, program, place.link, id_, positional=self.positional) for place in links]
 
-    def _program(self, policy: Parsed, constants: Constants) -> Program:
-        """The policy's conditions. What shapes share is compiled once, with constants that are linked for each."""
-        shape = policy.shape
-        if shape.tail is None:
-            clauses = shape.est["conditions"]
-            return _named_error(policy, lambda: compile_conditions(clauses, constants, columns=self.columns))
-        draft = self.drafts.get(shape.tail)
-        if draft is None:
-            own = Constants()
-            clauses = shape.est["conditions"]
-            program = _named_error(policy, lambda: compile_conditions(clauses, own, columns=self.columns))
-            draft = self.drafts[shape.tail] = _Draft(program, own.values, any(map(is_marked, own.values)))
-        return draft.linked(policy.piece.values, constants)
+
+def _program(policy: Parsed, constants: Constants) -> Program:
+    """The policy's conditions. What shapes share is compiled once, with constants that are linked for each."""
+    draft = policy.shape.draft
+    if draft is None:
+        raise AssertionError("policies are compiled from drafts")
+    return _named_error(policy, lambda: draft.linked(policy.piece.values, constants))

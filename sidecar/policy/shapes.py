@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidecar.policy.cells import ENTITY, RECORD, SET, STRING, Value, of_set
+from sidecar.policy.drafts import Draft
+from sidecar.policy.literals import mark
 
-MARK = "\ue000"
-"""Private-use character around the number of a lifted literal. A text that holds it is not lifted."""
 Key = tuple[object, ...]
 
 # A whole policy of the ordinary form. Strings that are lifted hold neither escapes nor ends of lines.
@@ -28,10 +27,6 @@ PLAIN = re.compile(
 _ID = re.compile(r"@id\s*\($", re.ASCII)
 
 
-def mark(number: int) -> str:
-    return f"{MARK}{number}{MARK}"
-
-
 @dataclass(slots=True)
 class Shape:
     """What policies of one shape share. A policy with nothing to lift is a shape of its own."""
@@ -43,8 +38,9 @@ class Shape:
     tail: Key | None = None
     """Equal for shapes with equal conditions; None when that is not known."""
     est: dict[str, Any] = field(default_factory=dict)
-    """Cedar's JSON form of `text`; filled by the parser."""
+    """Cedar's JSON form of `text`; filled by the parser, without `conditions` where it made a draft of them."""
     template: bool = False
+    draft: Draft | None = None
     cache: dict[str, Any] = field(default_factory=dict)
     """What the compiler made of it, by purpose."""
 
@@ -95,51 +91,3 @@ def _made(heads: list[str | None], tails: list[str | None], tail: Key) -> Shape:
         parts.append(part)
     before = sum(part is not None for part in heads[1::3])
     return Shape("".join(parts), id_at, (*tail, before))
-
-
-# ---------------------------------------------------------------- literals back into what was made of a shape
-
-
-def fill_text(text: str, values: tuple[str, ...]) -> str:
-    """`text`, or the literal whose marker it is."""
-    return values[int(text[1:-1])] if text.startswith(MARK) else text
-
-
-def fill_est(est: Any, values: tuple[str, ...]) -> Any:
-    """The JSON form with the literals of one policy."""
-    if isinstance(est, str):
-        return fill_text(est, values)
-    if isinstance(est, dict):
-        return {name: fill_est(item, values) for name, item in est.items()}
-    return [fill_est(item, values) for item in est] if isinstance(est, list) else est
-
-
-_MARK_BYTES = MARK.encode()
-
-
-def _fill_bytes(raw: bytes, values: tuple[str, ...]) -> bytes:
-    return fill_text(raw.decode(), values).encode() if raw.startswith(_MARK_BYTES) else raw
-
-
-def fill_value(value: Value, values: tuple[str, ...]) -> Value:
-    """A constant with the literals of one policy; sets are sorted anew."""
-    kind = value[0]
-    if kind == STRING:
-        return (STRING, _fill_bytes(value[1], values))
-    if kind == ENTITY:
-        return (ENTITY, value[1], _fill_bytes(value[2], values))
-    if kind == SET:
-        return of_set(fill_value(member, values) for member in value[2])
-    if kind == RECORD:
-        return (RECORD, value[1], tuple((name, fill_value(member, values)) for name, member in value[2]))
-    return value
-
-
-def is_marked(value: Value) -> bool:
-    """Whether a constant holds a lifted literal."""
-    kind = value[0]
-    if kind in (STRING, ENTITY):
-        return value[-1].startswith(_MARK_BYTES)
-    if kind == SET:
-        return any(map(is_marked, value[2]))
-    return kind == RECORD and any(is_marked(member) for _, member in value[2])

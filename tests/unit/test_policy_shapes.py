@@ -10,8 +10,9 @@ from sidecar.policy import parse as parsing
 from sidecar.policy.compile import compile_image
 from sidecar.policy.lexer import PolicyText, split
 from sidecar.policy.limits import PolicyLimits
+from sidecar.policy.literals import MARK
 from sidecar.policy.parse import parse, split_all
-from sidecar.policy.shapes import MARK, Shapes
+from sidecar.policy.shapes import Shapes
 from tests.fix_policy import ANYTHING, refusal
 
 SCHEMA = """
