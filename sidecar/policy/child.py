@@ -19,6 +19,7 @@ from fastpath.table import IMAGE_KEY
 from sidecar.errors import PolicyError
 from sidecar.policy.compile import Compiled, CompileReport, compile_image
 from sidecar.policy.cores import available, end_with_parent
+from sidecar.policy.edits import Edit, Overlay
 from sidecar.policy.links import parse_links
 from sidecar.policy.parse import unheard
 from sidecar.policy.source import SourceTexts
@@ -59,6 +60,8 @@ class Result(msgspec.Struct, frozen=True):
     file_size: int = 0
     file_digest: str = ""
     report: CompileReport | None = None
+    unneeded: list[Edit] = []
+    """Removals of what the files do not hold."""
 
 
 def _confine(job: Job) -> None:
@@ -82,9 +85,13 @@ def compile_texts(
     allow_empty: bool,
     columns: bool = True,
     processes: int = 1,
+    overlay: Overlay | None = None,
     progress: Callable[[str], object] = unheard,
 ) -> Compiled:
-    """The image of `texts`, in this process. An empty policy set denies everything, so it must be asked for."""
+    """The image of `texts` under their edits, or under `overlay` that was made of them, in this process.
+
+    An empty policy set denies everything, so it must be asked for.
+    """
     links = parse_links(texts.links.text, texts.links.name, texts.limits) if texts.links else []
     compiled = compile_image(
         texts.policies,
@@ -92,6 +99,7 @@ def compile_texts(
         entities_name=texts.entities.name if texts.entities else "entities",
         links=links,
         schema=texts.schema,
+        overlay=overlay or Overlay(texts.edits),
         columns=columns,
         limits=texts.limits,
         processes=processes,
@@ -121,11 +129,13 @@ def write_file(path: str, image: bytes) -> tuple[int, str]:
 def run(job: Job) -> Result:
     """Compile and write. A refusal is a result, not an exception."""
     try:
+        overlay = Overlay(job.texts.edits)
         compiled = compile_texts(
             job.texts,
             allow_empty=job.allow_empty,
             columns=job.columns,
             processes=available(),
+            overlay=overlay,
             progress=job.tell,
         )
         file_size, file_digest = 0, ""
@@ -144,6 +154,7 @@ def run(job: Job) -> Result:
         file_size=file_size,
         file_digest=file_digest,
         report=compiled.report,
+        unneeded=overlay.unneeded(),
     )
 
 

@@ -1,6 +1,7 @@
 """Policies, entities, links and schema in; one image of fastpath/image.pxd and a report out."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 from fastpath.columns import COLUMNS
 from sidecar.errors import PolicyError
 from sidecar.policy.code import Constants
+from sidecar.policy.edits import Overlay
 from sidecar.policy.entities import load_entities
 from sidecar.policy.image import PolicyRow, Scope, Source, columns_read, extras_read, write_image
 from sidecar.policy.lexer import Piece, PolicyText
@@ -38,12 +40,20 @@ class CompileReport(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
+class TemplateUse(msgspec.Struct, frozen=True):
+    """A template's Cedar text, and how many links were made from it."""
+
+    text: str
+    links: int
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An image with its report."""
+    """An image with its report, and the templates by id."""
 
     image: bytes
     report: CompileReport
+    templates: dict[str, TemplateUse]
 
     @property
     def digest(self) -> str:
@@ -79,6 +89,7 @@ def compile_image(
     entities_name: str = "entities",
     links: Iterable[Link | PlacedLink | Mapping[str, Any]] = (),
     schema: str | None = None,
+    overlay: Overlay | None = None,
     positional_ids: bool = False,
     columns: bool = True,
     limits: PolicyLimits = DEFAULT_LIMITS,
@@ -88,7 +99,8 @@ def compile_image(
     """The image of a policy set, compiled in this process (child.py does it in a disposable one).
 
     `policies` is Cedar text, or named texts whose names stand in errors. `entities` is a Cedar JSON document or what it
-    holds. With `schema` (Cedar schema text) policies and entities are validated and its action entities are added.
+    holds; `overlay` is laid over both and over the links. With `schema` (Cedar schema text) policies and entities are
+    validated and its action entities are added.
     `positional_ids` names policies `policy0`, `policy1`, .. by the order of the text and gives annotations no meaning,
     as Cedar itself does; otherwise every policy needs a unique `@id`. `columns` compiles the live-state paths of
     `context` (`context.task.present`) to column loads; without it the context is a plain record.
@@ -105,6 +117,12 @@ def compile_image(
     parsed, invalid = make(pieces, making, processes, progress)
     named = name_policies(parsed, positional=positional_ids)
     chosen = placed(links)
+    if overlay is not None:
+        edited, bad_edits = make(split_all(overlay.policies, limits, enums), making)
+        named = overlay.rules(named, name_policies(edited, positional=False))
+        invalid = invalid or bad_edits
+        chosen = overlay.links(chosen)
+        entities = overlay.entities(entities)
     if known is not None:
         if invalid:
             raise _invalid(invalid, known.handle)
@@ -117,7 +135,9 @@ def compile_image(
     progress(f"laying out {len(rows)} rules and {len(store)} entities")
     image = write_image(Source(rows, store, constants, {} if known is None else input_shapes(known), columns))
     templates = {id_: policy for id_, policy in named.items() if policy.template}
-    return Compiled(image, _report(rows, templates, len(chosen), len(store), known))
+    links_of = Counter(row.template for row in rows)
+    uses = {id_: TemplateUse(templates[id_].piece.text, links_of[id_]) for id_ in sorted(templates)}
+    return Compiled(image, _report(rows, templates, len(chosen), len(store), known), uses)
 
 
 def _report(

@@ -11,6 +11,7 @@ import msgspec
 
 from sidecar.errors import PolicyError
 from sidecar.files import UnusableFile, read_text, shown
+from sidecar.policy.edits import Edit
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 
@@ -73,9 +74,11 @@ class SourceTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entities: PolicyText | None = None
     links: PolicyText | None = None
     limits: PolicyLimits = DEFAULT_LIMITS
+    edits: list[Edit] = []
+    """What stands over the files."""
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each text by its name: what a generation was built from."""
+        """SHA-256 of each file's text by its name: what a generation was built from, beside edits."""
         named = [*self.policies, *(text for text in (self.entities, self.links) if text is not None)]
         if self.schema is not None:
             named.append(PolicyText("schema", self.schema))
