@@ -61,7 +61,7 @@ class Compiled:
         return "sha256:" + hashlib.sha256(self.image).hexdigest()
 
 
-def _invalid(pieces: Sequence[Piece], schema: cedarpy.Schema) -> PolicyError:
+def not_allowed(pieces: Sequence[Piece], schema: cedarpy.Schema) -> PolicyError:
     """Says why policies are not what the schema allows (Cedar strict validation)."""
     # cedarpy gives problems in any order, and the same one several times.
     problems = set()
@@ -73,7 +73,7 @@ def _invalid(pieces: Sequence[Piece], schema: cedarpy.Schema) -> PolicyError:
     return PolicyError(said or "policies do not conform to the schema")
 
 
-def _validate_links(links: Sequence[PlacedLink], schema: Schema) -> None:
+def check_link_types(links: Sequence[PlacedLink], schema: Schema) -> None:
     """Refuse links whose slots hold entities of a type that the schema does not know."""
     for place in links:
         for slot, uid in sorted(place.link.slots.items()):
@@ -125,8 +125,8 @@ def compile_image(
         entities = overlay.entities(entities)
     if known is not None:
         if invalid:
-            raise _invalid(invalid, known.handle)
-        _validate_links(chosen, known)
+            raise not_allowed(invalid, known.handle)
+        check_link_types(chosen, known)
     constants = Constants()
     progress(f"compiling {len(named)} policies and {len(chosen)} links")
     rows = RuleSet(named, chosen, constants, positional_ids).rows()
