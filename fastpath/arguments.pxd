@@ -6,7 +6,7 @@ Record, arrays Set; null members are left out.
 """
 from fastpath.image cimport Header
 from fastpath.json_tree cimport Json
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from fastpath.value cimport Arena, Cell
 from fastpath.wire cimport Text
 from libc.stdint cimport uint8_t, uint32_t

@@ -2,6 +2,7 @@
 from fastpath.c.openssl cimport SHA256
 from fastpath.extension cimport datetime_parse, decimal_parse, duration_parse, ip_parse, long_mul
 from fastpath.image cimport InputShape
+from fastpath.rows cimport table_at
 from fastpath.json_tree cimport (
     JSON_ROOM, TREE_ARRAY, TREE_BOOL, TREE_INTEGER, TREE_NULL, TREE_NUMBER, TREE_OBJECT, TREE_STRING,
     json_has_variant, json_member, json_parse, json_text,
@@ -285,7 +286,7 @@ cdef int input_cell(const Json *json, const Cell *shape, Arena *arena, Cell *out
 
 cdef const Cell *input_shape(const Table *table, uint32_t index) noexcept nogil:
     cdef const Header *header = table.header
-    cdef const InputShape *shapes = <const InputShape *> (table.image + header.input_actions.off)
+    cdef const InputShape *shapes = <const InputShape *> table_at(table, header.input_actions.at)
     cdef uint32_t low = 0, middle
     cdef uint32_t high = header.input_actions.n
     while low < high:

@@ -1,5 +1,6 @@
 """Checks of flat memory from outside: every offset inside, every value in the form that evaluation relies on."""
-from fastpath.image cimport Node, Type
+from fastpath.image cimport Type
+from fastpath.rows cimport node_uid, table_at, table_node, table_type
 from fastpath.value cimport (
     CELL_SANITISED,
     KIND_BOOL,
@@ -16,12 +17,14 @@ from fastpath.value cimport (
     VALUE_DEPTH_MAX,
     Field,
     Ip,
+    Uid,
     cell_at,
     cell_compare,
     uid_equal,
     uid_hash,
     uid_type,
 )
+from fastpath.wire cimport utf8_valid
 from libc.string cimport memcmp
 
 
@@ -38,45 +41,77 @@ cdef bint view_has(View *view, uint64_t off, uint64_t n, uint32_t width, uint32_
     return True
 
 
+cdef bint view_reaches(View *view, uint32_t at, uint64_t n, uint32_t width) noexcept nogil:
+    cdef const Table *t = view.table
+    cdef uint64_t off = 8 * <uint64_t> at
+    cdef uint64_t size = t.header.size
+    if at >= t.base_at:
+        off = 8 * <uint64_t> (at - t.base_at)
+        size = t.delta.size if t.delta is not NULL else 0
+    if off > size or n > (size - off) // width:
+        return refuse(view, b"offset or count points outside")
+    return True
+
+
+cdef bint view_text(View *view, const Span *span) noexcept nogil:
+    if not view_reaches(view, span.at, span.n, 1):
+        return False
+    if not utf8_valid(<const char *> table_at(view.table, span.at), span.n):
+        return refuse(view, b"text is not UTF-8")
+    return True
+
+
 # ---------------------------------------------------------------- uids
 
 
-cdef bint uid_is_node(View *view, const Uid *uid, uint64_t off, uint32_t index) noexcept nogil:
-    """INVARIANT (trusted index): a uid inside an image names its own node, so evaluation needs no lookup for it."""
-    cdef const Node *node
+cdef bint uid_sound(View *view, const Uid *uid) noexcept nogil:
+    """Whether a uid that is inside, with its text, carries its hash and names a node and its own type."""
     cdef const Type *type_
-    if uid.index >= view.header.node_count or (index != UID_UNKNOWN and uid.index != index):
+    cdef const Table *t = view.table
+    if uid.hash != uid_hash(uid_type(uid), uid.type_len, uid.id_len):
+        return refuse(view, b"hash of a uid is wrong")
+    if t is NULL:
+        if uid.index != UID_UNKNOWN or uid.type_index != UID_UNKNOWN:
+            return refuse(view, b"uid is resolved")
+        return True
+    if uid.index >= t.totals.node_count:
         return refuse(view, b"uid names another node")
-    if uid.type_index >= view.header.type_count:
+    if uid.type_index >= t.totals.type_count:
         return refuse(view, b"uid names no type")
-    node = <const Node *> (view.base + view.header.off_nodes) + uid.index
-    if node.off_uid != off:
-        # The node's own uid is checked by itself; here it only has to be there and the same.
-        if not view_uid(view, node.off_uid, uid.index):
-            return False
-        if not uid_equal(uid, <const Uid *> (view.base + node.off_uid)):
-            return refuse(view, b"uid names another node")
-    type_ = <const Type *> (view.base + view.header.off_types) + uid.type_index
-    if type_.name.n != uid.type_len or not view_has(view, type_.name.off, type_.name.n, 1, 1):
+    type_ = table_type(t, uid.type_index)
+    if type_.name.n != uid.type_len or not view_reaches(view, type_.name.at, type_.name.n, 1):
         return refuse(view, b"uid names another type")
-    if memcmp(view.base + type_.name.off, uid_type(uid), uid.type_len):
+    if memcmp(table_at(t, type_.name.at), uid_type(uid), uid.type_len):
         return refuse(view, b"uid names another type")
     return True
 
 
-cdef bint view_uid(View *view, uint64_t off, uint32_t index) noexcept nogil:
+cdef bint view_node_uid(View *view, uint32_t index) noexcept nogil:
+    cdef uint32_t at = table_node(view.table, index).uid
+    cdef const Uid *uid
+    if not view_reaches(view, at, 1, sizeof(Uid)):
+        return False
+    uid = <const Uid *> table_at(view.table, at)
+    if not view_reaches(view, at + sizeof(Uid) // 8, <uint64_t> uid.type_len + uid.id_len, 1):
+        return False
+    if uid.index != index:
+        return refuse(view, b"uid names another node")
+    return uid_sound(view, uid)
+
+
+cdef bint view_uid(View *view, uint64_t off) noexcept nogil:
+    """INVARIANT (trusted index): a uid inside an image names its own node, so evaluation needs no lookup for it."""
     cdef const Uid *uid
     if not view_has(view, off, 1, sizeof(Uid), 8):
         return False
     uid = <const Uid *> (view.base + off)
-    if not view_has(view, off + sizeof(Uid), <uint64_t> uid.type_len + uid.id_len, 1, 1):
+    if not view_has(view, off + sizeof(Uid), <uint64_t> uid.type_len + uid.id_len, 1, 1) or not uid_sound(view, uid):
         return False
-    if uid.hash != uid_hash(uid_type(uid), uid.type_len, uid.id_len):
-        return refuse(view, b"hash of a uid is wrong")
-    if view.header is not NULL:
-        return uid_is_node(view, uid, off, index)
-    if uid.index != UID_UNKNOWN or uid.type_index != UID_UNKNOWN:
-        return refuse(view, b"uid is resolved")
+    if view.table is NULL or node_uid(view.table, uid.index) is uid:
+        return True
+    # The node's own uid is checked by itself; here it only has to be there and the same.
+    if not view_node_uid(view, uid.index) or not uid_equal(uid, node_uid(view.table, uid.index)):
+        return refuse(view, b"uid names another node")
     return True
 
 
@@ -126,7 +161,7 @@ cdef bint view_cell(View *view, const Cell *cell, uint32_t depth) noexcept nogil
     if view.budget == 0 or depth > VALUE_DEPTH_MAX:
         return refuse(view, b"value is too large or too deep")
     view.budget -= 1
-    if cell.flags and (view.header is not NULL or cell.kind != KIND_STRING or cell.flags != CELL_SANITISED):
+    if cell.flags and (view.table is not NULL or cell.kind != KIND_STRING or cell.flags != CELL_SANITISED):
         return refuse(view, b"value has an impossible flag")
     if cell.kind == KIND_STRING:
         return view_has(view, off, cell.n, 1, 1)
@@ -135,7 +170,7 @@ cdef bint view_cell(View *view, const Cell *cell, uint32_t depth) noexcept nogil
     if cell.kind in (KIND_LONG, KIND_DECIMAL, KIND_DATETIME, KIND_DURATION):
         return True
     if cell.kind == KIND_ENTITY:
-        return view_uid(view, off, UID_UNKNOWN)
+        return view_uid(view, off)
     if cell.kind == KIND_IP:
         return view_ip(view, off)
     if cell.kind == KIND_SET:

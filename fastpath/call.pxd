@@ -9,7 +9,8 @@ from fastpath.mapping cimport Mapping
 from fastpath.replay cimport Replay
 from fastpath.reply cimport ReplyRules
 from fastpath.request cimport Request
-from fastpath.table cimport Generation, Table
+from fastpath.rows cimport Table
+from fastpath.table cimport Generation
 from fastpath.value cimport Arena
 from fastpath.wire cimport Out, Text
 from libc.stdint cimport int64_t, uint8_t, uint64_t

@@ -1,7 +1,7 @@
 """The index: which policies can match a call, found by its own uids, their ancestors and their types."""
 from fastpath.image cimport Policy
 from fastpath.program cimport EvalContext
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from libc.stdint cimport uint32_t
 
 

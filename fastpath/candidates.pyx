@@ -5,18 +5,31 @@ under nothing, once; or under its actions, under each of a list of them (structu
 the only one that can be met twice is one with a list of actions.
 """
 from fastpath.image cimport (
+    FILED_ACTION_EQ,
+    FILED_ACTION_IN,
+    FILED_PRINCIPAL_EQ,
+    FILED_PRINCIPAL_IN,
+    FILED_RESOURCE_EQ,
+    FILED_RESOURCE_IN,
+    NODE_PARENT,
     SCOPE_ANY,
     SCOPE_EQ,
     SCOPE_IN,
     SCOPE_IN_LIST,
     SCOPE_IS,
+    List,
     Node,
-    Posting,
     Type,
 )
-from fastpath.table cimport node_is_in, table_is_in, table_node, table_policy
+from fastpath.rows cimport base_node, base_type, delta_node, delta_type, list_rows, table_node, table_policy
+from fastpath.table cimport list_has, node_is_in, table_is_in
 from fastpath.value cimport UID_UNKNOWN, Uid
-from libc.stdint cimport uint64_t
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void *p) nogil
+
+cdef enum:
+    AHEAD = 8                # rows of policies that are fetched before they are looked at
 
 cdef struct Walk:
     const Table *t
@@ -29,15 +42,11 @@ cdef struct Walk:
 # ---------------------------------------------------------------- scope
 
 
-cdef inline const uint32_t *rows_at(const Table *t, uint64_t off) noexcept nogil:
-    return <const uint32_t *> (t.image + off)
-
-
 cdef uint32_t first_action(const Table *t, const EvalContext *context, const Policy *policy) noexcept nogil:
     """The first of the policy's actions that the call's action is in, or UID_UNKNOWN."""
-    cdef const uint32_t *actions = rows_at(t, policy.off_action_list)
+    cdef const uint32_t *actions = list_rows(t, &policy.actions)
     cdef uint32_t i
-    for i in range(policy.action_count):
+    for i in range(policy.actions.n):
         if table_is_in(t, context.action, actions[i]):
             return actions[i]
     return UID_UNKNOWN
@@ -92,12 +101,16 @@ cdef bint scope_matches(const Table *t, const EvalContext *context, const Policy
 # ---------------------------------------------------------------- walk
 
 
-cdef int walk_rows(Walk *walk, uint64_t off, uint32_t n) noexcept nogil:
-    cdef const uint32_t *rows = rows_at(walk.t, off)
+cdef int walk_list(Walk *walk, const List *list_) noexcept nogil:
+    cdef const uint32_t *rows = list_rows(walk.t, list_)
     cdef const Policy *policy
     cdef uint32_t i
     cdef int stop
-    for i in range(n):
+    for i in range(list_.n if list_.n < AHEAD else AHEAD):
+        prefetch(walk.t.policies + rows[i])
+    for i in range(list_.n):
+        if i + AHEAD < list_.n:
+            prefetch(walk.t.policies + rows[i + AHEAD])
         if walk.action != UID_UNKNOWN:
             policy = table_policy(walk.t, rows[i])
             # Of a list of actions only the first that matches brings the policy, so that it is met once.
@@ -109,55 +122,99 @@ cdef int walk_rows(Walk *walk, uint64_t off, uint32_t n) noexcept nogil:
     return 0
 
 
-cdef inline int walk_posting(Walk *walk, const Posting *posting) noexcept nogil:
-    return walk_rows(walk, posting.off, posting.n) if posting.n else 0
+cdef int walk_filed(Walk *walk, uint32_t index, int under) noexcept nogil:
+    """The policies that are filed under a node: the base's, then those that the delta adds."""
+    cdef const Node *node = base_node(walk.t, index)
+    cdef int stop = 0
+    if node is not NULL and node.filed[under].n:
+        stop = walk_list(walk, &node.filed[under])
+    if walk.t.delta is not NULL:
+        node = delta_node(walk.t, index)
+        if node is not NULL and node.filed[under].n:
+            stop = stop or walk_list(walk, &node.filed[under])
+    return stop
+
+
+cdef bint seen_above(Walk *walk, const uint32_t *parents, uint32_t n, uint32_t index) noexcept nogil:
+    """Whether `index` is one of the first `n` parents or above one of them."""
+    cdef uint32_t i
+    for i in range(n):
+        if parents[i] == index or list_has(walk.t, &table_node(walk.t, parents[i]).closure, index):
+            return True
+    return False
+
+
+cdef int walk_ancestor(Walk *walk, uint32_t index, int under, const Node *seen) noexcept nogil:
+    if seen is not NULL and node_is_in(walk.t, seen, index):
+        return 0
+    if under == FILED_ACTION_IN:
+        walk.action = index
+    return walk_filed(walk, index, under)
+
+
+cdef int walk_above(Walk *walk, uint32_t index, int under, const Node *seen) noexcept nogil:
+    """Policies over the ancestors of a node, each ancestor once; without those of `seen`."""
+    cdef const Node *node = table_node(walk.t, index)
+    cdef const uint32_t *parents = list_rows(walk.t, &node.parents)
+    cdef const uint32_t *above
+    cdef const Node *parent
+    cdef uint32_t i, j
+    cdef int stop = 0
+    if node.flags & NODE_PARENT:
+        above = list_rows(walk.t, &node.closure)
+        for i in range(node.closure.n):
+            stop = stop or walk_ancestor(walk, above[i], under, seen)
+        return stop
+    for i in range(node.parents.n):
+        # Two parents may share an ancestor, and one may be above the other.
+        if not seen_above(walk, parents, i, parents[i]):
+            stop = stop or walk_ancestor(walk, parents[i], under, seen)
+        parent = table_node(walk.t, parents[i])
+        above = list_rows(walk.t, &parent.closure)
+        for j in range(parent.closure.n):
+            if not seen_above(walk, parents, i, above[j]):
+                stop = stop or walk_ancestor(walk, above[j], under, seen)
+    return stop
+
+
+cdef int walk_type(Walk *walk, uint32_t index, bint principal) noexcept nogil:
+    """The policies that are filed under a type, as walk_filed."""
+    cdef const Type *type_ = base_type(walk.t, index)
+    cdef int stop = 0
+    if type_ is not NULL:
+        stop = walk_list(walk, &type_.principal_is if principal else &type_.resource_is)
+    type_ = delta_type(walk.t, index)
+    if type_ is not NULL:
+        stop = stop or walk_list(walk, &type_.principal_is if principal else &type_.resource_is)
+    return stop
 
 
 cdef int walk_principal(Walk *walk) noexcept nogil:
     cdef const Uid *uid = walk.context.principal
-    cdef const Node *node = table_node(walk.t, uid.index)
-    cdef const uint32_t *ancestors
-    cdef uint32_t i
     cdef int stop = 0
-    if node is not NULL:
-        stop = walk_posting(walk, &node.principal_eq) or walk_posting(walk, &node.principal_in)
-        ancestors = rows_at(walk.t, node.off_ancestors)
-        for i in range(node.ancestor_count):
-            stop = stop or walk_posting(walk, &table_node(walk.t, ancestors[i]).principal_in)
+    if uid.index != UID_UNKNOWN:
+        stop = (
+            walk_filed(walk, uid.index, FILED_PRINCIPAL_EQ)
+            or walk_filed(walk, uid.index, FILED_PRINCIPAL_IN)
+            or walk_above(walk, uid.index, FILED_PRINCIPAL_IN, NULL)
+        )
     if uid.type_index != UID_UNKNOWN:
-        stop = stop or walk_posting(walk, &type_at(walk.t, uid.type_index).principal_is)
+        stop = stop or walk_type(walk, uid.type_index, True)
     return stop
-
-
-cdef inline const Type *type_at(const Table *t, uint32_t index) noexcept nogil:
-    return <const Type *> (t.image + t.header.off_types) + index
 
 
 cdef int walk_action(Walk *walk) noexcept nogil:
-    cdef const Node *node = table_node(walk.t, walk.context.action.index)
-    cdef const uint32_t *ancestors
-    cdef uint32_t i
+    cdef uint32_t index = walk.context.action.index
     cdef int stop
-    if node is NULL:
+    if index == UID_UNKNOWN:
         return 0
-    walk.action = walk.context.action.index
-    stop = walk_posting(walk, &node.action_eq) or walk_posting(walk, &node.action_in)
-    ancestors = rows_at(walk.t, node.off_ancestors)
-    for i in range(node.ancestor_count):
-        walk.action = ancestors[i]
-        stop = stop or walk_posting(walk, &table_node(walk.t, ancestors[i]).action_in)
+    walk.action = index
+    stop = (
+        walk_filed(walk, index, FILED_ACTION_EQ)
+        or walk_filed(walk, index, FILED_ACTION_IN)
+        or walk_above(walk, index, FILED_ACTION_IN, NULL)
+    )
     walk.action = UID_UNKNOWN
-    return stop
-
-
-cdef int walk_groups(Walk *walk, const Node *node, const Node *seen) noexcept nogil:
-    """Policies over the ancestors of a resource, without those that are `seen` or its ancestors."""
-    cdef const uint32_t *ancestors = rows_at(walk.t, node.off_ancestors)
-    cdef uint32_t i
-    cdef int stop = 0
-    for i in range(node.ancestor_count):
-        if seen is NULL or not node_is_in(walk.t, seen, ancestors[i]):
-            stop = stop or walk_posting(walk, &table_node(walk.t, ancestors[i]).resource_in)
     return stop
 
 
@@ -165,34 +222,36 @@ cdef int walk_resource(Walk *walk) noexcept nogil:
     cdef const Uid *uid = walk.context.resource
     cdef const Uid *parent = walk.context.resource_parent
     cdef const Node *node = table_node(walk.t, uid.index)
-    cdef const Node *group
     cdef int stop = 0
     if node is not NULL:
         stop = (
-            walk_posting(walk, &node.resource_eq)
-            or walk_posting(walk, &node.resource_in)
-            or walk_groups(walk, node, NULL)
+            walk_filed(walk, uid.index, FILED_RESOURCE_EQ)
+            or walk_filed(walk, uid.index, FILED_RESOURCE_IN)
+            or walk_above(walk, uid.index, FILED_RESOURCE_IN, NULL)
         )
     if parent is not NULL and parent.index != UID_UNKNOWN:
-        group = table_node(walk.t, parent.index)
-        if node is NULL or not node_is_in(walk.t, node, parent.index):
-            stop = stop or walk_posting(walk, &group.resource_in)
-        stop = stop or walk_groups(walk, group, node)
+        # What the store says of the resource was met above.
+        stop = stop or walk_ancestor(walk, parent.index, FILED_RESOURCE_IN, node)
+        stop = stop or walk_above(walk, parent.index, FILED_RESOURCE_IN, node)
     if uid.type_index != UID_UNKNOWN:
-        stop = stop or walk_posting(walk, &type_at(walk.t, uid.type_index).resource_is)
+        stop = stop or walk_type(walk, uid.type_index, False)
     return stop
 
 
 cdef int candidates_walk(const Table *t, const EvalContext *context, Visit visit, void *state) noexcept nogil:
     cdef Walk walk
+    cdef int stop
     walk.t = t
     walk.context = context
     walk.visit = visit
     walk.state = state
     walk.action = UID_UNKNOWN
-    return (
+    stop = (
         walk_principal(&walk)
         or walk_action(&walk)
         or walk_resource(&walk)
-        or walk_rows(&walk, t.header.any_policies.off, t.header.any_policies.n)
+        or walk_list(&walk, &t.header.any_policies)
     )
+    if t.delta is not NULL:
+        stop = stop or walk_list(&walk, &t.delta.any_policies)
+    return stop

@@ -4,7 +4,7 @@ A program is walked once in the order of its words with the depth of its value s
 depth at a jump's target is known before the walk arrives there, and must be the same on every way in.
 """
 from fastpath.columns cimport COLUMN_COUNT, column_group
-from fastpath.image cimport IMAGE_COLUMNS, Header
+from fastpath.image cimport IMAGE_COLUMNS
 from fastpath.program cimport (
     EVAL_ARITY,
     EVAL_OK,
@@ -55,8 +55,19 @@ from fastpath.program cimport (
     OP_SET,
     OP_SUB,
 )
+from fastpath.rows cimport Table, policy_code, policy_constants
 from fastpath.value cimport KIND_SET, KIND_STRING, Cell, cell_at
 from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+
+cdef struct Walk:
+    const uint32_t *code
+    uint32_t n
+    const Cell *constants
+    uint64_t constant_count
+    int32_t *depths      # per word: the stack's depth when a jump arrives there, or -1
+    int32_t depth        # before the current instruction; -1: nothing arrives here
+    int32_t stack        # as the policy declares it
 
 
 cdef inline uint64_t bit(int op) noexcept nogil:
@@ -108,11 +119,11 @@ cdef inline bint refuse(View *view, const char *cause) noexcept nogil:
 
 cdef bint reads_column(View *view, uint32_t column) noexcept nogil:
     """A decision counts as free of live state by the header's bits alone, so a program may read no column besides."""
-    return (view.header.columns_read[column >> 6] >> (column & 63)) & 1
+    return (view.table.totals.columns_read[column >> 6] >> (column & 63)) & 1
 
 
 cdef bint column_fits(View *view, uint32_t column) noexcept nogil:
-    if not view.header.flags & IMAGE_COLUMNS or column >= COLUMN_COUNT or not reads_column(view, column):
+    if not view.table.header.flags & IMAGE_COLUMNS or column >= COLUMN_COUNT or not reads_column(view, column):
         return refuse(view, b"program reads a column that the header does not name")
     return True
 
@@ -134,8 +145,7 @@ cdef bint keys_fit(View *view, const Cell *keys, uint32_t count) noexcept nogil:
     return True
 
 
-cdef bint operand_fits(View *view, uint32_t op, uint32_t a, uint32_t k) noexcept nogil:
-    cdef const Header *header = view.header
+cdef bint operand_fits(View *view, const Walk *walk, uint32_t op, uint32_t a, uint32_t k) noexcept nogil:
     cdef const Cell *constant
     if op == OP_COLUMN or op == OP_HAS_COLUMN:
         return column_fits(view, a)
@@ -143,9 +153,9 @@ cdef bint operand_fits(View *view, uint32_t op, uint32_t a, uint32_t k) noexcept
         return (EVAL_OK < a <= EVAL_ARITY) or refuse(view, b"program raises an unknown error")
     if not (WITH_CONSTANT >> op) & 1:
         return True
-    if k >= header.constant_count:
+    if k >= walk.constant_count:
         return refuse(view, b"program names no constant")
-    constant = <const Cell *> (view.base + header.off_constants) + k
+    constant = walk.constants + k
     if (WITH_TEXT >> op) & 1 and constant.kind != KIND_STRING:
         return refuse(view, b"program names a constant that is not text")
     if op == OP_COLUMN_GROUP:
@@ -156,13 +166,6 @@ cdef bint operand_fits(View *view, uint32_t op, uint32_t a, uint32_t k) noexcept
 
 
 # ---------------------------------------------------------------- the walk
-
-cdef struct Walk:
-    const uint32_t *code
-    uint32_t n
-    int32_t *depths      # per word: the stack's depth when a jump arrives there, or -1
-    int32_t depth        # before the current instruction; -1: nothing arrives here
-    int32_t stack        # as the policy declares it
 
 
 cdef bint walk_jump(View *view, Walk *walk, uint32_t at, uint32_t op, uint32_t k) noexcept nogil:
@@ -214,7 +217,7 @@ cdef bint walk_all(View *view, Walk *walk) noexcept nogil:
                 return refuse(view, b"instruction and operand are torn apart")
             k = walk.code[at]
             at += 1
-        if not operand_fits(view, op, a, k) or not walk_step(view, walk, start, op, a):
+        if not operand_fits(view, walk, op, a, k) or not walk_step(view, walk, start, op, a):
             return False
         if (WITH_TARGET >> op) & 1 and not walk_jump(view, walk, start, op, k):
             return False
@@ -224,12 +227,17 @@ cdef bint walk_all(View *view, Walk *walk) noexcept nogil:
 
 
 cdef bint code_check(View *view, const Policy *policy, int32_t *depths) noexcept nogil:
+    cdef const Table *t = view.table
     cdef Walk walk
     cdef uint32_t i
     # A stack deeper than the program is long cannot be: it would only ask for memory.
-    if policy.stack > policy.code_words or policy.stack > view.header.stack_max:
+    if policy.stack > policy.code_words or policy.stack > t.totals.stack_max:
         return refuse(view, b"declared stack is impossible")
-    walk.code = <const uint32_t *> (view.base + view.header.off_code) + policy.code
+    walk.code = policy_code(t, policy)
+    walk.constants = policy_constants(t, policy)
+    walk.constant_count = t.header.constant_count
+    if policy.code >= t.header.code_words:
+        walk.constant_count = t.delta.constant_count
     walk.n = policy.code_words
     walk.depths = depths
     walk.depth = 0

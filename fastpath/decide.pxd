@@ -1,7 +1,7 @@
 """The decision: the one place that makes an ALLOW."""
 from fastpath.program cimport EvalContext, EvalError
 from fastpath.request cimport Request
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from fastpath.value cimport Arena, Cell
 from fastpath.wire cimport Text
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t

@@ -15,10 +15,21 @@ from fastpath.columns cimport (
     columns_absent,
 )
 from fastpath.columns import COLUMNS as _COLUMNS
-from fastpath.image cimport EFFECT_FORBID, IMAGE_COLUMNS, NONE32, POLICY_CURABLE, POLICY_SHADOW, Policy, Span
+from fastpath.image cimport (
+    EFFECT_FORBID,
+    IMAGE_COLUMNS,
+    NODE_PRESENT,
+    NONE32,
+    POLICY_CURABLE,
+    POLICY_OBLIGES,
+    POLICY_SHADOW,
+    Node,
+    Policy,
+)
 from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
 from fastpath.request cimport EXTRAS_MAX
-from fastpath.table cimport Generation, table_node, table_policy, table_resolve
+from fastpath.rows cimport policy_order, span_text, table_node, table_note, table_policy
+from fastpath.table cimport Generation, table_resolve
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,
@@ -91,13 +102,6 @@ cdef inline Text literal(const char *s) noexcept nogil:
     return t
 
 
-cdef inline Text span_text(const Table *t, const Span *span) noexcept nogil:
-    cdef Text text
-    text.p = <const char *> t.image + span.off
-    text.n = span.n
-    return text
-
-
 cdef Text joined(Arena *arena, Text head, Text tail) noexcept nogil:
     """Both texts in the arena, or the head alone when they do not fit."""
     cdef Text made
@@ -128,11 +132,18 @@ cdef inline int64_t unix_ns(const Authority *authority) noexcept nogil:
 # ---------------------------------------------------------------- collecting
 
 
-cdef void select(Selected *selected, uint32_t index, int error) noexcept nogil:
-    """Keep the smallest indexes: the order of candidates is the index's, the order of a record is the table's."""
+cdef inline bint goes_before(const Table *t, uint32_t index, uint32_t other) noexcept nogil:
+    """Whether a policy has the smaller id. The base's stand in this order, so without a delta the indexes tell."""
+    if t.delta is NULL or other == NONE32:
+        return index < other
+    return policy_order(t, index) < policy_order(t, other)
+
+
+cdef void select(const Table *t, Selected *selected, uint32_t index, int error) noexcept nogil:
+    """Keep the smallest ids: the order of candidates is the index's, the order of a record is the table's."""
     cdef uint32_t at = selected.n
     selected.total += 1
-    while at > 0 and selected.index[at - 1] > index:
+    while at > 0 and goes_before(t, index, selected.index[at - 1]):
         at -= 1
     if at == LISTED_MAX:
         return
@@ -145,7 +156,7 @@ cdef void select(Selected *selected, uint32_t index, int error) noexcept nogil:
 
 
 cdef void note_error(Run *run, uint32_t index, int error) noexcept nogil:
-    select(&run.errors, index, error)
+    select(run.t, &run.errors, index, error)
     if run.all is not NULL and run.all.erring_count < run.all.cap:
         run.all.erring[run.all.erring_count] = index
         if run.all.causes is not NULL:
@@ -155,14 +166,14 @@ cdef void note_error(Run *run, uint32_t index, int error) noexcept nogil:
 
 cdef void note_satisfied(Run *run, const Policy *policy, uint32_t index) noexcept nogil:
     if policy.effect == EFFECT_FORBID:
-        select(&run.forbids, index, EVAL_OK)
-        if not policy.flags & POLICY_CURABLE and index < run.hard_forbid:
+        select(run.t, &run.forbids, index, EVAL_OK)
+        if not policy.flags & POLICY_CURABLE and goes_before(run.t, index, run.hard_forbid):
             run.hard_forbid = index
-        if policy.obligation.n and index < run.obliged_forbid:
+        if policy.flags & POLICY_OBLIGES and goes_before(run.t, index, run.obliged_forbid):
             run.obliged_forbid = index
     else:
-        select(&run.permits, index, EVAL_OK)
-        if policy.obligation.n and index < run.obliged_permit:
+        select(run.t, &run.permits, index, EVAL_OK)
+        if policy.flags & POLICY_OBLIGES and goes_before(run.t, index, run.obliged_permit):
             run.obliged_permit = index
     if run.all is not NULL and run.all.satisfied_count < run.all.cap:
         run.all.satisfied[run.all.satisfied_count] = index
@@ -189,7 +200,7 @@ cdef int visit(void *state, uint32_t index) noexcept nogil:
     if policy.flags & POLICY_SHADOW:
         # A shadow never decides, not even by what it could not evaluate.
         if error != EVAL_OK or satisfied:
-            select(&run.shadows, index, error)
+            select(run.t, &run.shadows, index, error)
         return 0
     if error != EVAL_OK:
         note_error(run, index, error)
@@ -232,6 +243,7 @@ cdef void authority_fill(const Authority *authority, Request *request) noexcept 
 
 
 cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
+    cdef const Node *node
     memset(context, 0, sizeof(EvalContext))
     table_resolve(table, request.principal)
     table_resolve(table, request.action)
@@ -245,7 +257,8 @@ cdef void request_context(const Table *table, Request *request, EvalContext *con
     context.unsent_count = request.unsent_count
     if request.resource_parent is NULL or uid_equal(request.resource_parent, request.resource):
         return
-    if table_node(table, request.resource.index) is NULL or not table_node(table, request.resource.index).present:
+    node = table_node(table, request.resource.index)
+    if node is NULL or not node.flags & NODE_PRESENT:
         table_resolve(table, request.resource_parent)
         context.resource_parent = request.resource_parent
 
@@ -254,8 +267,8 @@ cdef bint only_request_read(const Table *t) noexcept nogil:
     """Whether no policy reads live state: `dest` and `call` are functions of the request."""
     cdef uint64_t read[2]
     cdef int column
-    read[0] = t.header.columns_read[0]
-    read[1] = t.header.columns_read[1]
+    read[0] = t.totals.columns_read[0]
+    read[1] = t.totals.columns_read[1]
     read[COL_DEST >> 6] &= ~(<uint64_t> 1 << (COL_DEST & 63))
     for column in range(<int> COL_CALL_PROTOCOL, <int> COL_CALL_BODY_COMPLETE + 1):
         read[column >> 6] &= ~(<uint64_t> 1 << (column & 63))
@@ -279,7 +292,7 @@ cdef uint32_t list_selected(const Table *t, const Selected *selected, Listed *ou
 
 
 cdef Text obligation_of(const Table *t, uint32_t index) noexcept nogil:
-    return span_text(t, &table_policy(t, index).obligation) if index != NONE32 else literal(b"")
+    return span_text(t, &table_note(t, table_policy(t, index)).obligation) if index != NONE32 else literal(b"")
 
 
 cdef void stopped(Run *run, int stop, Decision *out) noexcept nogil:
@@ -298,7 +311,9 @@ cdef void forbidden(Run *run, Decision *out) noexcept nogil:
     cdef bint hard = run.hard_forbid != NONE32
     # What no approval lifts is what the caller must hear of, whatever else forbids as well.
     cdef const Policy *first = table_policy(run.t, run.hard_forbid if hard else run.forbids.index[0])
-    cdef Text reason = span_text(run.t, &first.reason) if first.reason.n else literal(b"policy.forbid")
+    cdef Text reason = span_text(run.t, &table_note(run.t, first).reason)
+    if reason.n == 0:
+        reason = literal(b"policy.forbid")
     if hard or run.permits.total == 0 or run.forbids_erring:
         # An obligation that is named where it would not help sends people for approvals in vain.
         if hard:
@@ -476,7 +491,7 @@ cdef class Prepared:
     cdef list kept                   # bytes that the request borrows
 
     def __cinit__(self, Generation generation, size_t arena_bytes):
-        generation._header()     # refuses a closed one
+        generation._totals()     # refuses a closed one
         self.generation = generation
         self.kept = []
         self.arena.cap = arena_bytes
@@ -496,7 +511,7 @@ cdef class Prepared:
 
     cdef int _list_all(self) except -1:
         """Room for every policy; taken when a caller first wants them, since a large table needs much of it."""
-        cdef uint32_t policies = self.generation.policy_count + 1
+        cdef uint32_t policies = self.generation._totals().policy_rows + 1
         if self.all.cap:
             return 0
         self.all.satisfied = <uint32_t *> malloc(policies * sizeof(uint32_t))
@@ -544,7 +559,7 @@ cdef class Prepared:
             raise ProtocolError("context: is not a record")
         if not view_cell(&view, record, 0):
             raise ProtocolError(f"context: {view.cause.decode()}")
-        if self.generation._header().flags & IMAGE_COLUMNS:
+        if self.generation.table.header.flags & IMAGE_COLUMNS:
             return self._split(record)
         cell_copy(&self.request.extras, record)
         return 0
@@ -768,7 +783,7 @@ cdef class Evaluator:
         found = []
         try:
             request_context(table, &prepared.request, &context)
-            for i in range(table.header.policy_count):
+            for i in self.generation.in_order():
                 policy = table_policy(table, i)
                 matched = scope_matches(table, &context, policy)
                 if not matched and not every:
@@ -789,8 +804,10 @@ cdef class Evaluator:
 
 cdef object _evaluation(const Table *t, const Decision *decision, const All *all):
     cdef uint32_t i
-    reasons = sorted([all.satisfied[i] for i in range(all.satisfied_count)])
-    errors = sorted([(all.erring[i], all.causes[i]) for i in range(all.erring_count)])
+    reasons = sorted([(policy_order(t, all.satisfied[i]), all.satisfied[i]) for i in range(all.satisfied_count)])
+    errors = sorted([
+        (policy_order(t, all.erring[i]), all.erring[i], all.causes[i]) for i in range(all.erring_count)
+    ])
     shadows = [
         (_str(decision.shadows[i].id), CAUSES[decision.shadows[i].error])
         for i in range(min(decision.shadows_total, <uint32_t> LISTED_MAX))
@@ -798,8 +815,8 @@ cdef object _evaluation(const Table *t, const Decision *decision, const All *all
     return Evaluation(
         OUTCOMES[decision.outcome],
         _str(decision.reason),
-        [_policy_id(t, index) for index in reasons],
-        [(_policy_id(t, index), CAUSES[cause]) for index, cause in errors],
+        [_policy_id(t, index) for _, index in reasons],
+        [(_policy_id(t, index), CAUSES[cause]) for _, index, cause in errors],
         shadows,
         _str(decision.obligation),
         _str(decision.input_missing),

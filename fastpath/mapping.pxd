@@ -1,7 +1,7 @@
 """What the call is: from an HttpCall to principal, action, resource, destination and context of a Request."""
 from fastpath.envoy cimport HttpCall
 from fastpath.request cimport Request
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from fastpath.value cimport Arena
 from fastpath.wire cimport Text
 

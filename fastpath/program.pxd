@@ -11,7 +11,7 @@ the attribute of context.input: "String", "Long", "Bool", "decimal", "datetime",
 trailing "?" on the field's key marks it optional.
 """
 from fastpath.image cimport Policy
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from fastpath.value cimport Arena, Cell, Uid
 from fastpath.wire cimport Text
 from libc.stdint cimport uint32_t

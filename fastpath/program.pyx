@@ -18,8 +18,9 @@ from fastpath.extension cimport (
     long_mul,
     long_sub,
 )
-from fastpath.image cimport IMAGE_COLUMNS, Node
-from fastpath.table cimport node_is_in, table_find, table_node
+from fastpath.image cimport IMAGE_COLUMNS, NODE_PRESENT
+from fastpath.rows cimport node_attrs, node_tags, policy_code, policy_constants, table_has, table_node
+from fastpath.table cimport node_is_in, table_find
 from fastpath.value cimport (
     CELL_SANITISED,
     KIND_ABSENT,
@@ -51,7 +52,7 @@ from fastpath.value cimport (
     uid_equal,
     uid_type,
 )
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcmp
 
 cdef extern from "string.h" nogil:
@@ -104,7 +105,7 @@ cdef uint32_t index_of(const Table *t, const EvalContext *context, const Uid *ui
     INVARIANT (trusted index): only uids inside this image and the request's own three, which decide resolved, carry an
     index that means this table; a uid from live state may have met another generation.
     """
-    if <uint64_t> (<const uint8_t *> uid - t.image) < t.header.size:
+    if table_has(t, uid):
         return uid.index
     if uid is context.principal or uid is context.action or uid is context.resource:
         return uid.index
@@ -124,10 +125,10 @@ cdef bint context_is_in(const Table *t, const EvalContext *context, const Uid *u
     return uid_equal(context.resource_parent, group) or is_below(t, context.resource_parent.index, row)
 
 
-cdef const Node *entity_node(Machine *m, const Cell *c) noexcept nogil:
-    """The entity's row when the store has it, else NULL."""
-    cdef const Node *node = table_node(m.t, index_of(m.t, m.context, entity_of(c)))
-    return node if node is not NULL and node.present else NULL
+cdef uint32_t entity_index(Machine *m, const Cell *c) noexcept nogil:
+    """The entity's node when the store has it, else UID_UNKNOWN."""
+    cdef uint32_t index = index_of(m.t, m.context, entity_of(c))
+    return index if index != UID_UNKNOWN and table_node(m.t, index).flags & NODE_PRESENT else UID_UNKNOWN
 
 
 cdef int op_in(Machine *m) noexcept nogil:
@@ -178,12 +179,12 @@ cdef int op_attr(Machine *m, const Cell *key, bint has) noexcept nogil:
     cdef Cell *top = peek(m, 0)
     cdef const Cell *record = top
     cdef const Cell *value = NULL
-    cdef const Node *node
+    cdef uint32_t index
     if top.kind == KIND_ENTITY:
-        node = entity_node(m, top)
-        if node is NULL and not has:
+        index = entity_index(m, top)
+        if index == UID_UNKNOWN and not has:
             return EVAL_ENTITY
-        record = &node.attrs if node is not NULL else NULL
+        record = node_attrs(m.t, index)
     elif top.kind != KIND_RECORD:
         return EVAL_TYPE
     if record is not NULL:
@@ -201,15 +202,15 @@ cdef int op_tag(Machine *m, bint has) noexcept nogil:
     cdef const Cell *key = peek(m, 0)
     cdef Cell *entity = peek(m, 1)
     cdef const Cell *value = NULL
-    cdef const Node *node
+    cdef uint32_t index
     if entity.kind != KIND_ENTITY or key.kind != KIND_STRING:
         return EVAL_TYPE
-    node = entity_node(m, entity)
-    if node is NULL and not has:
+    index = entity_index(m, entity)
+    if index == UID_UNKNOWN and not has:
         return EVAL_ENTITY
     # INVARIANT (sanitised text): altered text is no key of ours.
-    if node is not NULL and not key.flags & CELL_SANITISED:
-        value = text_get(&node.tags, key)
+    if index != UID_UNKNOWN and not key.flags & CELL_SANITISED:
+        value = text_get(node_tags(m.t, index), key)
     m.top -= 1
     if has:
         cell_bool(entity, value is not NULL)
@@ -790,11 +791,11 @@ cdef int program_run(
     m.t = t
     m.context = context
     m.arena = arena
-    m.constants = <const Cell *> (t.image + t.header.off_constants)
+    m.constants = policy_constants(t, policy)
     m.top = 0
     m.stack = <Cell *> arena_take(arena, (<size_t> policy.stack + 1) * sizeof(Cell))
     if m.stack is not NULL:
-        error = machine_run(&m, <const uint32_t *> (t.image + t.header.off_code) + policy.code)
+        error = machine_run(&m, policy_code(t, policy))
         if error == EVAL_OK:
             satisfied[0] = m.stack[0].v != 0
     arena.used = mark

@@ -1,7 +1,7 @@
 """The journal record of one decision (remit.decisions.v1.Record), encoded natively."""
 from fastpath.decide cimport Authority, Decision, Peer
 from fastpath.request cimport Request
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from fastpath.wire cimport Out
 
 

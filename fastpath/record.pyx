@@ -21,7 +21,6 @@ from fastpath.columns cimport (
     columns_absent,
 )
 from fastpath.decide cimport LISTED_MAX, Listed, PEER_AGENT
-from fastpath.image cimport Node
 from fastpath.program cimport (
     EVAL_ARITY,
     EVAL_ATTRIBUTE,
@@ -33,7 +32,7 @@ from fastpath.program cimport (
     EVAL_TYPE,
     EVAL_UNSENT,
 )
-from fastpath.table cimport Table, table_node
+from fastpath.rows cimport Table, node_attrs
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,
@@ -315,14 +314,12 @@ cdef void _put_uid(
 cdef Text _owner(const Request *r, const Table *table) noexcept nogil:
     """Who answers for the call: the task's owner, else the one that the store names for the agent."""
     cdef Text owner = _cell_text(_column(r, COL_TASK_OWNER))
-    cdef const Node *agent
     cdef const Cell *found
     if owner.n or table == NULL or r.principal == NULL:
         return owner
-    agent = table_node(table, r.principal.index)
-    if agent == NULL:
-        return owner
-    found = record_get(&agent.attrs, b"owner", 5)
+    found = node_attrs(table, r.principal.index)
+    if found != NULL:
+        found = record_get(found, b"owner", 5)
     return _cell_text(found) if found != NULL and found.kind == KIND_ENTITY else owner
 
 

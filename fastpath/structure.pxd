@@ -1,11 +1,6 @@
 """The structure of an image, verified once so that lookups and evaluation need no bounds checks."""
+from fastpath.rowcheck cimport Fault
 from libc.stdint cimport uint8_t, uint64_t
-
-
-cdef struct Fault:
-    const char *section      # "header", "nodes", "policies", ..: static text
-    const char *cause        # static text
-    uint64_t row             # of the section
 
 
 # Verify the `size` bytes at `image` (aligned to 8) against fastpath/image.pxd. 0, or 1 with `fault` filled.

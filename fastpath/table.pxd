@@ -1,16 +1,9 @@
 """The rule table of one generation, read in place: lookups by uid, type, ancestors and posting lists."""
-from fastpath.image cimport Header, Node, Policy, Span, Type
-from fastpath.value cimport Arena, Cell, Uid
+from fastpath.image cimport List, Node, Span, Totals
+from fastpath.rows cimport Table
+from fastpath.value cimport Uid
 from fastpath.wire cimport Text
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-
-
-cdef struct Table:               # what decide reads; borrowed from a Generation, valid while that object lives
-    const uint8_t *image
-    const Header *header
-    uint64_t generation          # number from the manifest, monotonic; 0 only for images loaded by tests
-    Text digest                  # "sha256:.." of the image
-    int strict                   # an error in a forbid whose scope matches denies
+from libc.stdint cimport uint32_t
 
 
 cdef class Generation:
@@ -29,16 +22,18 @@ cdef class Generation:
     cdef int _take(self, object image, generation, str digest, strict) except -1
     cdef int _release(self) except -1
     cpdef close(self)
-    cdef const Header *_header(self) except NULL
+    cdef const Totals *_totals(self) except NULL
     cdef str _text(self, const Span *span)
+    cdef object in_order(self)   # indexes of all policies by their ids; without those that a delta removes
 
 
 # Set uid.index and uid.type_index from the table.
 cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil
 # Node index of a uid by its hash and text, or UID_UNKNOWN.
 cdef uint32_t table_find(const Table *t, const Uid *uid) noexcept nogil
-cdef const Node *table_node(const Table *t, uint32_t index) noexcept nogil
-cdef const Policy *table_policy(const Table *t, uint32_t index) noexcept nogil
+cdef uint32_t table_find_type(const Table *t, const char *name, uint32_t n) noexcept nogil
+# Whether a list holds `row`.
+cdef bint list_has(const Table *t, const List *list_, uint32_t row) noexcept nogil
 # Whether node `ancestor` is among the ancestors of `node`.
 cdef bint node_is_in(const Table *t, const Node *node, uint32_t ancestor) noexcept nogil
 # Whether node `ancestor` is `uid` itself or among its ancestors; false when uid.index is UID_UNKNOWN.

@@ -8,9 +8,35 @@ import weakref
 import lmdb
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from fastpath.columns import COLUMNS as _COLUMNS
-from fastpath.image cimport NONE32, Header, InputShape, Node, Policy, Posting, Span, Type
-from fastpath.structure cimport Fault, structure_check
-from fastpath.value cimport UID_UNKNOWN, Cell, Field, Ip, Uid, type_hash, uid_equal, uid_type
+from fastpath.image cimport (
+    NODE_PARENT,
+    NONE32,
+    POLICY_GONE,
+    Header,
+    InputShape,
+    List,
+    Node,
+    Note,
+    Policy,
+    Slot,
+    Span,
+    Totals,
+    Type,
+)
+from fastpath.rowcheck cimport Fault
+from fastpath.rows cimport (
+    list_rows,
+    node_uid,
+    policy_order,
+    span_text,
+    table_at,
+    table_base,
+    table_node,
+    table_policy,
+    table_type,
+)
+from fastpath.structure cimport structure_check
+from fastpath.value cimport UID_UNKNOWN, Cell, Field, Ip, type_hash, uid_equal, uid_type
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
 
@@ -20,30 +46,37 @@ from fastpath.lmdb_file import fault_of, open_regular
 IMAGE_KEY = b"image"
 
 # struct formats of image.pxd and value.pxd for whoever writes an image; checked against the C compiler's sizes below.
+_TOTALS = "QQ6III"
 LAYOUT = {
-    "Span": "<QII",
-    "Posting": "<QII",
+    "Span": "<II",
+    "List": "<II",
+    "Slot": "<II",
     "Cell": "<BBHIq",
     "Field": "<BBHIqBBHIq",
     "Uid": "<QIIII",
     "Ip": "<BB6x16s",
-    "Header": "<8sIIQ2Q8I9QQIIQIIQII",
-    "Node": "<QIIQ" + 2 * "BBHIq" + 6 * "QII",
-    "Type": "<QII" + 2 * "QII",
-    "Policy": "<5B3x6IQIIQ" + 5 * "QII",
-    "InputShape": "<IIQ",
+    "Totals": "<" + _TOTALS,
+    "Header": "<8sIIQ" + _TOTALS + "II11Q" + 3 * "II",
+    "Node": "<II" + 8 * "II" + 2 * "BBHIq" + "88s",
+    "Type": "<" + 3 * "II",
+    "Policy": "<5B3x6I" + 4 * "II",
+    "Note": "<" + 4 * "II",
+    "InputShape": "<II",
 }
 SIZES = {
     "Span": sizeof(Span),
-    "Posting": sizeof(Posting),
+    "List": sizeof(List),
+    "Slot": sizeof(Slot),
     "Cell": sizeof(Cell),
     "Field": sizeof(Field),
     "Uid": sizeof(Uid),
     "Ip": sizeof(Ip),
+    "Totals": sizeof(Totals),
     "Header": sizeof(Header),
     "Node": sizeof(Node),
     "Type": sizeof(Type),
     "Policy": sizeof(Policy),
+    "Note": sizeof(Note),
     "InputShape": sizeof(InputShape),
 }
 
@@ -54,67 +87,83 @@ if SIZES != {name: struct.calcsize(form) for name, form in LAYOUT.items()}:
 # ---------------------------------------------------------------- lookups
 
 
-cdef inline const uint32_t *rows_at(const Table *t, uint64_t off) noexcept nogil:
-    return <const uint32_t *> (t.image + off)
-
-
-cdef const Node *table_node(const Table *t, uint32_t index) noexcept nogil:
-    if index == UID_UNKNOWN:
-        return NULL
-    return <const Node *> (t.image + t.header.off_nodes) + index
-
-
-cdef const Policy *table_policy(const Table *t, uint32_t index) noexcept nogil:
-    return <const Policy *> (t.image + t.header.off_policies) + index
+cdef uint32_t find_uid(const Table *t, const Slot *slots, uint32_t n, const Uid *uid) noexcept nogil:
+    cdef uint32_t tag = <uint32_t> (uid.hash >> 32)
+    cdef uint32_t at = <uint32_t> uid.hash & (n - 1)
+    # INVARIANT (free slots): at least half of the slots are free, so every probe ends (structure.pyx).
+    while slots[at].row != NONE32:
+        if slots[at].tag == tag and uid_equal(node_uid(t, slots[at].row), uid):
+            return slots[at].row
+        at = (at + 1) & (n - 1)
+    return UID_UNKNOWN
 
 
 cdef uint32_t table_find(const Table *t, const Uid *uid) noexcept nogil:
-    cdef const uint32_t *slots = rows_at(t, t.header.off_uid_slots)
-    cdef uint32_t mask = t.header.uid_slots - 1
-    cdef uint32_t slot = <uint32_t> uid.hash & mask
-    # INVARIANT (free slots): at least half of the slots are free, so every probe ends (structure.pyx).
-    while slots[slot] != NONE32:
-        if uid_equal(<const Uid *> (t.image + table_node(t, slots[slot]).off_uid), uid):
-            return slots[slot]
-        slot = (slot + 1) & mask
+    cdef uint32_t found = find_uid(t, <const Slot *> (t.image + t.header.off_uid_slots), t.header.uid_slots, uid)
+    if found == UID_UNKNOWN and t.delta is not NULL:
+        return find_uid(t, <const Slot *> (t.delta_image + t.delta.off_uid_slots), t.delta.uid_slots, uid)
+    return found
+
+
+cdef uint32_t find_type(
+    const Table *t, const Slot *slots, uint32_t n, const char *name, uint32_t length
+) noexcept nogil:
+    cdef uint64_t hash_ = type_hash(name, length)
+    cdef uint32_t at = <uint32_t> hash_ & (n - 1)
+    cdef const Span *found
+    while slots[at].row != NONE32:
+        if slots[at].tag == <uint32_t> (hash_ >> 32):
+            found = &table_type(t, slots[at].row).name
+            if found.n == length and memcmp(table_at(t, found.at), name, length) == 0:
+                return slots[at].row
+        at = (at + 1) & (n - 1)
     return UID_UNKNOWN
 
 
-cdef uint32_t find_type(const Table *t, const Uid *uid) noexcept nogil:
-    cdef const uint32_t *slots = rows_at(t, t.header.off_type_slots)
-    cdef const Type *types = <const Type *> (t.image + t.header.off_types)
-    cdef uint32_t mask = t.header.type_slots - 1
-    cdef uint32_t slot = <uint32_t> type_hash(uid_type(uid), uid.type_len) & mask
-    cdef const Span *name
-    while slots[slot] != NONE32:
-        name = &types[slots[slot]].name
-        if name.n == uid.type_len and memcmp(t.image + name.off, uid_type(uid), name.n) == 0:
-            return slots[slot]
-        slot = (slot + 1) & mask
-    return UID_UNKNOWN
+cdef uint32_t table_find_type(const Table *t, const char *name, uint32_t n) noexcept nogil:
+    cdef uint32_t found = find_type(
+        t, <const Slot *> (t.image + t.header.off_type_slots), t.header.type_slots, name, n
+    )
+    if found == UID_UNKNOWN and t.delta is not NULL:
+        return find_type(t, <const Slot *> (t.delta_image + t.delta.off_type_slots), t.delta.type_slots, name, n)
+    return found
 
 
 cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil:
     uid.index = table_find(t, uid)
     if uid.index != UID_UNKNOWN:
-        uid.type_index = (<const Uid *> (t.image + table_node(t, uid.index).off_uid)).type_index
+        uid.type_index = node_uid(t, uid.index).type_index
     else:
-        uid.type_index = find_type(t, uid)
+        uid.type_index = table_find_type(t, uid_type(uid), uid.type_len)
 
 
-cdef bint node_is_in(const Table *t, const Node *node, uint32_t ancestor) noexcept nogil:
-    cdef const uint32_t *rows = rows_at(t, node.off_ancestors)
+cdef bint list_has(const Table *t, const List *list_, uint32_t row) noexcept nogil:
+    cdef const uint32_t *rows = list_rows(t, list_)
     cdef uint32_t low = 0
-    cdef uint32_t high = node.ancestor_count
+    cdef uint32_t high = list_.n
     cdef uint32_t middle
     while low < high:
         middle = low + (high - low) // 2
-        if rows[middle] == ancestor:
+        if rows[middle] == row:
             return True
-        if rows[middle] < ancestor:
+        if rows[middle] < row:
             low = middle + 1
         else:
             high = middle
+    return False
+
+
+cdef bint node_is_in(const Table *t, const Node *node, uint32_t ancestor) noexcept nogil:
+    cdef const uint32_t *parents
+    cdef uint32_t i
+    if node.flags & NODE_PARENT:
+        return list_has(t, &node.closure, ancestor)
+    if list_has(t, &node.parents, ancestor):
+        return True
+    parents = list_rows(t, &node.parents)
+    for i in range(node.parents.n):
+        if list_has(t, &table_node(t, parents[i]).closure, ancestor):
+            return True
     return False
 
 
@@ -243,8 +292,7 @@ cdef class Generation:
             raise RuleTableError(f"generation {generation}: {where}: {fault.cause.decode()}; publish it again")
         self._buffer = image
         self._digest = computed.encode()
-        self.table.image = base
-        self.table.header = <const Header *> base
+        table_base(&self.table, base)
         self.table.generation = generation
         self.table.digest.p = self._digest
         self.table.digest.n = <uint32_t> len(self._digest)
@@ -285,13 +333,25 @@ cdef class Generation:
 
     # ------------------------------------------------------------ what people ask
 
-    cdef const Header *_header(self) except NULL:
+    cdef const Totals *_totals(self) except NULL:
         if self.table.header is NULL:
             raise RuleTableError("the generation is closed")
-        return self.table.header
+        return self.table.totals
 
     cdef str _text(self, const Span *span):
-        return (<const char *> self.table.image + span.off)[:span.n].decode()
+        cdef Text text = span_text(&self.table, span)
+        return text.p[:text.n].decode()
+
+    cdef object in_order(self):
+        cdef uint32_t count = self._totals().policy_rows
+        cdef uint32_t i
+        if self.table.delta is NULL:
+            return range(count)
+        rows = [
+            (policy_order(&self.table, i), i) for i in range(count)
+            if not table_policy(&self.table, i).flags & POLICY_GONE
+        ]
+        return [i for _, i in sorted(rows)]
 
     @property
     def generation(self):
@@ -314,30 +374,28 @@ cdef class Generation:
 
     @property
     def policy_count(self):
-        return self._header().policy_count
+        return self._totals().policy_count
 
     @property
     def entity_count(self):
-        return self._header().entity_count
+        return self._totals().entity_count
 
     @property
     def columns_read(self):
         """Paths below `context` of the live-state columns that some policy reads, in the order of Column."""
-        cdef const Header *header = self._header()
-        return [row[0] for i, row in enumerate(_COLUMNS) if (header.columns_read[i >> 6] >> (i & 63)) & 1]
+        cdef const Totals *totals = self._totals()
+        return [row[0] for i, row in enumerate(_COLUMNS) if (totals.columns_read[i >> 6] >> (i & 63)) & 1]
 
     @property
     def extras_read(self):
         """Other names below `context` that some policy reads; "*" when one reads `context` whole."""
-        cdef str text = self._text(&self._header().extras_read)
+        cdef str text = self._text(&self._totals().extras_read)
         return text.split("\0") if text else []
 
     @property
     def policy_ids(self):
         """Ids of all policies, in the table's order."""
-        cdef uint32_t count = self._header().policy_count
-        cdef uint32_t i
-        return [self._text(&table_policy(&self.table, i).id) for i in range(count)]
+        return [self._text(&table_policy(&self.table, i).id) for i in self.in_order()]
 
 
 # ---------------------------------------------------------------- fork

@@ -6,7 +6,7 @@ cannot set (arena full: the call then ends in ERROR).
 from fastpath.json_tree cimport Json
 from fastpath.mapping_rules cimport MappingRules
 from fastpath.request cimport Request
-from fastpath.table cimport Table
+from fastpath.rows cimport Table
 from fastpath.value cimport Arena, Cell, Field, Uid
 from fastpath.wire cimport Text
 from libc.stdint cimport int64_t, uint32_t

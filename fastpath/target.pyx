@@ -7,11 +7,12 @@ from fastpath.columns cimport (
     COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL, COL_CALL_METHOD, COL_CALL_PROTOCOL, COL_DEST,
 )
 from fastpath.envoy cimport CanonicalRules, HttpCall
-from fastpath.image cimport Node
+from fastpath.image cimport NODE_PRESENT, Node
+from fastpath.rows cimport node_attrs, table_node
 from fastpath.json_tree cimport TREE_ARRAY, TREE_OBJECT, TREE_STRING, json_has_variant, json_member
 from fastpath.mapping_rules cimport ToolRule, find_tool, host_fits
 from fastpath.request cimport EXTRAS_MAX, reason_named, request_refuse
-from fastpath.table cimport table_node, table_resolve
+from fastpath.table cimport table_resolve
 from fastpath.value cimport (
     KIND_LONG, KIND_RECORD, KIND_SET, UID_UNKNOWN, arena_take, cell_at, cell_copy, cell_entity, cell_long,
     cell_point, cell_string, record_get, record_normalise, set_normalise, uid_make,
@@ -112,7 +113,7 @@ cdef bint is_declared(Mapper *m, const Uid *action) noexcept nogil:
     if m.table is NULL or action is NULL or action.index == UID_UNKNOWN:
         return False
     node = table_node(m.table, action.index)
-    return node.present != 0 or node.ancestor_count != 0
+    return node.flags & NODE_PRESENT or node.parents.n != 0
 
 
 cdef void set_tool_action(Mapper *m, Text name) noexcept nogil:
@@ -315,12 +316,10 @@ cdef void set_input(Mapper *m, const Json *arguments) noexcept nogil:
 
 
 cdef const Cell *resource_attribute(Mapper *m, const char *name) noexcept nogil:
-    cdef const Node *node
     cdef Text key = text_of(name)
     if m.table is NULL or m.request.resource is NULL or m.request.resource.index == UID_UNKNOWN:
         return NULL
-    node = table_node(m.table, m.request.resource.index)
-    return record_get(&node.attrs, key.p, key.n)
+    return record_get(node_attrs(m.table, m.request.resource.index), key.p, key.n)
 
 
 cdef bint is_tool(Mapper *m) noexcept nogil:

@@ -36,7 +36,7 @@ class Mutant:
 
 
 PROGRAM, WALK, DECIDE = "fastpath/program.pyx", "fastpath/candidates.pyx", "fastpath/decide.pyx"
-COMPILER, IMAGE = "sidecar/policy/program.py", "sidecar/policy/image.py"
+COMPILER = "sidecar/policy/program.py"
 MUTANTS = (
     Mutant("and-right-unchecked", COMPILER, "        self._check_bool(parts[-1])\n", ""),
     Mutant("scope-in-as-eq", "sidecar/policy/rules.py", '"in": Scope.IN,', '"in": Scope.EQ,'),
@@ -86,7 +86,7 @@ MUTANTS = (
         "index-hides-conditional",
         WALK,
         "        stop = walk.visit(walk.state, rows[i])\n",
-        "        if n > 1 and i == n - 1 and table_policy(walk.t, rows[i]).code_words:\n"
+        "        if list_.n > 1 and i == list_.n - 1 and table_policy(walk.t, rows[i]).code_words:\n"
         "            continue\n"
         "        stop = walk.visit(walk.state, rows[i])\n",
     ),
@@ -94,15 +94,15 @@ MUTANTS = (
         "index-hides-forbid",
         WALK,
         "        stop = walk.visit(walk.state, rows[i])\n",
-        "        if n > 1 and i == n - 1 and table_policy(walk.t, rows[i]).effect == 1:\n"
+        "        if list_.n > 1 and i == list_.n - 1 and table_policy(walk.t, rows[i]).effect == 1:\n"
         "            continue\n"
         "        stop = walk.visit(walk.state, rows[i])\n",
     ),
     Mutant(
         "index-hides-all-scope",
         WALK,
-        "t.header.any_policies.off, t.header.any_policies.n)",
-        "t.header.any_policies.off, t.header.any_policies.n - (t.header.any_policies.n > 2))",
+        "walk_list(&walk, &t.header.any_policies)\n",
+        "(walk_list(&walk, &t.header.any_policies) if t.header.any_policies.n < 3 else 0)\n",
     ),
     Mutant(
         "index-hides-erring",
@@ -113,10 +113,9 @@ MUTANTS = (
     Mutant("erring-policy-unlisted", DECIDE, "        note_error(run, index, error)\n", "        pass\n"),
     Mutant(
         "ancestors-not-transitive",
-        IMAGE,
-        "for parent in entity.ancestors) if entity else []",
-        "for parent in entity.ancestors if not any(parent in self.entities[p].ancestors"
-        " for p in entity.ancestors if p in self.entities)) if entity else []",
+        "fastpath/table.pyx",
+        "        if list_has(t, &table_node(t, parents[i]).closure, ancestor):\n",
+        "        if False and list_has(t, &table_node(t, parents[i]).closure, ancestor):\n",
     ),
     Mutant(
         "erring-forbid-skipped-in-strict-mode",

@@ -12,7 +12,7 @@ import pytest
 from fastpath import table
 from fastpath.decide import Evaluator
 from fastpath.table import Generation
-from sidecar.policy import image
+from sidecar.policy import image, rows
 from sidecar.policy.compile import compile_image
 from sidecar.policy.image import PolicyRow, Scope, ScopeRow, file_policies
 from sidecar.policy.lexer import PolicyText
@@ -40,9 +40,11 @@ LINKS = [
 def test_structures_have_the_sizes_that_the_table_reads():
     """image.pxd is the contract; table.pyx states its layout, and the writer's must be the same."""
     assert struct.calcsize(table.LAYOUT["Header"]) == image._HEADER.size == table.SIZES["Header"]
-    assert table.SIZES["Node"] == image._NODE_BYTES
-    assert table.SIZES["Type"] == image._TYPE_BYTES
-    assert table.SIZES["Policy"] == image._POLICY_BYTES
+    assert table.SIZES["Node"] == rows.NODE_BYTES
+    assert table.SIZES["Type"] == rows.TYPE_BYTES
+    assert table.SIZES["Policy"] == rows.POLICY_BYTES == rows._POLICY.size
+    assert table.SIZES["Note"] == rows.NOTE_BYTES
+    assert table.SIZES["Slot"] == rows.SLOT_BYTES
     assert table.SIZES["InputShape"] == image._SHAPE.size
 
 
@@ -81,7 +83,7 @@ def test_links_share_their_templates_code():
     one = compile_image(POLICIES[4], links=LINKS[:1]).image
     many = compile_image(POLICIES[4], links=LINKS).image
     words = struct.Struct(table.LAYOUT["Header"]).unpack_from(many)
-    assert struct.Struct(table.LAYOUT["Header"]).unpack_from(one)[20] == words[20]
+    assert struct.Struct(table.LAYOUT["Header"]).unpack_from(one)[24] == words[24]
 
 
 def test_equal_lists_of_actions_stand_in_the_image_once():
@@ -90,8 +92,8 @@ def test_equal_lists_of_actions_stand_in_the_image_once():
     links = [{"id": f"l{i}", "template": "t", "slots": {"?principal": {"type": "A", "id": "x"}}} for i in range(9)]
     policy = struct.Struct(table.LAYOUT["Policy"])
     image = compile_image(text, links=links).image
-    start = struct.Struct(table.LAYOUT["Header"]).unpack_from(image)[18]
-    offsets = {policy.unpack_from(image, start + i * policy.size)[11] for i in range(9)}
+    start = struct.Struct(table.LAYOUT["Header"]).unpack_from(image)[20]
+    offsets = {policy.unpack_from(image, start + i * policy.size)[11:13] for i in range(9)}
     assert len(offsets) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -43,16 +44,15 @@ ENTITIES = [
 ]
 IMAGE = image(POLICIES, ENTITIES, named=True, columns=True)
 HEADER_FIELDS = [
-    "magic", "version", "flags", "size", "columns_0", "columns_1", "node_count", "type_count", "policy_count",
-    "entity_count", "ancestors_max", "stack_max", "uid_slots", "type_slots", "off_nodes", "off_uid_slots", "off_types",
+    "magic", "version", "flags", "size", "columns_0", "columns_1", "node_count", "type_count", "policy_rows",
+    "policy_count", "entity_count", "stack_max", "extras_at", "extras_n", "uid_slots", "type_slots", "off_nodes",
+    "off_uid_slots", "off_types", "off_type_slots", "off_policies", "off_notes", "note_count", "off_code", "code_words",
+    "off_constants", "constant_count", "any_at", "any_n", "parents_at", "parents_n", "inputs_at", "inputs_n",
 ]  # fmt: skip
-HEADER = dict(zip(HEADER_FIELDS, struct.unpack_from(LAYOUT["Header"], IMAGE), strict=False))
-OFFSETS = {
-    "version": 8, "flags": 12, "size": 16, "columns_1": 32, "node_count": 40, "type_count": 44, "policy_count": 48,
-    "entity_count": 52, "ancestors_max": 56, "stack_max": 60, "uid_slots": 64, "type_slots": 68, "off_nodes": 72,
-    "off_uid_slots": 80, "off_types": 88, "off_type_slots": 96, "off_policies": 104, "off_code": 112, "code_words": 120,
-    "off_constants": 128, "constant_count": 136,
-}  # fmt: skip
+HEADER = dict(zip(HEADER_FIELDS, struct.unpack_from(LAYOUT["Header"], IMAGE), strict=True))
+_CODES = re.sub(r"(\d+)([A-Z])", lambda code: code[2] * int(code[1]), LAYOUT["Header"].removeprefix("<8s"))
+FORMS = dict(zip(HEADER_FIELDS[1:], _CODES, strict=True))
+OFFSETS = {name: struct.calcsize("<8s" + "".join(list(FORMS.values())[:i])) for i, name in enumerate(FORMS)}
 
 
 def digest(data: bytes) -> str:
@@ -222,14 +222,17 @@ assert asked.evaluate_prepared(prepared).outcome
         ("uid_slots", 3, "header"),
         ("uid_slots", 0, "header"),
         ("type_slots", 1, "header"),
-        ("policy_count", 1 << 28, "policies"),
-        ("policy_count", 4, ""),
+        ("policy_rows", 1 << 28, "header"),
+        ("policy_count", 4, "header"),
         ("entity_count", 3, "nodes"),
-        ("ancestors_max", 0, "nodes"),
+        ("parents_n", 1, "parents"),
+        ("parents_at", len(IMAGE) // 8, "parents"),
         ("stack_max", 0, "code"),
         ("off_nodes", 3, "nodes"),
         ("off_nodes", 1 << 62, "nodes"),
         ("off_nodes", 0, "nodes"),
+        ("note_count", 0, "policies"),
+        ("off_notes", len(IMAGE), "notes"),
         ("off_uid_slots", len(IMAGE), "uid slots"),
         ("off_types", len(IMAGE) - 8, "types"),
         ("off_type_slots", 1 << 63, "type slots"),
@@ -242,9 +245,8 @@ assert asked.evaluate_prepared(prepared).outcome
 )
 def test_a_header_that_lies_is_refused(field: str, value: int, section: str):
     """Every count and offset of the header is held against the image; the error names the section."""
-    form = "I" if OFFSETS[field] in range(40, 72) or field in ("version", "flags") else "Q"
     with pytest.raises(RuleTableError, match=rf"generation 0: {section}"):
-        Generation.from_bytes(put(IMAGE, OFFSETS[field], form, value))
+        Generation.from_bytes(put(IMAGE, OFFSETS[field], FORMS[field], value))
 
 
 @pytest.mark.parametrize("n", [0, 7, 8, 191, 192, 200, len(IMAGE) // 16 * 8, len(IMAGE) - 8, len(IMAGE) - 1])
@@ -277,34 +279,53 @@ def test_db_15_no_flipped_byte_makes_the_evaluator_leave_the_image():
     assert refused > len(IMAGE)
 
 
+def node_lists() -> list[tuple[int, int]]:
+    """Offset and number of each list of policies of each node."""
+    starts = [HEADER["off_nodes"] + node * SIZES["Node"] for node in range(HEADER["node_count"])]
+    return [(start + 24 + 8 * i, i) for start in starts for i in range(6)]
+
+
 def test_a_policy_that_the_index_hides_is_refused():
     """Each posting list of the image emptied in turn: a policy that no request would find is no policy."""
-    at = HEADER["off_nodes"]
-    postings = [at + node * SIZES["Node"] + 56 + 16 * i for node in range(HEADER["node_count"]) for i in range(6)]
-    at = HEADER["off_types"]
-    postings += [at + type_ * SIZES["Type"] + 16 + 16 * i for type_ in range(HEADER["type_count"]) for i in range(2)]
-    postings.append(144)
-    used = [at for at in postings if struct.unpack_from("<I", IMAGE, at + 8)[0]]
+    lists = [at for at, _ in node_lists()]
+    lists += [
+        HEADER["off_types"] + type_ * SIZES["Type"] + 8 * i for type_ in range(HEADER["type_count"]) for i in (1, 2)
+    ]
+    lists.append(OFFSETS["any_at"])
+    used = [at for at in lists if struct.unpack_from("<I", IMAGE, at + 4)[0]]
     assert len(used) >= 4
     for at in used:
         with pytest.raises(RuleTableError, match="not in the index"):
-            Generation.from_bytes(put(IMAGE, at + 8, "I", 0))
+            Generation.from_bytes(put(IMAGE, at + 4, "I", 0))
 
 
 def test_a_policy_filed_under_another_name_is_refused():
     """A posting moved to a node that its policy's scope does not name."""
-    start = HEADER["off_nodes"]
-    found = [
-        (start + node * SIZES["Node"] + 56 + 16 * i, i) for node in range(HEADER["node_count"]) for i in range(6)
-        if struct.unpack_from("<I", IMAGE, start + node * SIZES["Node"] + 56 + 16 * i + 8)[0]
-    ]  # fmt: skip
-    at, i = found[0]
-    other = start + 56 + 16 * i
-    if other == at:
-        other += SIZES["Node"]
-    moved = put(put(IMAGE, other, "QII", *struct.unpack_from("<QII", IMAGE, at)), at + 8, "I", 0)
+    at, i = next((at, i) for at, i in node_lists() if struct.unpack_from("<I", IMAGE, at + 4)[0])
+    other = next(other for other, j in node_lists() if j == i and other != at)
+    moved = put(put(IMAGE, other, "II", *struct.unpack_from("<II", IMAGE, at)), at + 4, "I", 0)
     with pytest.raises(RuleTableError, match="another scope"):
         Generation.from_bytes(moved)
+
+
+def parents_list(uid: tuple[str, str]) -> int:
+    """Offset of the list of a node's own parents."""
+    names = sorted({tuple(row["uid"].values()) for row in ENTITIES} | {("Action", "list"), READ})
+    return HEADER["off_nodes"] + names.index(uid) * SIZES["Node"] + 8
+
+
+@pytest.mark.parametrize(
+    ("at", "n", "cause"),
+    [
+        (parents_list(ALICE), 1 << 20, "points outside"),
+        (parents_list(ALICE) + 8, 1, "ancestors of what is no parent"),
+        (parents_list(("Folder", "f")), 1, "not among the ancestors|ancestors of its own"),
+    ],
+)
+def test_a_hierarchy_that_does_not_add_up_is_refused(at: int, n: int, cause: str):
+    """Parents name rows that know it; a parent's ancestors are those of its own parents."""
+    with pytest.raises(RuleTableError, match=rf"nodes\[.*{cause}"):
+        Generation.from_bytes(put(IMAGE, at + 4, "I", n))
 
 
 # ---------------------------------------------------------------- programs
@@ -387,8 +408,8 @@ def test_links_that_declare_less_stack_than_their_shared_code_needs_are_refused(
     rows = [row, replace(row, id="q")]
     data = write_image(Source(rows, [], constants()))
     assert Generation.from_bytes(data).policy_count == 2
-    policies = struct.unpack_from("<Q", data, 104)[0]
-    second = policies + SIZES["Policy"] + 44
+    policies = struct.unpack_from("<Q", data, OFFSETS["off_policies"])[0]
+    second = policies + SIZES["Policy"] + 28
     assert struct.unpack_from("<I", data, second)[0] == 2
     with pytest.raises(RuleTableError, match=r"code\[1\]: .*more stack"):
         Generation.from_bytes(put(data, second, "I", 1))

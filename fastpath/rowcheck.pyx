@@ -1,0 +1,360 @@
+"""The checks of single rows, for structure.pyx (a base) and delta_check.pyx (what a delta adds)."""
+from fastpath.bounds cimport view_cell, view_node_uid, view_reaches, view_text
+from fastpath.codecheck cimport code_check
+from fastpath.image cimport (
+    EFFECT_FORBID,
+    FILED_ACTION_EQ,
+    FILED_ACTION_IN,
+    FILED_ANY,
+    FILED_NODES,
+    FILED_PRINCIPAL_EQ,
+    FILED_PRINCIPAL_IN,
+    FILED_PRINCIPAL_IS,
+    FILED_RESOURCE_EQ,
+    FILED_RESOURCE_IN,
+    FILED_RESOURCE_IS,
+    NODE_PARENT,
+    NODE_PRESENT,
+    NODE_SAME,
+    NONE32,
+    POLICY_CURABLE,
+    POLICY_NEVER,
+    POLICY_OBLIGES,
+    POLICY_SHADOW,
+    SCOPE_EQ,
+    SCOPE_IN,
+    SCOPE_IN_LIST,
+    SCOPE_IS,
+    SCOPE_IS_IN,
+)
+from fastpath.rows cimport base_node, list_rows, table_node, table_note, table_policy
+from fastpath.value cimport KIND_RECORD, Cell
+from libc.stdlib cimport calloc, free, malloc
+
+cdef enum:
+    BY_ACTION = 1        # filed under its actions, each of them
+    BY_OTHER = 2         # filed once, under its principal, its resource or nothing
+
+
+cdef int refuse(Check *check, const char *section, uint64_t row, const char *cause) noexcept nogil:
+    check.fault.section = section
+    check.fault.row = row
+    check.fault.cause = cause if cause is not NULL else check.view.cause
+    return 1
+
+
+cdef inline bint wrong(Check *check, const char *cause) noexcept nogil:
+    check.view.cause = cause
+    return False
+
+
+cdef int check_begin(Check *check, uint64_t words_max) noexcept nogil:
+    check.filed = <uint32_t *> calloc(check.policy_rows + 1, 4)
+    check.filed_by = <uint8_t *> calloc(check.policy_rows + 1, 1)
+    check.depths = <int32_t *> malloc(4 * words_max + 4)
+    check.done = <uint8_t *> calloc(check.code_words + 1, 1)
+    check.done_words = <uint32_t *> malloc(4 * <uint64_t> check.code_words + 4)
+    check.done_stack = <uint32_t *> malloc(4 * <uint64_t> check.code_words + 4)
+    if (
+        check.filed is NULL or check.filed_by is NULL or check.depths is NULL
+        or check.done is NULL or check.done_words is NULL or check.done_stack is NULL
+    ):
+        return refuse(check, b"header", 0, b"no memory to check it")
+    return 0
+
+
+cdef void check_end(Check *check) noexcept nogil:
+    free(check.filed)
+    free(check.filed_by)
+    free(check.depths)
+    free(check.done)
+    free(check.done_words)
+    free(check.done_stack)
+
+
+# ---------------------------------------------------------------- slots
+
+
+cdef bint slots_fit(uint32_t slots, uint32_t count) noexcept nogil:
+    return slots > 0 and slots & (slots - 1) == 0 and slots // 2 >= count
+
+
+cdef bint slots_sound(Check *check, const Slot *slots, uint32_t n, uint32_t first, uint32_t count) noexcept nogil:
+    cdef uint32_t used = 0
+    cdef uint32_t i
+    for i in range(n):
+        if slots[i].row == NONE32:
+            continue
+        used += 1
+        if slots[i].row < first or slots[i].row - first >= count:
+            return wrong(check, b"slot names no row")
+    return used == count or wrong(check, b"another number of rows than slots in use")
+
+
+cdef bint slot_leads(Check *check, const Slot *slots, uint32_t n, uint64_t hash_, uint32_t row) noexcept nogil:
+    cdef uint32_t at = <uint32_t> hash_ & (n - 1)
+    # At least half of the slots are free, so every probe ends.
+    while slots[at].row != row and slots[at].row != NONE32:
+        at = (at + 1) & (n - 1)
+    if slots[at].row != row or slots[at].tag != <uint32_t> (hash_ >> 32):
+        return wrong(check, b"row is not found under its hash")
+    return True
+
+
+# ---------------------------------------------------------------- lists
+
+
+cdef bint ascending_fits(Check *check, const List *list_, uint32_t first, uint32_t count) noexcept nogil:
+    """Whether a list has `count` rows from `first` on to choose from, and is in order."""
+    cdef const uint32_t *rows
+    cdef uint32_t i
+    if list_.n == 0:
+        return True
+    if list_.n > 1 and not view_reaches(&check.view, list_.at, list_.n, 4):
+        return False
+    rows = list_rows(&check.table, list_)
+    for i in range(list_.n):
+        if rows[i] < first or rows[i] - first >= count or (i and rows[i] <= rows[i - 1]):
+            return wrong(check, b"list is not in order or names no row")
+    return True
+
+
+cdef bint nodes_fit(Check *check, const List *list_) noexcept nogil:
+    return ascending_fits(check, list_, 0, check.table.totals.node_count)
+
+
+cdef bint actions_hold(Check *check, const Policy *policy, uint32_t node) noexcept nogil:
+    cdef const uint32_t *actions = list_rows(&check.table, &policy.actions)
+    cdef uint32_t i
+    for i in range(policy.actions.n):
+        if actions[i] == node:
+            return True
+    return False
+
+
+cdef bint filing_fits(Check *check, int under, const Policy *policy, uint32_t row) noexcept nogil:
+    """Whether the policy's scope is what the index says: one filed elsewhere would hide from its requests."""
+    if under == FILED_PRINCIPAL_EQ:
+        return policy.principal_op == SCOPE_EQ and policy.principal_uid == row
+    if under == FILED_PRINCIPAL_IN:
+        return policy.principal_op in (SCOPE_IN, SCOPE_IS_IN) and policy.principal_uid == row
+    if under == FILED_PRINCIPAL_IS:
+        return policy.principal_op in (SCOPE_IS, SCOPE_IS_IN) and policy.principal_type == row
+    if under == FILED_RESOURCE_EQ:
+        return policy.resource_op == SCOPE_EQ and policy.resource_uid == row
+    if under == FILED_RESOURCE_IN:
+        return policy.resource_op in (SCOPE_IN, SCOPE_IS_IN) and policy.resource_uid == row
+    if under == FILED_RESOURCE_IS:
+        return policy.resource_op in (SCOPE_IS, SCOPE_IS_IN) and policy.resource_type == row
+    if under == FILED_ACTION_EQ:
+        return policy.action_op == SCOPE_EQ and policy.action_uid == row
+    if under == FILED_ACTION_IN and policy.action_op == SCOPE_IN_LIST:
+        return actions_hold(check, policy, row)
+    if under == FILED_ACTION_IN:
+        return policy.action_op == SCOPE_IN and policy.action_uid == row
+    return under == FILED_ANY
+
+
+cdef bint posting_fits(Check *check, const List *list_, int under, uint32_t row) noexcept nogil:
+    """A list of policies. A delta's lists add to the base's, so they name none but the delta's policies."""
+    cdef const uint32_t *rows = list_rows(&check.table, list_)
+    cdef uint8_t by = BY_ACTION if under == FILED_ACTION_EQ or under == FILED_ACTION_IN else BY_OTHER
+    cdef uint32_t i, at
+    if not ascending_fits(check, list_, check.first_policy, check.policy_rows):
+        return False
+    for i in range(list_.n):
+        at = rows[i] - check.first_policy
+        if not filing_fits(check, under, table_policy(&check.table, rows[i]), row):
+            return wrong(check, b"list names a policy of another scope")
+        if check.filed_by[at] not in (0, by):
+            return wrong(check, b"list names a policy that is filed elsewhere")
+        check.filed[at] += 1
+        check.filed_by[at] = by
+    return True
+
+
+cdef bint list_filed(Check *check, const List *list_) noexcept nogil:
+    return posting_fits(check, list_, FILED_ANY, 0)
+
+
+cdef bint policy_filed(Check *check, uint32_t index) noexcept nogil:
+    cdef const Policy *policy = table_policy(&check.table, index)
+    cdef uint32_t at = index - check.first_policy
+    cdef uint32_t wanted = 1
+    if policy.action_op == SCOPE_IN_LIST:
+        # `action in []` matches nothing, so it may stand nowhere.
+        if check.filed_by[at] == BY_ACTION or (check.filed_by[at] == 0 and policy.actions.n == 0):
+            wanted = policy.actions.n
+    return check.filed[at] == wanted or wrong(check, b"policy is not in the index, or twice")
+
+
+# ---------------------------------------------------------------- nodes, types
+
+
+cdef bint record_fits(Check *check, const Cell *cell) noexcept nogil:
+    if cell.kind != KIND_RECORD:
+        return wrong(check, b"attributes or tags are not a record")
+    return view_cell(&check.view, cell, 0)
+
+
+cdef bint holds(Check *check, const List *list_, uint32_t row) noexcept nogil:
+    """Whether a list that has been checked holds `row`."""
+    cdef const uint32_t *rows = list_rows(&check.table, list_)
+    cdef uint32_t low = 0
+    cdef uint32_t high = list_.n
+    cdef uint32_t middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if rows[middle] == row:
+            return True
+        if rows[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return False
+
+
+cdef bint closure_holds(Check *check, const Node *node, const List *above) noexcept nogil:
+    cdef const uint32_t *rows = list_rows(&check.table, above)
+    cdef uint32_t i
+    if not nodes_fit(check, above):
+        return False
+    for i in range(above.n):
+        if not holds(check, &node.closure, rows[i]):
+            return wrong(check, b"an ancestor is not among the ancestors")
+    return True
+
+
+cdef bint parents_fit(Check *check, const Node *node) noexcept nogil:
+    """Each parent knows that it is one, and what it is in is in the closure of those that have children in turn."""
+    cdef const uint32_t *rows = list_rows(&check.table, &node.parents)
+    cdef const Node *parent
+    cdef uint32_t i
+    if not nodes_fit(check, &node.parents) or not nodes_fit(check, &node.closure):
+        return False
+    if not node.flags & NODE_PARENT:
+        for i in range(node.parents.n):
+            if not table_node(&check.table, rows[i]).flags & NODE_PARENT:
+                return wrong(check, b"a parent has no ancestors of its own")
+        return node.closure.n == 0 or wrong(check, b"ancestors of what is no parent")
+    for i in range(node.parents.n):
+        parent = table_node(&check.table, rows[i])
+        if not parent.flags & NODE_PARENT:
+            return wrong(check, b"a parent has no ancestors of its own")
+        if not closure_holds(check, node, &parent.closure):
+            return False
+    return closure_holds(check, node, &node.parents)
+
+
+cdef bint filed_fit(Check *check, const Node *node, uint32_t index) noexcept nogil:
+    cdef int under
+    for under in range(<int> FILED_NODES):
+        if not posting_fits(check, &node.filed[under], under, index):
+            return False
+    return True
+
+
+cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t flags_known) noexcept nogil:
+    cdef const Node *base = base_node(&check.table, index)
+    if node.flags & ~flags_known:
+        return wrong(check, b"unknown flags")
+    if node.flags & NODE_SAME and (base is NULL or (base.flags ^ node.flags) & NODE_PRESENT):
+        return wrong(check, b"attributes of another row")
+    return (
+        view_node_uid(&check.view, index)
+        and parents_fit(check, node)
+        and record_fits(check, &node.attrs)
+        and record_fits(check, &node.tags)
+        and filed_fit(check, node, index)
+    )
+
+
+cdef bint type_fits(Check *check, const Type *type_, uint32_t index) noexcept nogil:
+    return (
+        view_text(&check.view, &type_.name)
+        and posting_fits(check, &type_.principal_is, FILED_PRINCIPAL_IS, index)
+        and posting_fits(check, &type_.resource_is, FILED_RESOURCE_IS, index)
+    )
+
+
+# ---------------------------------------------------------------- policies
+
+
+cdef bint scope_fits(Check *check, int op, uint32_t uid, uint32_t type_) noexcept nogil:
+    cdef bint with_uid = op in (SCOPE_EQ, SCOPE_IN, SCOPE_IS_IN)
+    cdef bint with_type = op in (SCOPE_IS, SCOPE_IS_IN)
+    if op > SCOPE_IS_IN:
+        return False
+    if type_ != NONE32 if not with_type else type_ >= check.table.totals.type_count:
+        return False
+    return uid < check.table.totals.node_count if with_uid else uid == NONE32
+
+
+cdef bint actions_fit(Check *check, const Policy *policy) noexcept nogil:
+    if policy.action_op == SCOPE_IN_LIST:
+        return policy.action_uid == NONE32 and nodes_fit(check, &policy.actions)
+    return policy.actions.n == 0 and policy.action_op <= SCOPE_IN and scope_fits(
+        check, policy.action_op, policy.action_uid, NONE32
+    )
+
+
+cdef bint code_inside(Check *check, const Policy *policy) noexcept nogil:
+    cdef uint64_t first = 0
+    cdef uint64_t words = check.table.header.code_words
+    if policy.code >= words and check.table.delta is not NULL:
+        first = words
+        words = check.table.delta.code_words
+    return policy.code - first <= words and policy.code_words <= words - (policy.code - first)
+
+
+cdef bint policy_fits(Check *check, const Policy *policy) noexcept nogil:
+    """Scope and texts; programs follow once the constants are known to be sound."""
+    cdef uint64_t notes = check.table.header.note_count
+    if check.table.delta is not NULL:
+        notes += check.table.delta.note_count
+    if policy.effect > EFFECT_FORBID:
+        return wrong(check, b"unknown effect or flags")
+    if policy.flags & ~(POLICY_CURABLE | POLICY_NEVER | POLICY_SHADOW | POLICY_OBLIGES):
+        return wrong(check, b"unknown effect or flags")
+    check.view.cause = b"scope names no node or type"
+    if not (
+        scope_fits(check, policy.principal_op, policy.principal_uid, policy.principal_type)
+        and scope_fits(check, policy.resource_op, policy.resource_uid, policy.resource_type)
+        and actions_fit(check, policy)
+    ):
+        return False
+    if not view_text(&check.view, &policy.id):
+        return False
+    if policy.note >= notes:
+        return wrong(check, b"policy names no note")
+    if (policy.flags & POLICY_OBLIGES != 0) != (table_note(&check.table, policy).obligation.n != 0):
+        return wrong(check, b"obligation is not what the flags say")
+    if policy.rank > check.table.header.totals.policy_rows or (policy.rank and check.table.delta is NULL):
+        return wrong(check, b"impossible rank")
+    return code_inside(check, policy) or wrong(check, b"program points outside")
+
+
+cdef bint note_fits(Check *check, const Note *note) noexcept nogil:
+    return (
+        view_text(&check.view, &note.template)
+        and view_text(&check.view, &note.reason)
+        and view_text(&check.view, &note.obligation)
+        and view_text(&check.view, &note.annotations)
+    )
+
+
+cdef bint program_fits(Check *check, const Policy *policy) noexcept nogil:
+    cdef uint32_t at = policy.code - check.first_code
+    cdef bint known = policy.code >= check.first_code
+    if policy.code_words == 0:
+        return True
+    # The same program may have been checked for another link of its template.
+    if known and check.done[at] and check.done_words[at] == policy.code_words and check.done_stack[at] <= policy.stack:
+        return True
+    if not code_check(&check.view, policy, check.depths):
+        return False
+    if known:
+        check.done[at] = 1
+        check.done_words[at] = policy.code_words
+        check.done_stack[at] = policy.stack
+    return True
