@@ -36,19 +36,24 @@ class PlacedLink(msgspec.Struct, frozen=True):
 
 def parse_links(text: str, name: str = "links.jsonl", limits: PolicyLimits = DEFAULT_LIMITS) -> list[PlacedLink]:
     """The links of a JSON-lines text; blank lines are skipped. PolicyError names file and line."""
+    links = parse_lines(text, name)
+    if len(links) > limits.links_max:
+        raise PolicyError(f"{links[limits.links_max].where}: more than {limits.links_max} links")
+    return links
+
+
+def parse_lines(text: str, name: str, first: int = 1) -> list[PlacedLink]:
+    """The links of lines of which the first has the number `first`."""
     decoder = msgspec.json.Decoder(Link)
     links = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), first):
         if not line.strip():
             continue
         where = f"{name}:{number}"
         try:
-            link = decoder.decode(line)
+            links.append(PlacedLink(decoder.decode(line), where))
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
             raise PolicyError(f"{where}: link cannot be read: {_lower(str(error))}") from None
-        links.append(PlacedLink(link, where))
-        if len(links) > limits.links_max:
-            raise PolicyError(f"{where}: more than {limits.links_max} links")
     return links
 
 
