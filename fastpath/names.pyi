@@ -7,7 +7,7 @@ class Names:
     """Byte strings without duplicates."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, number: int) -> bytes:
+    def __getitem__(self, number: int, /) -> bytes:
         """The string of a number; IndexError when there is none."""
 
     def add(self, raw: bytes) -> int:

@@ -255,10 +255,11 @@ class CellWriter:
             self.out += bytes((value[1], value[2], 0, 0, 0, 0, 0, 0)) + value[3]
         else:
             count = value[1]
-            target = self._members(value)
+            target = self.members(value)
         _CELL.pack_into(self.out, at, kind, 0, 0, count, target - at)
 
-    def _members(self, value: Value) -> int:
+    def members(self, value: Value) -> int:
+        """Write what a set or a record holds; its offset."""
         if value[0] == SET:
             at = self.room(value[1])
             for i, member in enumerate(value[2]):

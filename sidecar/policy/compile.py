@@ -1,9 +1,8 @@
 """Policies, entities, links and schema in; one image of fastpath/image.pxd and a report out."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cedarpy
@@ -13,15 +12,20 @@ from fastpath.columns import COLUMNS
 from sidecar.errors import PolicyError
 from sidecar.policy.code import Constants
 from sidecar.policy.edits import Overlay
-from sidecar.policy.entities import load_entities
-from sidecar.policy.image import PolicyRow, Scope, Source, columns_read, extras_read, write_image
+from sidecar.policy.entities import Reading, read_chunks
+from sidecar.policy.image import Assembly
 from sidecar.policy.lexer import Piece, PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
+from sidecar.policy.link_table import LinkReading, LinkTable, read_links
 from sidecar.policy.links import Link, PlacedLink, placed
 from sidecar.policy.parse import Making, Parsed, make, split_all, text_of, unheard
 from sidecar.policy.program import WHOLE_CONTEXT
+from sidecar.policy.rows import Scope
 from sidecar.policy.rules import RuleSet, name_policies
 from sidecar.policy.schema import Schema, input_shapes, load_schema, undecodable
+
+WARNINGS_MAX = 100
+"""Of a report."""
 
 
 class CompileReport(msgspec.Struct, frozen=True):
@@ -51,14 +55,20 @@ class TemplateUse(msgspec.Struct, frozen=True):
 class Compiled:
     """An image with its report, and the templates by id."""
 
-    image: bytes
+    buffer: bytearray
+    """The image."""
     report: CompileReport
     templates: dict[str, TemplateUse]
 
     @property
+    def image(self) -> bytes:
+        """A copy of the image."""
+        return bytes(self.buffer)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the image: "sha256:<hex>"."""
-        return "sha256:" + hashlib.sha256(self.image).hexdigest()
+        return "sha256:" + hashlib.sha256(self.buffer).hexdigest()
 
 
 def not_allowed(pieces: Sequence[Piece], schema: cedarpy.Schema) -> PolicyError:
@@ -87,7 +97,7 @@ def compile_image(
     *,
     entities: Sequence[dict[str, Any]] | str = (),
     entities_name: str = "entities",
-    links: Iterable[Link | PlacedLink | Mapping[str, Any]] = (),
+    links: PolicyText | Iterable[Link | PlacedLink | Mapping[str, Any]] = (),
     schema: str | None = None,
     overlay: Overlay | None = None,
     positional_ids: bool = False,
@@ -99,71 +109,160 @@ def compile_image(
     """The image of a policy set, compiled in this process (child.py does it in a disposable one).
 
     `policies` is Cedar text, or named texts whose names stand in errors. `entities` is a Cedar JSON document or what it
-    holds; `overlay` is laid over both and over the links. With `schema` (Cedar schema text) policies and entities are
-    validated and its action entities are added.
+    holds, `links` the text of a `links.jsonl` or what it holds; `overlay` is laid over all of them. With `schema`
+    (Cedar schema text) policies and entities are validated and its action entities are added.
     `positional_ids` names policies `policy0`, `policy1`, .. by the order of the text and gives annotations no meaning,
     as Cedar itself does; otherwise every policy needs a unique `@id`. `columns` compiles the live-state paths of
     `context` (`context.task.present`) to column loads; without it the context is a plain record.
-    `processes` share the parsing and validating; more than one only in a process without threads.
+    `processes` share the reading and validating; more than one only in a process without threads.
     `progress` is told what is being done, as "parsing 4096 of 100000".
     Raises PolicyError, naming the policy, entity or link and its place, for all that cannot be published.
     """
     sources = [PolicyText("policies", policies)] if isinstance(policies, str) else list(policies)
     known = None if schema is None else load_schema(schema, limits)
-    enums = () if known is None else [name for name, entity in known.entities.items() if entity.enum is not None]
-    progress("splitting")
-    pieces = split_all(sources, limits, enums)
-    making = Making(None if known is None else known.handle, columns)
-    parsed, invalid = make(pieces, making, processes, progress)
-    named = name_policies(parsed, positional=positional_ids)
-    chosen = placed(links)
-    if overlay is not None:
-        edited, bad_edits = make(split_all(overlay.policies, limits, enums), making)
-        named = overlay.rules(named, name_policies(edited, positional=False))
-        invalid = invalid or bad_edits
-        chosen = overlay.links(chosen)
-        entities = overlay.entities(entities)
+    made = Assembly(Constants(), columns=columns, name=entities_name)
+    run = _Run(made, known, overlay or Overlay(), limits, processes, progress)
+    rules = RuleSet(run.policies(sources, positional=positional_ids), (), made.constants, positional_ids)
+    table = run.links(links if isinstance(links, PolicyText) else placed(links), rules)
+    progress(f"compiling {len(rules.named)} policies and {len(table)} links")
+    warnings = Warnings()
+    run.rules(rules, table, warnings)
+    run.entities(entities, entities_name)
     if known is not None:
-        if invalid:
-            raise not_allowed(invalid, known.handle)
-        check_link_types(chosen, known)
-    constants = Constants()
-    progress(f"compiling {len(named)} policies and {len(chosen)} links")
-    rows = RuleSet(named, chosen, constants, positional_ids).rows()
-    progress("reading entities")
-    store = load_entities(entities, None if known is None else known.handle, entities_name, limits)
-    progress(f"laying out {len(rows)} rules and {len(store)} entities")
-    image = write_image(Source(rows, store, constants, {} if known is None else input_shapes(known), columns))
-    templates = {id_: policy for id_, policy in named.items() if policy.template}
-    links_of = Counter(row.template for row in rows)
-    uses = {id_: TemplateUse(templates[id_].piece.text, links_of[id_]) for id_ in sorted(templates)}
-    return Compiled(image, _report(rows, templates, len(chosen), len(store), known), uses)
+        made.shapes = input_shapes(known)
+        warnings.extend(undecodable(known))
+    report = _report(made, rules, len(table), warnings)
+    progress(f"laying out {report.policies} rules and {report.entities} entities")
+    templates = {id_: policy for id_, policy in sorted(rules.named.items()) if policy.template}
+    uses = {id_: TemplateUse(policy.piece.text, table.count(id_)) for id_, policy in templates.items()}
+    return Compiled(made.image(), report, uses)
 
 
-def _report(
-    rows: Sequence[PolicyRow], templates: Mapping[str, Parsed], links: int, entities: int, schema: Schema | None
-) -> CompileReport:
-    bits = columns_read(rows)
+class Warnings:
+    """What compiles but is probably not meant: the first of many, and how many there are."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+        self._more = 0
+
+    def say(self, text: str) -> None:
+        if len(self._said) < WARNINGS_MAX:
+            self._said.append(text)
+        else:
+            self._more += 1
+
+    def extend(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.say(text)
+
+    def all(self) -> tuple[str, ...]:
+        return (*self._said, *([f"and {self._more} more warnings"] if self._more else []))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One compilation: what is read goes into `made`."""
+
+    made: Assembly
+    schema: Schema | None
+    overlay: Overlay
+    limits: PolicyLimits
+    processes: int
+    progress: Callable[[str], object]
+
+    @property
+    def handle(self) -> cedarpy.Schema | None:
+        return None if self.schema is None else self.schema.handle
+
+    def policies(self, sources: Sequence[PolicyText], *, positional: bool) -> dict[str, Parsed]:
+        """Policies and templates by id, validated."""
+        types = {} if self.schema is None else self.schema.entities
+        enums = [name for name, entity in types.items() if entity.enum is not None]
+        making = Making(self.handle, bool(self.made.columns))
+        self.progress("splitting")
+        pieces = split_all(sources, self.limits, enums)
+        parsed, invalid = make(pieces, making, self.processes, self.progress)
+        named = name_policies(parsed, positional=positional)
+        edited, bad_edits = make(split_all(self.overlay.policies, self.limits, enums), making)
+        named = self.overlay.rules(named, name_policies(edited, positional=False))
+        if self.handle is not None and (invalid or bad_edits):
+            raise not_allowed(invalid or bad_edits, self.handle)
+        return named
+
+    def links(self, links: PolicyText | Sequence[PlacedLink], rules: RuleSet) -> LinkTable:
+        """All links, the overlay's last, with ids that no policy has."""
+        # The ids of policies and templates come first, so that a link finds its own taken.
+        self.made.ids.add_all(id_.encode() for id_ in sorted(rules.named, key=str.encode))
+        table = LinkTable(self.made.uids, self.made.ids)
+
+        def check(some: Sequence[PlacedLink]) -> list[str]:
+            if self.schema is not None:
+                check_link_types(some, self.schema)
+            return [rules.template_of(place) for place in some]
+
+        reading = LinkReading(check, self.overlay.hides_rule, self.limits)
+        for source in (links, self.overlay.own_links):
+            of_files = source is links
+            for chunk in read_links(source, reading if of_files else replace(reading, hides=_nothing), self.processes):
+                for id_ in chunk.hidden:
+                    self.overlay.hides_rule(id_)  # another process asked, and what it met is lost
+                name = source.name if isinstance(source, PolicyText) else ""
+                table.add(chunk, name, lambda id_: rules.named[id_].piece.title)
+                self.progress(f"reading {len(table)} links")
+        return table
+
+    def rules(self, rules: RuleSet, table: LinkTable, warnings: Warnings) -> None:
+        """Every policy, and every link as a policy."""
+        linked = set(table.templates())
+        # Sorted, so that constants and code come in the same order whatever the order of the files.
+        for id_ in sorted(rules.named, key=str.encode):
+            policy = rules.named[id_]
+            if not policy.template:
+                row = rules.row(id_)
+                self.made.add(row)
+            elif id_ in linked:
+                row = rules.like(id_, linked=True)
+                self.made.add_links(row, table.of(id_))
+            else:
+                rules.like(id_, linked=False)
+                warnings.say(f"{policy.piece.title} is a template without links: it decides nothing")
+                continue
+            if row.action.op is Scope.IN_LIST and not row.action.uids:
+                warnings.say(f"policy `{id_}` has an empty list of actions: it matches nothing")
+            if WHOLE_CONTEXT in row.program.extras:
+                warnings.say(
+                    f"policy `{id_}` reads `context` as a whole: every call builds it, and bodies are buffered"
+                )
+
+    def entities(self, document: str | Sequence[dict[str, Any]], name: str) -> None:
+        """All entities, the overlay's last, with what the schema adds."""
+        reading = Reading(
+            self.handle, self.limits.parents_max, self.overlay.hides_entity if self.overlay.edits_entities else None
+        )
+        own = replace(reading, hides=None)
+        for source, how in ((document, reading), (self.overlay.own_entities, own)):
+            if not source and not isinstance(source, str) and (self.handle is None or source is not document):
+                continue
+            for chunk, done in read_chunks(source, how, name, self.processes):
+                for uid in chunk.hidden:
+                    self.overlay.hides_entity({"uid": {"type": uid[0], "id": uid[1]}})
+                self.made.entities.add(chunk)
+                self.progress(f"reading {done} entities")
+        self.made.entities.check(self.limits.parents_max)
+
+
+def _nothing(_id: str) -> bool:
+    return False
+
+
+def _report(made: Assembly, rules: RuleSet, links: int, warnings: Warnings) -> CompileReport:
+    templates = sum(policy.template for policy in rules.named.values())
     return CompileReport(
-        policies=len(rows),
-        templates=len(templates),
+        policies=len(rules.named) - templates + links,
+        templates=templates,
         links=links,
-        entities=entities,
-        columns=tuple(path for i, (path, _, _) in enumerate(COLUMNS) if bits >> i & 1),
-        extras=tuple(sorted(extras_read(rows))),
-        warnings=tuple(_warnings(rows, templates, schema)),
+        entities=len(made.entities),
+        columns=tuple(path for i, (path, _, _) in enumerate(COLUMNS) if made.columns_read >> i & 1),
+        extras=tuple(sorted(made.extras_read)),
+        warnings=warnings.all(),
     )
-
-
-def _warnings(rows: Sequence[PolicyRow], templates: Mapping[str, Parsed], schema: Schema | None) -> Iterable[str]:
-    """What compiles but is probably not meant."""
-    used = {row.template for row in rows}
-    for id_ in sorted(templates.keys() - used):
-        yield f"{templates[id_].piece.title} is a template without links: it decides nothing"
-    for row in rows:
-        if row.action.op is Scope.IN_LIST and not row.action.uids:
-            yield f"policy `{row.id}` has an empty list of actions: it matches nothing"
-        if WHOLE_CONTEXT in row.program.extras:
-            yield f"policy `{row.id}` reads `context` as a whole: every call builds it, and bodies are buffered"
-    if schema is not None:
-        yield from undecodable(schema)

@@ -7,6 +7,7 @@ removal hides it. Of several edits of one id the last one stands.
 import hashlib
 import json
 import os
+import pwd
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +15,7 @@ import msgspec
 
 from sidecar.errors import PolicyError, RuleTableError
 from sidecar.files import UnusableFile, read_text
-from sidecar.policy.cells import Uid
+from sidecar.policy.cells import Uid, uid_of_json
 from sidecar.policy.hierarchy import title
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.links import EntityUid, Link, PlacedLink
@@ -84,16 +85,35 @@ def without(edits: Iterable[Edit], done: Iterable[Edit]) -> list[Edit]:
     return [edit for edit in edits if known.get(edit.key) != edit]
 
 
+def same_content(edits: Iterable[Edit], others: Iterable[Edit]) -> bool:
+    """Whether both do the same, whoever did it."""
+    return [edit.content for edit in edits] == [edit.content for edit in others]
+
+
+def account() -> str:
+    """Who runs this process, as edits name them."""
+    number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 class Overlay:
     """Edits as the compiler lays them over what the files hold."""
 
     def __init__(self, edits: Sequence[Edit] = ()) -> None:
         """PolicyError when a link or an entity cannot be read."""
         self.policies = [PolicyText(PLACE, edit.text) for edit in edits if edit.of == "policy" and edit.text]
-        self._links = [PlacedLink(_decoded(edit, Link), PLACE) for edit in edits if edit.of == "link" and edit.text]
-        self._entities = [_decoded(edit, dict) for edit in edits if edit.of == "entity" and edit.text]
+        self.own_links = [PlacedLink(_decoded(edit, Link), PLACE) for edit in edits if edit.of == "link" and edit.text]
+        self.own_entities = [_decoded(edit, dict) for edit in edits if edit.of == "entity" and edit.text]
         self._edits = {edit.key: edit for edit in edits}
         self._met: set[Key] = set()
+
+    @property
+    def edits_entities(self) -> bool:
+        """Whether there is an edit of an entity."""
+        return any(edit.of == "entity" for edit in self._edits.values())
 
     def rules(self, named: Mapping[str, T], own: Mapping[str, T]) -> dict[str, T]:
         """The policies and templates of the files by id, with `own`, those of the edits, in place of the edited."""
@@ -101,7 +121,7 @@ class Overlay:
 
     def links(self, placed: Iterable[PlacedLink]) -> list[PlacedLink]:
         """The links of the files and of the edits."""
-        return [*(place for place in placed if not self.hides_rule(place.link.id)), *self._links]
+        return [*(place for place in placed if not self.hides_rule(place.link.id)), *self.own_links]
 
     def entities(self, document: str | Sequence[dict[str, Any]]) -> str | Sequence[dict[str, Any]]:
         """The entities of the files and of the edits; a document that is none comes back for its reader to refuse."""
@@ -113,7 +133,7 @@ class Overlay:
             return document
         if not isinstance(found, list | tuple):
             return document
-        return [*(one for one in found if not self.hides_entity(one)), *self._entities]
+        return [*(one for one in found if not self.hides_entity(one)), *self.own_entities]
 
     def hides_rule(self, id_: str) -> bool:
         """Whether an edit decides about a policy, template or link that the files hold."""
@@ -121,12 +141,11 @@ class Overlay:
 
     def hides_entity(self, entity: Any) -> bool:
         """Whether an edit decides about an entity that the files hold, given as Cedar JSON."""
-        uid = entity.get("uid") if isinstance(entity, dict) else None
-        if isinstance(uid, dict):
-            uid = uid.get("__entity", uid)
-        if not isinstance(uid, dict):
-            return False
-        return self._hides(("entity", str(uid.get("type")), str(uid.get("id"))))
+        try:
+            uid = entity_uid(entity, "entity")
+        except PolicyError:
+            return False  # its reader says what is wrong
+        return self._hides(("entity", *uid))
 
     def _hides(self, key: Key) -> bool:
         if key not in self._edits:
@@ -137,6 +156,14 @@ class Overlay:
     def unneeded(self) -> list[Edit]:
         """The removals of what the files do not hold. Ask when all of the files has been seen."""
         return [edit for key, edit in self._edits.items() if edit.removed and key not in self._met]
+
+
+def entity_uid(entity: Any, where: str) -> Uid:
+    """The uid of an entity in Cedar JSON; PolicyError, naming `where` it stands, when it has none."""
+    uid = entity.get("uid") if isinstance(entity, dict) else None
+    if isinstance(uid, dict) and uid.keys() == {"__entity"}:
+        uid = uid["__entity"]
+    return uid_of_json(uid, f"{where} uid")
 
 
 def _decoded(edit: Edit, type_: Any) -> Any:

@@ -3,7 +3,7 @@
 import json
 import marshal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ from sidecar.policy import cells
 from sidecar.policy.cells import Uid, Value
 from sidecar.policy.cores import in_order
 from sidecar.policy.hierarchy import check_parents, title
-from sidecar.policy.image import EntityRow
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 from sidecar.policy.links import EntityUid
+from sidecar.policy.source_rows import EntityRow
 
 # What one process reads at a time.
 CHUNK_ENTITIES = 2048
@@ -57,6 +57,24 @@ _FRAMES = msgspec.json.Decoder(list[_Frame])
 def key_of(uid: Uid) -> bytes:
     """One string per uid, in the order of types, then ids: no type's name holds a NUL."""
     return f"{uid[0]}\0{uid[1]}".encode()
+
+
+def packed(value: Value) -> bytes:
+    """A value as one string, equal for equal values; `marshal.loads` reads it."""
+    return marshal.dumps(value, 2)  # later versions tell objects that are shared from those that are not
+
+
+def chunk_of(rows: Iterable[EntityRow]) -> Chunk:
+    """Entities that are rows already."""
+    chunk = Chunk([], [], [], [], [], [], [])
+    for row in rows:
+        chunk.uids.append(key_of(row.uid))
+        chunk.attrs.append(packed(row.attrs))
+        chunk.tags.append(packed(row.tags))
+        chunk.counts.append(len(row.parents))
+        chunk.parents.extend(sorted(map(key_of, row.parents)))
+        chunk.named.extend(key_of(uid) for value in (row.attrs, row.tags) for uid in cells.uids_in(value))
+    return chunk
 
 
 def uid_of_key(key: bytes) -> Uid:
@@ -230,7 +248,7 @@ def _refused_parents(frames: Mapping[Uid, Sequence[Uid]], parents_max: int) -> b
 
 def _unread(frames: Mapping[Uid, list[Uid]], hidden: list[Uid]) -> Chunk:
     """The parents alone: whoever sees those of all chunks says what is wrong with them."""
-    empty = [marshal.dumps(cells.EMPTY_RECORD)] * len(frames)
+    empty = [packed(cells.EMPTY_RECORD)] * len(frames)
     parents = [key_of(parent) for parents in frames.values() for parent in parents]
     return Chunk(list(map(key_of, frames)), empty, empty, list(map(len, frames.values())), parents, [], hidden)
 
@@ -271,7 +289,7 @@ def _value(uid: Uid, part: str, raw: msgspec.Raw, values: dict[bytes, bytes], na
     if found is None:
         value: Value = cells.of_json(msgspec.json.decode(text), f"entity `{title(uid)}` {part}")
         named.update(cells.uids_in(value))
-        found = values[text] = marshal.dumps(value)
+        found = values[text] = packed(value)
     return found
 
 

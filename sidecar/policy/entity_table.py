@@ -1,17 +1,21 @@
 """All entities of an image, a few numbers each: what a million of them cost while the image is compiled."""
 
-import marshal
+from __future__ import annotations
+
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import repeat
+from typing import TypeAlias
 
 from fastpath.names import Names
 from sidecar.errors import PolicyError
 from sidecar.policy.cells import EMPTY_RECORD
-from sidecar.policy.entities import Chunk, uid_of_key
+from sidecar.policy.entities import Chunk, packed, uid_of_key
 from sidecar.policy.hierarchy import check_parents, title
 
 NONE32 = 0xFFFFFFFF
+Closures: TypeAlias = "tuple[array[int], array[int], array[int]]"
+"""All ancestors of each uid that is a parent: its row by uid (or NONE32), where a row begins, and ranks."""
 
 
 class EntityTable:
@@ -22,7 +26,7 @@ class EntityTable:
         self.uids = uids
         self.name = name
         self.values = Names()
-        self.values.add(marshal.dumps(EMPTY_RECORD))
+        self.values.add(packed(EMPTY_RECORD))
         self.rows = array("I")
         """Row of each uid, NONE32 for what is no entity; as long as is needed for the entities."""
         self.of = array("I")
@@ -41,7 +45,7 @@ class EntityTable:
         self.uids.add_all(chunk.named)
         parents = self.uids.add_all(chunk.parents)
         attrs, tags = self.values.add_all(chunk.attrs), self.values.add_all(chunk.tags)
-        self._widen()
+        self.widen()
         if len(set(numbers)) == len(numbers) and all(self.rows[number] == NONE32 for number in numbers):
             self._append(numbers, attrs, tags, chunk.counts, parents)
             return
@@ -54,7 +58,8 @@ class EntityTable:
             elif not self._is(self.rows[number], attr, tag, own):
                 raise PolicyError(f"{self.name}: duplicate entity entry `{self.title(number)}`")
 
-    def _widen(self) -> None:
+    def widen(self) -> None:
+        """Let `rows` know all uids that there are."""
         self.rows.extend(repeat(NONE32, len(self.uids) - len(self.rows)))
 
     def _append(
@@ -92,7 +97,7 @@ class EntityTable:
 
     def check(self, parents_max: int) -> None:
         """Refuse cycles and chains of more than `parents_max` parents; PolicyError names the entities."""
-        self._widen()
+        self.widen()
         if not self.parents:
             return
         try:
@@ -105,8 +110,8 @@ class EntityTable:
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
 
-    def closures(self, ranks: array[int]) -> tuple[array[int], array[int], array[int]]:
-        """All ancestors of each uid that is a parent: its row by uid (or NONE32), where a row begins, and ranks."""
+    def closures(self, ranks: array[int]) -> Closures:
+        """The closures of all parents, given the rank of each uid. `check` must have passed."""
         inner = {number: above for number, above in self._inner().items() if above}
         closed: dict[int, frozenset[int]] = {}
         for number in _parents_first(inner):

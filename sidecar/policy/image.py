@@ -1,25 +1,34 @@
 """Writes the image of fastpath/image.pxd: policies, entities and constants as one flat, position-independent block.
 
 Everything that has an order is sorted by bytes (uids by type then id, types by name, policies by id), so equal content
-gives equal bytes whatever the order of files or the seed of Python's hashes.
+gives equal bytes whatever the order of files or the seed of Python's hashes. What there are millions of stands in flat
+tables until it is written (fastpath/filing.pxd, fastpath/layout.pxd, entity_table.py, link_table.py).
 """
 
+from __future__ import annotations
+
+import marshal
 import struct
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
-from fastpath.value import text_hash, uid_hash
+from fastpath.filing import Rules
+from fastpath.layout import Layout, add_types
+from fastpath.names import Names
+from fastpath.value import text_hash
 from sidecar.policy import cells
-from sidecar.policy.cells import EMPTY_RECORD, Uid, Value
+from sidecar.policy.cells import CellWriter, Uid, Value
 from sidecar.policy.code import Constants
-from sidecar.policy.program import Program
+from sidecar.policy.entities import chunk_of, key_of
+from sidecar.policy.entity_table import Closures, EntityTable
+from sidecar.policy.link_table import OfTemplate
 from sidecar.policy.rows import (
     ACTION_EQ,
     ACTION_IN,
     IMAGE_COLUMNS,
     NODE_BYTES,
-    NODE_KEYS,
     NONE32,
     NOTE_BYTES,
     POLICY_BYTES,
@@ -29,56 +38,16 @@ from sidecar.policy.rows import (
     RESOURCE_EQ,
     RESOURCE_IN,
     RESOURCE_IS,
+    SLOT_BYTES,
     TYPE_BYTES,
     VERSION,
-    NodeFlag,
-    NodeRow,
-    PolicyCells,
     PolicyFlag,
     RowWriter,
     Scope,
+    power_of_two,
     slots,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeRow:
-    """One constraint: the uid of `==` and `in`, the type of `is`, the uids of an action list."""
-
-    op: Scope = Scope.ANY
-    uid: Uid | None = None
-    type: str | None = None
-    uids: tuple[Uid, ...] = ()
-
-    def named(self) -> Iterable[Uid]:
-        return self.uids if self.uid is None else (self.uid,)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRow:
-    """One policy or one link, ready to be filed."""
-
-    id: str
-    forbid: bool
-    flags: int
-    principal: ScopeRow
-    action: ScopeRow
-    resource: ScopeRow
-    program: Program
-    template: str = ""
-    reason: str = ""
-    obligation: str = ""
-    annotations: str = "{}"
-
-
-@dataclass(frozen=True, slots=True)
-class EntityRow:
-    """One entity of the store with its own parents; what those are in follows from their rows."""
-
-    uid: Uid
-    attrs: Value = EMPTY_RECORD
-    tags: Value = EMPTY_RECORD
-    parents: frozenset[Uid] = frozenset()
+from sidecar.policy.source_rows import EntityRow, PolicyRow, ScopeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,27 +100,6 @@ def filings_of(policy: PolicyRow) -> list[list[Key]]:
     return [way for way in ways if way]
 
 
-def file_policies(policies: Sequence[PolicyRow]) -> tuple[dict[Key, list[int]], list[int]]:
-    """Where each policy (by index) is filed: under its rarest constraint, or in the list that every request walks.
-
-    A policy whose action list is empty can match nothing and is filed nowhere.
-    """
-    ways = [filings_of(policy) for policy in policies]
-    count = Counter(key for filings in ways for way in filings for key in way)
-    filed: dict[Key, list[int]] = {}
-    anywhere: list[int] = []
-    for i, filings in enumerate(ways):
-        if policies[i].action.op is Scope.IN_LIST and not policies[i].action.uids:
-            continue
-        if not filings:
-            anywhere.append(i)
-            continue
-        best = min(filings, key=lambda way: (sum(count[key] for key in way), RANK[way[0][0]]))
-        for key in best:
-            filed.setdefault(key, []).append(i)
-    return filed, anywhere
-
-
 def closures(parents: Mapping[Uid, Iterable[Uid]]) -> dict[Uid, frozenset[Uid]]:
     """All ancestors of every uid that is a parent, from the parents of each entity, which form no cycle."""
     closed: dict[Uid, frozenset[Uid]] = {}
@@ -168,143 +116,207 @@ def closures(parents: Mapping[Uid, Iterable[Uid]]) -> dict[Uid, frozenset[Uid]]:
     return closed
 
 
-class _Writer:
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.policies = sorted(source.policies, key=lambda policy: policy.id.encode())
-        self.entities = {entity.uid: entity for entity in source.entities}
-        self.closed = closures({entity.uid: entity.parents for entity in source.entities})
-        self.shapes = {uid: source.constants.index(source.shapes[uid]) for uid in sorted(source.shapes, key=uid_key)}
-        self._name_rows()
+class Assembly:
+    """An image while it is made: policies, links and entities arrive in any number, then it is written at once."""
+
+    def __init__(self, constants: Constants, *, columns: bool = True, name: str = "entities") -> None:
+        """`constants` may still grow; `name` stands before errors about entities."""
+        self.constants = constants
+        self.uids = Names()
+        self.ids = Names()
+        self.rules = Rules(self.ids)
+        self.entities = EntityTable(self.uids, name)
+        self.shapes: dict[Uid, Value] = {}
+        """Per action: the record that describes its `context.input` (fastpath/program.pxd "shapes")."""
+        self.columns_read = 0
+        self.extras_read: set[str] = set()
+        self.columns = columns
+        self.types = Names()
+        self.notes: dict[tuple[str, ...], int] = {}
+        self.words = array("I")
+        self._starts: dict[tuple[int, ...], int] = {(): 0}
+        self.actions: dict[tuple[int, ...], int] = {}
+        self.stack_max = 0
+
+    def add(self, policy: PolicyRow) -> int:
+        """Add a policy whose id nothing else has; its row. Notes and code stand in the order of their coming."""
+        self.columns_read |= policy.program.columns
+        self.extras_read |= policy.program.extras
+        self.stack_max = max(self.stack_max, policy.program.stack)
+        program, action = policy.program, policy.action
+        return self.rules.add(
+            self.ids.add(policy.id.encode()),
+            policy.forbid,
+            policy.flags | PolicyFlag.OBLIGES * bool(policy.obligation),
+            (policy.principal.op, action.op, policy.resource.op),
+            self._scope(policy.principal),
+            (self._node(action), self._list(action)),
+            self._scope(policy.resource),
+            (self._code(program.words), len(program.words), program.stack),
+            self.notes.setdefault(note_of(policy), len(self.notes)),
+        )
+
+    def add_links(self, like: PolicyRow, links: OfTemplate) -> None:
+        """Add a policy as `like`, which is none itself, for each link of its template."""
+        row = self.add(like)
+        self.rules.add_links(row, links.ids, links.principals, links.resources)
+        self.rules.forget(row)
+
+    def image(self) -> bytearray:
+        """The image, little-endian, a multiple of 8 bytes long. Add nothing afterwards."""
+        return _Writing(self).image()
+
+    # ------------------------------------------------------------ names
+
+    def _node(self, scope: ScopeRow) -> int:
+        return NONE32 if scope.uid is None else self.uids.add(key_of(scope.uid))
+
+    def _scope(self, scope: ScopeRow) -> tuple[int, int]:
+        return self._node(scope), NONE32 if scope.type is None else self.types.add(scope.type.encode())
+
+    def _list(self, scope: ScopeRow) -> int:
+        """The row of a list of actions. Links share their template's, and equal ones are one."""
+        if scope.op is not Scope.IN_LIST:
+            return NONE32
+        uids = tuple(dict.fromkeys(self.uids.add(key_of(uid)) for uid in scope.uids))
+        if uids not in self.actions:
+            self.actions[uids] = self.rules.actions(array("I", uids))
+        return self.actions[uids]
+
+    def _code(self, words: tuple[int, ...]) -> int:
+        """Where a program begins. Equal programs stand there once."""
+        at = self._starts.get(words)
+        if at is None:
+            at = self._starts[words] = len(self.words)
+            self.words.extend(words)
+        return at
+
+
+class _Cells(CellWriter):
+    """Cells whose entities are nodes of the image."""
+
+    def __init__(self, out: bytearray, uids: Names, layout: Layout) -> None:
+        super().__init__(out)
+        self._uids = uids
+        self._layout = layout
+
+    def uid(self, type_: str, id_: str, *_rows: int) -> int:
+        number = self._uids.find(key_of((type_, id_)))
+        if number < 0:
+            raise KeyError(type_, id_)
+        return self._layout.uid_offset(self._layout.ranks[number])
+
+
+class _Writing:
+    """Writes an assembly. Everything stands in an order of its own content, not of its coming."""
+
+    def __init__(self, made: Assembly) -> None:
+        self.made = made
+        self.shapes = {uid: made.constants.index(made.shapes[uid]) for uid in sorted(made.shapes, key=uid_key)}
+        for uid in (*made.shapes, *(uid for value in made.constants.values for uid in cells.uids_in(value))):
+            made.uids.add(key_of(uid))
+        made.entities.widen()
+        add_types(made.uids, made.types)
+        made.rules.file(len(made.uids), len(made.types))
+        self.layout = Layout(made.uids, made.types, made.rules)
         self.out = bytearray(_HEADER.size)
         self.rows = RowWriter(self.out)
-        self.notes: dict[tuple[str, ...], int] = {}
+        self.rows.cells = _Cells(self.out, made.uids, self.layout)
 
-    def _name_rows(self) -> None:
-        """Give every uid and every type that the image names its row."""
-        uids: set[Uid] = set(self.entities) | set(self.shapes)
-        types: set[str] = set()
-        for entity in self.source.entities:
-            uids |= entity.parents
-            uids.update(cells.uids_in(entity.attrs), cells.uids_in(entity.tags))
-        for value in self.source.constants.values:
-            uids.update(cells.uids_in(value))
-        for policy in self.policies:
-            for scope in (policy.principal, policy.action, policy.resource):
-                uids.update(scope.named())
-                if scope.type is not None:
-                    types.add(scope.type)
-        self.uids = sorted(uids, key=uid_key)
-        self.node = {uid: i for i, uid in enumerate(self.uids)}
-        types.update(type_ for type_, _ in self.uids)
-        self.types = sorted(types, key=str.encode)
-        self.type = {name: i for i, name in enumerate(self.types)}
-
-    def image(self) -> bytes:
-        self.notes = {note: row for row, note in enumerate(dict.fromkeys(map(note_of, self.policies)))}
-        nodes = self.rows.rows_room(NODE_BYTES * len(self.uids))
-        policies = self.rows.rows_room(POLICY_BYTES * len(self.policies))
-        types = self.rows.room(TYPE_BYTES * len(self.types))
-        notes = self.rows.room(NOTE_BYTES * len(self.notes))
-        constants = self.rows.cells.room(len(self.source.constants.values))
-        uid_slots, type_slots = self._slots()
-        filed, anywhere = file_policies(self.policies)
-        self._put_nodes(nodes, filed)
-        for row, name in enumerate(self.types):
-            self.rows.type(
-                types + TYPE_BYTES * row, name, filed.get((PRINCIPAL_IS, name), ()), filed.get((RESOURCE_IS, name), ())
-            )
-        for note, row in self.notes.items():
-            self.rows.note(notes + NOTE_BYTES * row, note)
-        code, words = self._put_policies(policies)
-        for i, value in enumerate(self.source.constants.values):
-            self.rows.cells.put(constants + 16 * i, value)
+    def image(self) -> bytearray:
+        made, rows = self.made, self.rows
+        nodes = rows.rows_room(NODE_BYTES * len(made.uids))
+        policies = rows.rows_room(POLICY_BYTES * len(made.rules))
+        types = rows.room(TYPE_BYTES * len(made.types))
+        notes = rows.room(NOTE_BYTES * len(made.notes))
+        constants = rows.cells.room(len(made.constants.values))
+        slot_count = power_of_two(2 * len(made.uids))
+        uid_slots = rows.room(SLOT_BYTES * slot_count)
+        long_bytes = self.layout.place(nodes)
+        self.layout.put_long_uids(self.out, rows.room(long_bytes))
+        type_slots = self._put_types(types)
+        for row, note in enumerate(made.notes):
+            rows.note(notes + NOTE_BYTES * row, note)
+        for row, value in enumerate(made.constants.values):
+            rows.cells.put(constants + 16 * row, value)
+        code = rows.block(made.words.tobytes())
+        closures = made.entities.closures(self.layout.ranks)
+        refs = (*rows.list(made.rules.anywhere_ranks()), *rows.list(self._parents(closures[0])), *self._put_shapes())
+        actions = array("I", (part for ranks in self._action_ranks() for part in rows.list(ranks)))
+        values = self._put_values()
+        extras = rows.text("\0".join(sorted(made.extras_read, key=str.encode)))
+        self._put_nodes(nodes, values, closures)
+        self.layout.uid_slots(self.out, uid_slots, slot_count)
+        self.layout.policies(self.out, policies, rows.room(self.layout.ids_bytes()), actions)
         sections = (
-            nodes, self.rows.block(uid_slots), types, self.rows.block(type_slots), policies, notes, len(self.notes),
-            code, words, constants, len(self.source.constants.values),
+            slot_count, type_slots[1], nodes, uid_slots, types, type_slots[0], policies, notes, len(made.notes),
+            code, len(made.words), constants, len(made.constants.values),
         )  # fmt: skip
-        parents = [row for row, uid in enumerate(self.uids) if uid in self.closed]
-        refs = (*self.rows.list(anywhere), *self.rows.list(parents), *self._put_shapes())
-        self._put_header((len(uid_slots) // 8, len(type_slots) // 8, *sections), refs)
-        return bytes(self.out)
+        self._put_header(extras, sections, refs)
+        return self.out
 
     # ------------------------------------------------------------ pieces
 
-    def _slots(self) -> tuple[bytes, bytes]:
-        uids = ((hash_, hash_ >> 32, row) for row, hash_ in enumerate(uid_hash(*uid) for uid in self.uids))
-        types = ((hash_, hash_ >> 32, row) for row, hash_ in enumerate(map(text_hash, self.types)))
-        return slots(uids, len(self.uids)), slots(types, len(self.types))
+    def _put_types(self, base: int) -> tuple[int, int]:
+        """Write types; offset and number of their slots."""
+        made, hashes = self.made, []
+        for row, number in enumerate(self.layout.type_order):
+            name = made.types[number].decode()
+            hashes.append(text_hash(name))
+            lists = (made.rules.under(kind, number) for kind in (PRINCIPAL_IS, RESOURCE_IS))
+            self.rows.type(base + TYPE_BYTES * row, name, *lists)
+        raw = slots(((hash_, hash_ >> 32, row) for row, hash_ in enumerate(hashes)), len(hashes))
+        return self.rows.block(raw), len(raw) // SLOT_BYTES
 
-    def _put_nodes(self, base: int, filed: dict[Key, list[int]]) -> None:
-        self.rows.uids(base, ((uid, row, self.type[uid[0]]) for row, uid in enumerate(self.uids)))
-        for row, uid in enumerate(self.uids):
-            entity = self.entities.get(uid, EntityRow(uid))
-            flags = NodeFlag.PRESENT * (uid in self.entities) | NodeFlag.PARENT * (uid in self.closed)
-            self.rows.node(
-                base + NODE_BYTES * row,
-                NodeRow(
-                    uid, row, self.type[uid[0]], flags, self._nodes(entity.parents),
-                    self._nodes(self.closed.get(uid, ())), [filed.get((kind, uid), ()) for kind in range(NODE_KEYS)],
-                    entity.attrs, entity.tags,
-                ),
-            )  # fmt: skip
+    def _parents(self, closure_rows: array[int]) -> list[int]:
+        """Nodes that are parents, ascending."""
+        return sorted(self.layout.ranks[number] for number, row in enumerate(closure_rows) if row != NONE32)
 
-    def _nodes(self, uids: Iterable[Uid]) -> list[int]:
-        return sorted(self.node[uid] for uid in uids)
+    def _action_ranks(self) -> Iterable[list[int]]:
+        return (sorted(self.layout.ranks[number] for number in uids) for uids in self.made.actions)
 
-    def _put_policies(self, base: int) -> tuple[int, int]:
-        """Write policies and the code section; returns its offset and its words. Equal programs stand there once."""
-        words: list[int] = []
-        starts: dict[tuple[int, ...], int] = {}
-        for row, policy in enumerate(self.policies):
-            program = policy.program.words
-            if program not in starts:
-                starts[program] = len(words) if program else 0
-                words += program
-            self.rows.policy(base + POLICY_BYTES * row, self._policy(policy, starts[program]))
-        return self.rows.block(struct.pack(f"<{len(words)}I", *words)), len(words)
+    def _put_values(self) -> tuple[array[int], array[int]]:
+        """Write the members of the records that entities have: how many each has, and their offset. Equal ones stand
+        there once, in the order of the nodes that have them first.
+        """
+        entities, cells_ = self.made.entities, self.rows.cells
+        counts = array("I", repeat(0, len(entities.values)))
+        offsets = array("Q", repeat(0, len(entities.values)))
+        offsets[0] = cells_.align()
+        left = len(entities.values) - 1
+        for number in self.layout.order:
+            row = entities.rows[number]
+            if not left:
+                break
+            for value in (entities.attrs[row], entities.tags[row]) if row != NONE32 else ():
+                if not offsets[value]:
+                    record = marshal.loads(entities.values[value])
+                    counts[value], offsets[value] = record[1], cells_.members(record)
+                    left -= 1
+        return counts, offsets
 
-    def _policy(self, policy: PolicyRow, code: int) -> PolicyCells:
-        principal, action, resource = policy.principal, policy.action, policy.resource
-        return PolicyCells(
-            policy.forbid,
-            policy.flags | PolicyFlag.OBLIGES * bool(policy.obligation),
-            (principal.op, action.op, resource.op),
-            (
-                self._node(principal),
-                self._type(principal),
-                self._node(action),
-                self._node(resource),
-                self._type(resource),
-            ),
-            policy.program.stack,
-            self._nodes(set(action.uids)),
-            code,
-            len(policy.program.words),
-            policy.id,
-            self.notes[note_of(policy)],
-        )
-
-    def _node(self, scope: ScopeRow) -> int:
-        return NONE32 if scope.uid is None else self.node[scope.uid]
-
-    def _type(self, scope: ScopeRow) -> int:
-        return NONE32 if scope.type is None else self.type[scope.type]
+    def _put_nodes(self, base: int, values: tuple[array[int], array[int]], closures: Closures) -> None:
+        entities = self.made.entities
+        lists = self.rows.cells.align()
+        rows = (entities.rows, entities.attrs, entities.tags, entities.starts, entities.parents)
+        self.layout.nodes(self.out, base, lists, rows, values, closures)
+        self.rows.room(self.layout.lists_bytes())
+        self.layout.put_lists(self.out, lists)
 
     def _put_shapes(self) -> tuple[int, int]:
         # Sorted by uid is sorted by node, since nodes are sorted by uid.
-        raw = b"".join(_SHAPE.pack(self.node[uid], constant) for uid, constant in self.shapes.items())
+        nodes = {uid: self.layout.ranks[self.made.uids.find(key_of(uid))] for uid in self.shapes}
+        raw = b"".join(_SHAPE.pack(nodes[uid], constant) for uid, constant in self.shapes.items())
         return (self.rows.at(self.rows.block(raw)), len(self.shapes)) if raw else (0, 0)
 
-    def _put_header(self, sections: tuple[int, ...], refs: tuple[int, ...]) -> None:
-        columns = columns_read(self.policies)
-        extras = self.rows.text("\0".join(sorted(extras_read(self.policies), key=str.encode)))
+    def _put_header(self, extras: tuple[int, int], sections: tuple[int, ...], refs: tuple[int, ...]) -> None:
+        made = self.made
         size = self.rows.cells.align()
+        self.rows.at(size)  # PolicyError when it is too large
         _HEADER.pack_into(
-            self.out, 0, b"REMITGEN", VERSION, IMAGE_COLUMNS if self.source.columns else 0, size,
-            columns & 0xFFFFFFFFFFFFFFFF, columns >> 64, len(self.uids), len(self.types), len(self.policies),
-            len(self.policies), len(self.entities), max((policy.program.stack for policy in self.policies), default=0),
-            *extras, *sections, *refs,
+            self.out, 0, b"REMITGEN", VERSION, IMAGE_COLUMNS if made.columns else 0, size,
+            made.columns_read & 0xFFFFFFFFFFFFFFFF, made.columns_read >> 64, len(made.uids), len(made.types),
+            len(made.rules), len(made.rules), len(made.entities), made.stack_max, *extras, *sections, *refs,
         )  # fmt: skip
 
 
@@ -330,5 +342,10 @@ def extras_read(policies: Iterable[PolicyRow]) -> set[str]:
 
 
 def write_image(source: Source) -> bytes:
-    """The image of `source`, little-endian, a multiple of 8 bytes long. Policy ids and uids must be unique."""
-    return _Writer(source).image()
+    """The image of a set that fits into memory well. Policy ids and uids must be unique."""
+    made = Assembly(source.constants, columns=source.columns)
+    made.shapes = source.shapes
+    for policy in sorted(source.policies, key=lambda policy: policy.id.encode()):
+        made.add(policy)
+    made.entities.add(chunk_of(source.entities))
+    return bytes(made.image())

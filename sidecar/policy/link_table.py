@@ -1,5 +1,7 @@
 """All template links of an image, a few numbers each, read chunk by chunk."""
 
+from __future__ import annotations
+
 import marshal
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +137,7 @@ class LinkTable:
         """By chunk; every link has the next id, so they tell where each id stands."""
 
     def __len__(self) -> int:
-        return len(self.ids) - self._policies
+        return sum(len(one.ids) for one in self._by_template.values())
 
     def templates(self) -> list[str]:
         """Those that have links, sorted."""
@@ -143,6 +145,10 @@ class LinkTable:
 
     def of(self, template: str) -> OfTemplate:
         return self._by_template[template]
+
+    def count(self, template: str) -> int:
+        """How many links a template has."""
+        return len(self._by_template[template].ids) if template in self._by_template else 0
 
     def add(self, chunk: LinkChunk, source: str, title_of: Callable[[str], str]) -> None:
         """Add a chunk from the file `source`; PolicyError for an id that is taken, by a link or by what `title_of`

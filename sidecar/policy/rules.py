@@ -6,13 +6,15 @@ from typing import Any, TypeVar
 
 from sidecar.errors import PolicyError
 from sidecar.policy import annotations as notes
+from sidecar.policy.cells import Uid
 from sidecar.policy.code import Constants
-from sidecar.policy.image import PolicyRow, Scope, ScopeRow
 from sidecar.policy.links import Link, PlacedLink, check_ids, check_slots, slots_of
 from sidecar.policy.literals import MARK, fill_text
 from sidecar.policy.parse import Parsed
 from sidecar.policy.program import Program
+from sidecar.policy.rows import Scope
 from sidecar.policy.shapes import Shape
+from sidecar.policy.source_rows import PolicyRow, ScopeRow
 
 T = TypeVar("T")
 _SCOPES = {"All": Scope.ANY, "==": Scope.EQ, "in": Scope.IN, "is": Scope.IS}
@@ -49,7 +51,7 @@ def _uid(value: Mapping[str, str]) -> tuple[str, str]:
     return value["type"], value["id"]
 
 
-Fill = Callable[[tuple[str, ...], Mapping[str, tuple[str, str]]], ScopeRow]
+Fill = Callable[[tuple[str, ...], Mapping[str, Uid | None]], ScopeRow]
 
 
 def _scope_of(shape: Shape, part: str) -> Fill:
@@ -85,10 +87,9 @@ def _constant(row: ScopeRow) -> Fill:
 
 
 def _row(
-    id_: str, policy: Parsed, program: Program, link: Link | None, template: str, *, positional: bool
+    id_: str, policy: Parsed, program: Program, slots: Mapping[str, Uid | None], template: str, *, positional: bool
 ) -> PolicyRow:
     shape, values = policy.shape, policy.piece.values
-    slots = {name: (uid.type, uid.id) for name, uid in link.slots.items()} if link else {}
     noted = policy.annotations
     forbid = shape.est["effect"] == "forbid"
     return PolicyRow(
@@ -106,6 +107,9 @@ def _row(
     )
 
 
+_EMPTY_SLOTS = {"?principal": None, "?resource": None}
+
+
 @dataclass(slots=True)
 class RuleSet:
     """A policy set on its way to rows of the image."""
@@ -115,40 +119,61 @@ class RuleSet:
     constants: Constants
     positional: bool
 
-    def _template(self, placed: PlacedLink) -> str:
-        """The id of a link's template. Positional sets know a template by its `@id` as well, as cedarpy does."""
+    def template_of(self, placed: PlacedLink) -> str:
+        """The id of a link's template; PolicyError names a link that has none, or does not fill exactly its slots.
+
+        Positional sets know a template by its `@id` as well, as cedarpy does.
+        """
         wanted = placed.link.template
-        if wanted in self.named and self.named[wanted].template:
-            return wanted
-        if self.positional:
-            found = [id_ for id_, p in self.named.items() if p.template and p.annotations.get("id") == wanted]
-            if len(found) == 1:
-                return found[0]
-        cause = "which is a policy without slots" if wanted in self.named else "which does not exist"
-        raise PolicyError(f"{placed.where}: link `{placed.link.id}` names the template `{wanted}`, {cause}")
+        if wanted not in self.named or not self.named[wanted].template:
+            found = []
+            if self.positional:
+                found = [id_ for id_, p in self.named.items() if p.template and p.annotations.get("id") == wanted]
+            if len(found) != 1:
+                cause = "which is a policy without slots" if wanted in self.named else "which does not exist"
+                raise PolicyError(f"{placed.where}: link `{placed.link.id}` names the template `{wanted}`, {cause}")
+            wanted = found[0]
+        shape = self.named[wanted].shape
+        needed = shape.cache.get("slots")
+        if needed is None:
+            needed = shape.cache["slots"] = slots_of(shape.est)
+        check_slots(placed, needed)
+        return wanted
+
+    def row(self, id_: str, link: Link | None = None) -> PolicyRow:
+        """The row of a policy, or of a link of the template `id_`; PolicyError names the policy."""
+        policy = self.named[id_]
+        slots = {name: (uid.type, uid.id) for name, uid in link.slots.items()} if link else {}
+        program = _program(policy, self.constants)
+        row_id, template = (link.id, id_) if link else (id_, "")
+        return _row(row_id, policy, program, slots, template, positional=self.positional)
+
+    def like(self, id_: str, *, linked: bool) -> PolicyRow:
+        """What all links of a template share: their row without an id, and without uids where slots are.
+
+        A template without links decides nothing, but it must compile all the same.
+        """
+        policy = self.named[id_]
+        program = _program(policy, self.constants if linked else Constants())
+        return _row("", policy, program, _EMPTY_SLOTS, id_, positional=self.positional)
 
     def rows(self) -> list[PolicyRow]:
         """One row per policy and per link; PolicyError names the policy or the link's place."""
         taken = {id_: policy.piece.title for id_, policy in self.named.items()}
         check_ids(self.links, taken)
-        linked: dict[str, list[PlacedLink]] = {}
+        linked: dict[str, list[Link]] = {}
         for place in self.links:
-            template = self._template(place)
-            check_slots(place, slots_of(self.named[template].shape.est))
-            linked.setdefault(template, []).append(place)
+            linked.setdefault(self.template_of(place), []).append(place.link)
         rows = []
         # Sorted, so that constants and code come in the same order whatever the order of the files.
         for id_ in sorted(self.named, key=str.encode):
-            rows += self._rows_of(id_, linked.get(id_, []))
+            if not self.named[id_].template:
+                rows.append(self.row(id_))
+            elif id_ in linked:
+                rows += [self.row(id_, link) for link in linked[id_]]
+            else:
+                self.like(id_, linked=False)
         return rows
-
-    def _rows_of(self, id_: str, links: list[PlacedLink]) -> list[PolicyRow]:
-        policy = self.named[id_]
-        if not policy.template:
-            return [_row(id_, policy, _program(policy, self.constants), None, "", positional=self.positional)]
-        # A template without links decides nothing, but it must compile all the same.
-        program = _program(policy, self.constants if links else Constants())
-        return [_row(place.link.id, policy, program, place.link, id_, positional=self.positional) for place in links]
 
 
 def _program(policy: Parsed, constants: Constants) -> Program:

@@ -13,10 +13,13 @@ from fastpath import table
 from fastpath.decide import Evaluator
 from fastpath.table import Generation
 from sidecar.policy import image, rows
+from sidecar.policy.code import Constants
 from sidecar.policy.compile import compile_image
-from sidecar.policy.image import PolicyRow, Scope, ScopeRow, file_policies
+from sidecar.policy.image import Assembly
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.program import EMPTY
+from sidecar.policy.rows import Scope
+from sidecar.policy.source_rows import PolicyRow, ScopeRow
 from tests.fix_policy import ANYTHING, evaluate
 
 POLICIES = [
@@ -110,10 +113,18 @@ def test_policies_are_filed_under_their_rarest_constraint():
     rows = [row(str(i), ScopeRow(Scope.EQ, ("A", str(i % 3))), shared) for i in range(9)]
     rows.append(row("any"))
     rows.append(row("never", ScopeRow(Scope.EQ, ("A", "0")), ScopeRow(Scope.IN_LIST)))
-    filed, anywhere = file_policies(rows)
-    assert anywhere == [9]
-    assert sorted(filed) == [(0, ("A", "0")), (0, ("A", "1")), (0, ("A", "2"))]
-    assert filed[0, ("A", "1")] == [1, 4, 7]
+    made = Assembly(Constants())
+    for one in rows:
+        made.add(one)
+    made.rules.file(len(made.uids), 0)
+    assert list(made.rules.anywhere_ranks()) == [9]
+    filed = {
+        (kind, made.uids[number]): list(made.rules.under(kind, number))
+        for kind in range(6)
+        for number in range(len(made.uids))
+    }
+    assert {key for key, ranks in filed.items() if ranks} == {(0, b"A\x000"), (0, b"A\x001"), (0, b"A\x002")}
+    assert filed[0, b"A\x001"] == [1, 4, 7]
 
 
 def test_a_list_of_actions_is_filed_under_each_and_answers_once():

@@ -1,0 +1,43 @@
+"""Writes the many rows of an image, nodes and policies, from flat arrays (filing.pxd) into a buffer.
+
+Only the compiler uses this, with the GIL. Of what there is little (types, notes, constants) sidecar/policy/rows.py
+writes the rows.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from cpython cimport array
+from fastpath.filing cimport Rules
+from fastpath.image cimport List, Node, Policy
+from fastpath.names cimport Names
+
+
+cdef class _Sources:                      # what nodes are written from; see Layout.nodes
+    cdef array.array rows, attrs, tags, parent_starts, parents
+    cdef array.array counts, offsets
+    cdef array.array closure_rows, closure_starts, closures
+
+
+cdef class Layout:
+    cdef Names uids
+    cdef Names types
+    cdef Rules rules
+    cdef readonly array.array order      # uids by rank: a rank is a node's index
+    cdef readonly array.array ranks      # of uids
+    cdef readonly array.array type_order
+    cdef readonly array.array type_ranks
+    cdef readonly Names lists            # of nodes that found no room in their rows, each padded to 8 bytes
+    cdef uint64_t lists_at               # where they will stand
+    cdef uint64_t *uid_at                # offset of each node's Uid, by rank
+    cdef uint32_t *scratch               # ranks of one list while it is sorted
+    cdef uint32_t scratch_room
+    cdef int _long_uids(self, uint8_t *out, uint64_t out_size, uint64_t at) except -1
+    cdef int _uid(self, uint8_t *out, uint32_t rank) except -1
+    cdef const uint32_t *_ranked(self, const uint32_t *numbers, uint32_t n, uint32_t *kept) except NULL
+    cdef int _list(self, uint8_t *out, List *into, const uint32_t *members, uint32_t n, uint64_t *free_at,
+                   uint64_t end) except -1
+    cdef uint32_t _overflow(self, const uint32_t *members, uint32_t n) except? 0xFFFFFFFF
+    cdef uint32_t _type(self, const char *name, uint32_t size) except? 0xFFFFFFFF
+    cdef int _node(self, uint8_t *out, uint64_t at, uint32_t rank, _Sources from_) except -1
+    cdef int _policy(self, Policy *policy, uint32_t rank, array.array actions) except -1
+    cdef uint32_t _rank(self, uint32_t number) except? 0xFFFFFFFF
+    cdef uint32_t _type_rank(self, uint32_t number) except? 0xFFFFFFFF

@@ -1,0 +1,333 @@
+"""See layout.pxd."""
+from cpython cimport array
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.string cimport memchr, memcpy, memset
+
+from fastpath.filing cimport Rule, Rules
+from fastpath.image cimport FILED_NODES, NODE_PARENT, NODE_PRESENT, NODE_ROOM, NONE32, List, Node, Policy, Slot
+from fastpath.names cimport Names
+from fastpath.value cimport KIND_RECORD, Cell, Uid, uid_hash
+
+from fastpath.names import inverse
+
+cdef enum:
+    UNIT = 8                 # bytes that one step of an `at` stands for
+
+
+cdef inline uint64_t padded(uint64_t size) noexcept nogil:
+    return (size + UNIT - 1) & ~<uint64_t> (UNIT - 1)
+
+
+cdef int by_number(const void *a, const void *b) noexcept nogil:
+    cdef uint32_t x = (<const uint32_t *> a)[0]
+    cdef uint32_t y = (<const uint32_t *> b)[0]
+    return (x > y) - (x < y)
+
+
+cdef int within(uint64_t size, uint64_t at, uint64_t wanted) except -1:
+    if at > size or wanted > size - at:
+        raise IndexError(at)
+    return 0
+
+
+cdef inline const uint32_t *words(array.array numbers) noexcept:
+    return <const uint32_t *> numbers.data.as_uints
+
+
+cdef class _Sources:
+    def __init__(self, array.array rows not None, array.array attrs not None, array.array tags not None,
+                 array.array parent_starts not None, array.array parents not None, array.array counts not None,
+                 array.array offsets not None, array.array closure_rows not None, array.array closure_starts not None,
+                 array.array closures not None):
+        self.rows, self.attrs, self.tags = rows, attrs, tags
+        self.parent_starts, self.parents = parent_starts, parents
+        self.counts, self.offsets = counts, offsets
+        self.closure_rows, self.closure_starts, self.closures = closure_rows, closure_starts, closures
+
+
+cdef inline bint fits(uint64_t key_size) noexcept nogil:
+    """Whether the Uid of a key (with its NUL) stands in its node's row."""
+    return key_size - 1 <= NODE_ROOM - sizeof(Uid)
+
+
+cdef inline uint32_t type_length(const char *key, uint64_t size) except? 0xFFFFFFFF:
+    cdef const void *nul = memchr(key, 0, size)
+    if nul is NULL:
+        raise ValueError("a uid without its type")
+    return <uint32_t> (<const char *> nul - key)
+
+
+cdef inline int record(uint8_t *out, Cell *cell, _Sources from_, uint32_t value) except -1:
+    """Write a record's cell, which points to its members."""
+    within(len(from_.counts), value, 1)
+    memset(cell, 0, sizeof(Cell))
+    cell.kind = KIND_RECORD
+    cell.n = words(from_.counts)[value]
+    cell.v = <int64_t> (<uint64_t *> from_.offsets.data.as_voidptr)[value] - (<uint8_t *> cell - out)
+    return 0
+
+
+def add_types(Names uids not None, Names types not None):
+    cdef uint64_t size = 0
+    cdef uint32_t number
+    cdef const char *key
+    for number in range(uids.count):
+        key = uids.at(number, &size)
+        types.put(key, type_length(key, size))
+
+
+cdef class Layout:
+
+    def __init__(self, Names uids not None, Names types not None, Rules rules not None):
+        self.uids, self.types, self.rules = uids, types, rules
+        self.order = uids.order()
+        self.ranks = inverse(self.order)
+        self.type_order = types.order()
+        self.type_ranks = inverse(self.type_order)
+        self.lists = Names()
+        self.uid_at = <uint64_t *> malloc(sizeof(uint64_t) * (<uint64_t> uids.count + 1))
+        if self.uid_at is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.uid_at)
+        free(self.scratch)
+
+    def place(self, uint64_t nodes):
+        cdef uint64_t size = 0
+        cdef uint64_t long_bytes = 0
+        cdef uint32_t rank
+        for rank in range(self.uids.count):
+            self.uids.at(words(self.order)[rank], &size)
+            self.uid_at[rank] = nodes + sizeof(Node) * <uint64_t> rank + (sizeof(Node) - NODE_ROOM)
+            if not fits(size):
+                self.uid_at[rank] = 0
+                long_bytes += sizeof(Uid) + padded(size - 1)
+        return long_bytes
+
+    def put_long_uids(self, uint8_t[::1] out not None, uint64_t at):
+        self._long_uids(&out[0], len(out), at)
+
+    def uid_offset(self, uint32_t rank):
+        if rank >= self.uids.count:
+            raise IndexError(rank)
+        return self.uid_at[rank]
+
+    def nodes(self, uint8_t[::1] out not None, uint64_t at, uint64_t lists_at, entities, values, closures):
+        cdef uint32_t rank
+        within(len(out), at, sizeof(Node) * <uint64_t> self.uids.count)
+        self.lists_at = lists_at
+        cdef _Sources sources = _Sources(*entities, *values, *closures)
+        for rank in range(self.uids.count):
+            self._uid(&out[0], rank)
+            self._node(&out[0], at + sizeof(Node) * <uint64_t> rank, rank, sources)
+
+    def lists_bytes(self):
+        return self.lists.text_used
+
+    def put_lists(self, uint8_t[::1] out not None, uint64_t at):
+        within(len(out), at, self.lists.text_used)
+        if at != self.lists_at:
+            raise IndexError(at)
+        if self.lists.text_used:
+            memcpy(&out[at], self.lists.text, self.lists.text_used)
+
+    def ids_bytes(self):
+        cdef uint64_t size = 0
+        cdef uint64_t total = 0
+        cdef uint32_t rank
+        for rank in range(self.rules.count):
+            self.rules.ids.at(self.rules.rows[self.rules.ranked[rank]].id, &size)
+            total += padded(size)
+        return total
+
+    def policies(self, uint8_t[::1] out not None, uint64_t at, uint64_t ids_at, array.array actions not None):
+        cdef uint64_t size = 0
+        cdef uint32_t rank
+        cdef const char *id_
+        within(len(out), at, sizeof(Policy) * <uint64_t> self.rules.count)
+        for rank in range(self.rules.count):
+            id_ = self.rules.ids.at(self.rules.rows[self.rules.ranked[rank]].id, &size)
+            within(len(out), ids_at, padded(size))
+            memcpy(&out[0] + ids_at, id_, size)
+            self._policy(<Policy *> (&out[0] + at + sizeof(Policy) * <uint64_t> rank), rank, actions)
+            (<Policy *> (&out[0] + at + sizeof(Policy) * <uint64_t> rank)).id.at = <uint32_t> (ids_at // UNIT)
+            (<Policy *> (&out[0] + at + sizeof(Policy) * <uint64_t> rank)).id.n = <uint32_t> size
+            ids_at += padded(size)
+
+    def uid_slots(self, uint8_t[::1] out not None, uint64_t at, uint32_t count):
+        cdef Slot *slots
+        cdef uint64_t hash_
+        cdef uint32_t rank, slot
+        within(len(out), at, sizeof(Slot) * <uint64_t> count)
+        if count & (count - 1) or count < 2 * <uint64_t> self.uids.count:
+            raise IndexError(count)
+        slots = <Slot *> (&out[0] + at)
+        for slot in range(count):
+            slots[slot].tag, slots[slot].row = 0, NONE32
+        for rank in range(self.uids.count):
+            hash_ = (<const Uid *> (&out[0] + self.uid_at[rank])).hash
+            slot = <uint32_t> hash_ & (count - 1)
+            while slots[slot].row != NONE32:
+                slot = (slot + 1) & (count - 1)
+            slots[slot].tag, slots[slot].row = <uint32_t> (hash_ >> 32), rank
+
+    # ------------------------------------------------------------ native
+
+    cdef int _long_uids(self, uint8_t *out, uint64_t out_size, uint64_t at) except -1:
+        cdef uint64_t size = 0
+        cdef uint32_t rank
+        for rank in range(self.uids.count):
+            if self.uid_at[rank] == 0:
+                self.uids.at(words(self.order)[rank], &size)
+                within(out_size, at, sizeof(Uid) + padded(size - 1))
+                self.uid_at[rank] = at
+                at += sizeof(Uid) + padded(size - 1)
+        return 0
+
+    cdef int _uid(self, uint8_t *out, uint32_t rank) except -1:
+        """Write a node's Uid with its text."""
+        cdef uint64_t size = 0
+        cdef const char *key = self.uids.at(words(self.order)[rank], &size)
+        cdef uint32_t type_len = type_length(key, size)
+        cdef Uid *uid = <Uid *> (out + self.uid_at[rank])
+        cdef char *text = <char *> (uid + 1)
+        memcpy(text, key, type_len)
+        memcpy(text + type_len, key + type_len + 1, size - type_len - 1)
+        uid.type_len, uid.id_len, uid.index = type_len, <uint32_t> (size - type_len - 1), rank
+        uid.type_index = self._type(key, type_len)
+        uid.hash = uid_hash(text, uid.type_len, uid.id_len)
+        return 0
+
+    cdef uint32_t _type(self, const char *name, uint32_t size) except? 0xFFFFFFFF:
+        cdef uint32_t before = self.types.count
+        cdef uint32_t number = self.types.put(name, size)
+        if self.types.count != before:
+            raise IndexError(number)
+        return words(self.type_ranks)[number]
+
+    cdef int _node(self, uint8_t *out, uint64_t at, uint32_t rank, _Sources from_) except -1:
+        cdef Node *node = <Node *> (out + at)
+        cdef uint32_t number = words(self.order)[rank]
+        cdef uint32_t row = words(from_.rows)[number]
+        cdef uint32_t closure = words(from_.closure_rows)[number]
+        cdef uint64_t free_at = at + sizeof(Node) - NODE_ROOM
+        cdef uint64_t end = at + sizeof(Node)
+        cdef uint32_t n = 0
+        cdef uint32_t key
+        cdef const uint32_t *members
+        cdef List *lists = &node.filed[0]
+        if self.uid_at[rank] == free_at:
+            free_at += sizeof(Uid) + padded((<Uid *> (out + free_at)).type_len + (<Uid *> (out + free_at)).id_len)
+        node.uid = <uint32_t> (self.uid_at[rank] // UNIT)
+        node.flags = 0
+        if row != NONE32:
+            node.flags |= NODE_PRESENT
+            members = words(from_.parents) + words(from_.parent_starts)[row]
+            n = words(from_.parent_starts)[row + 1] - words(from_.parent_starts)[row]
+            members = self._ranked(members, n, &n)
+            self._list(out, &node.parents, members, n, &free_at, end)
+        if closure != NONE32:
+            node.flags |= NODE_PARENT
+            members = words(from_.closures) + words(from_.closure_starts)[closure]
+            n = words(from_.closure_starts)[closure + 1] - words(from_.closure_starts)[closure]
+            self._list(out, &node.closure, members, n, &free_at, end)
+        for key in range(FILED_NODES):
+            members = self.rules.filed(key, number, &n)
+            self._list(out, lists + key, members, n, &free_at, end)
+        record(out, &node.attrs, from_, 0 if row == NONE32 else words(from_.attrs)[row])
+        record(out, &node.tags, from_, 0 if row == NONE32 else words(from_.tags)[row])
+        return 0
+
+    cdef const uint32_t *_ranked(self, const uint32_t *numbers, uint32_t n, uint32_t *kept) except NULL:
+        """Ranks of uids, ascending, each once."""
+        cdef void *grown
+        cdef uint32_t i
+        cdef uint32_t found = 0
+        if n > self.scratch_room or self.scratch is NULL:
+            grown = realloc(self.scratch, sizeof(uint32_t) * (<uint64_t> n + 64))
+            if grown is NULL:
+                raise MemoryError
+            self.scratch, self.scratch_room = <uint32_t *> grown, n + 64
+        for i in range(n):
+            self.scratch[i] = words(self.ranks)[numbers[i]]
+        qsort(self.scratch, n, sizeof(uint32_t), by_number)
+        for i in range(n):
+            if found == 0 or self.scratch[found - 1] != self.scratch[i]:
+                self.scratch[found] = self.scratch[i]
+                found += 1
+        kept[0] = found
+        return self.scratch
+
+    cdef int _list(self, uint8_t *out, List *into, const uint32_t *members, uint32_t n, uint64_t *free_at,
+                   uint64_t end) except -1:
+        """Write a list into what is free of its row, or leave it in `lists`."""
+        cdef uint64_t size = sizeof(uint32_t) * <uint64_t> n
+        cdef uint64_t at
+        cdef uint32_t number
+        into.n = n
+        if n < 2:
+            into.at = members[0] if n else 0
+            return 0
+        if size <= end - free_at[0]:
+            memcpy(out + free_at[0], members, size)
+            at = free_at[0]
+            free_at[0] += padded(size)
+        else:
+            number = self._overflow(members, n)
+            at = self.lists_at + (self.lists.ends[number - 1] if number else 0)
+        if at // UNIT >= NONE32:
+            raise OverflowError
+        into.at = <uint32_t> (at // UNIT)
+        return 0
+
+    cdef uint32_t _overflow(self, const uint32_t *members, uint32_t n) except? 0xFFFFFFFF:
+        """The number of a list among `lists`. A member behind the last that fills up to 8 bytes is 0, which no list of
+        two ascending members ends with.
+        """
+        cdef uint64_t size = padded(sizeof(uint32_t) * <uint64_t> n)
+        cdef uint32_t *copy
+        cdef uint32_t number
+        if n % 2 == 0:
+            return self.lists.put(<const char *> members, size)
+        copy = <uint32_t *> malloc(size)
+        if copy is NULL:
+            raise MemoryError
+        memcpy(copy, members, sizeof(uint32_t) * <uint64_t> n)
+        copy[n] = 0
+        try:
+            number = self.lists.put(<const char *> copy, size)
+        finally:
+            free(copy)
+        return number
+
+    cdef int _policy(self, Policy *policy, uint32_t rank, array.array actions) except -1:
+        cdef const Rule *rule = self.rules.rows + self.rules.ranked[rank]
+        memset(policy, 0, sizeof(Policy))
+        policy.effect, policy.flags = rule.effect, rule.flags
+        policy.principal_op, policy.action_op, policy.resource_op = rule.principal_op, rule.action_op, rule.resource_op
+        policy.principal_uid = self._rank(rule.principal)
+        policy.action_uid = self._rank(rule.action)
+        policy.resource_uid = self._rank(rule.resource)
+        policy.principal_type = self._type_rank(rule.principal_type)
+        policy.resource_type = self._type_rank(rule.resource_type)
+        policy.stack, policy.code, policy.code_words = rule.stack, rule.code, rule.code_words
+        policy.note = rule.note
+        if rule.actions != NONE32:
+            within(len(actions), 2 * <uint64_t> rule.actions, 2)
+            policy.actions.at = words(actions)[2 * rule.actions]
+            policy.actions.n = words(actions)[2 * rule.actions + 1]
+        return 0
+
+    cdef uint32_t _rank(self, uint32_t number) except? 0xFFFFFFFF:
+        if number == NONE32:
+            return NONE32
+        within(self.uids.count, number, 1)
+        return words(self.ranks)[number]
+
+    cdef uint32_t _type_rank(self, uint32_t number) except? 0xFFFFFFFF:
+        if number == NONE32:
+            return NONE32
+        within(self.types.count, number, 1)
+        return words(self.type_ranks)[number]
