@@ -4,12 +4,14 @@ Both sides answer the same requests in the same process, over policies and entit
 request in its own canonical form: cedarpy a dict whose context is already JSON text (the form it documents as its
 fastest; called one by one and as a batch, of which the faster counts), we the uids and the context as cells, as a door
 leaves them, and we make the decision natively, as a door has it. `remit_python` makes Python objects of each decision;
-`remit_from_json` also encodes the context from JSON at every call, which no door does. The floor is a plain hash lookup
-(a dict in C) for each key of the request, among as many keys as the table has entities.
+`remit_from_json` also encodes the context from JSON at every call, which no door does. `call` is a whole call without
+its transport: bytes of a CheckRequest in, bytes of the reply out. The floor is a plain hash lookup (a dict in C) for
+each key of the request, among as many keys as the table has entities.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,20 +24,31 @@ from typing import Any
 import cedarpy
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table as Printed
 
 from bench.measure import Samples, digest, interleaved, machine, ratio
 from bench.tables import Table, anonymous_mib, compile_table, prepare, uids
-from bench.workloads import KINDS, SAME_SCOPE, Workload, workload
+from bench.workloads import CALLS, KINDS, SAME_SCOPE, Workload, workload
+from fastpath.call import Pdp
 from fastpath.decide import Evaluator, Outcome
+from fastpath.mapping import Mapping
+from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
+from sidecar._proto.remit.authz.v1 import authz_pb2
+from sidecar.config_mapping import mapping_config
 from sidecar.policy.cells import encode_context
 
 Answers = list[dict[str, Any]]
 PEERS = ("cedarpy", "cedarpy_batch")
+AGENT_KIND = 1  # fastpath/peer.pxd
+WIDTH = 110
+"""Columns that the table needs."""
+CALL_BUDGET_MS = 60_000
+"""A thread can lose its core for longer than a door allows; that is not the question here."""
 PEER_WORK = 200_000
 """Policies times requests that cedarpy evaluates per round at most; it gets the first requests."""
+SAME_SCOPE_WORK = 10_000_000
+"""Policies times requests of a round where every request meets every policy."""
 
 
 class Disagreement(Exception):
@@ -113,6 +126,42 @@ class Ours:
         ]
 
 
+class Calls:
+    """Whole calls at the agents' door, as its handler makes them, each by the agent that the request names."""
+
+    def __init__(self, work: Workload, generation: Generation) -> None:
+        self.pdp = Pdp(None, budget_ms=CALL_BUDGET_MS)
+        self.pdp.put_rules(generation, Mapping(mapping_config({"trust_domains": ["corp.example"]})))
+        self.pdp.put_state(epoch=0, bundle_generation=0, not_ready="")
+        self.calls = [(self._message(request), self._peer(request)) for request in work.requests]
+
+    def _message(self, request: dict[str, Any]) -> bytes:
+        resource = authz_pb2.EntityUid(**request["resource"])
+        level = request["context"]["call"]["data_level"]
+        message = authz_pb2.CheckRequest(action=request["action"]["id"], resource=resource, data_level=level)
+        return bytes(message.SerializeToString())
+
+    def _peer(self, request: dict[str, Any]) -> VerifiedPeer:
+        return VerifiedPeer(AGENT_KIND, request["principal"]["id"], "corp.example")
+
+    def all(self) -> int:
+        check = self.pdp.check
+        for message, peer in self.calls:
+            check(message, peer)
+        return len(self.calls)
+
+    def outcomes(self) -> bytes:
+        """Of every call; Disagreement when one was not decided."""
+        found = bytearray()
+        for message, peer in self.calls:
+            code, reply = self.pdp.check(message, peer)
+            outcome = authz_pb2.CheckResponse.FromString(reply).outcome if code == 0 else 0
+            if outcome not in (authz_pb2.OUTCOME_ALLOW, authz_pb2.OUTCOME_DENY):
+                raise Disagreement(f"a call ended with status {code} and outcome {outcome}")
+            found.append(outcome)
+        return bytes(found)
+
+
 def floor(work: Workload) -> Callable[[], int]:
     """As many dict lookups as each request has keys: its three uids and the names in its context."""
     keys = [[*(f"{t}::{i}" for t, i in uids(request)), *request["context"]] for request in work.requests]
@@ -148,31 +197,40 @@ def _compare(work: Workload, peer: Peer, ours: Ours) -> Answers:
     return got
 
 
+def asked(kind: str, size: int, requests: int) -> int:
+    """How many requests are made of a workload: fewer where each of them meets every policy."""
+    return min(requests, max(20, SAME_SCOPE_WORK // size)) if kind == SAME_SCOPE else requests
+
+
 def measure(kind: str, size: int, requests: int, rounds: int, peer_to: int, folder: Path) -> Measured:
     """Raw samples of all sides on one workload, and the answers, on which they agree."""
-    work = workload(kind, size, requests)
+    work = workload(kind, size, asked(kind, size, requests))
     table = compile_table(work, folder / f"{kind}-{size}.mdb")
     with table.open() as generation:
         ours = Ours(work, generation)
         sides: dict[str, Callable[[], int]] = {"remit": ours.native_calls, "floor": floor(work)}
-        if size > peer_to:
-            answers, compared = [{"outcomes": ours.evaluator.outcomes(ours.prepared).hex()}], 0
-        else:
+        answers: Answers = [{"outcomes": ours.evaluator.outcomes(ours.prepared).hex()}]
+        compared = 0
+        if size <= peer_to:
             peer = Peer(work)
             answers = _compare(work, peer, ours)
             compared = len(answers)
             sides |= {"remit_python": ours.python_calls, "remit_from_json": ours.from_json}
             sides |= {"cedarpy": peer.one_by_one, "cedarpy_batch": peer.batch}
+        if kind == CALLS:
+            calls = Calls(work, generation)
+            answers.append({"calls": calls.outcomes().hex()})
+            sides["call"] = calls.all
         samples = interleaved(sides, rounds=rounds)
         found = Measured(samples, answers, compared, _facts(work, table, generation, ours))
     found.facts["anon_mib"] = anonymous_mib(table, work.requests)
-    table.path.unlink()
     return found
 
 
 def _facts(work: Workload, table: Table, generation: Generation, ours: Ours) -> dict[str, float]:
     outcomes = ours.evaluator.outcomes(ours.prepared)
     return {
+        "requests": len(work.requests),
         "compile_s": table.compile_s,
         "compile_peak_mib": table.peak_mib,
         "image_bytes": table.size,
@@ -192,6 +250,8 @@ def results(measured: dict[str, dict[str, Measured]], bytes_each: dict[str, floa
     found: dict[str, Any] = {"workloads": by_kind, **bytes_each}
     for key in ("speedup", "speedup_python", "speedup_from_json"):
         found[key] = _worst(min, {kind: by_kind[kind] for kind in apart or measured}, key)
+    for key in ("speedup_call", "call_microseconds"):
+        found[key] = _worst(max, {kind: by_kind[kind] for kind in by_kind if kind == CALLS}, key)
     found["floor_ratio"] = _worst(max, by_kind, "floor_ratio")
     flat = {kind: _growth(sizes) for kind, sizes in apart.items()}
     found["flatness_by_workload"] = flat
@@ -215,11 +275,15 @@ def _ratios(one: Measured) -> dict[str, float]:
         "answers_compared": one.compared,
         **one.facts,
     }
+    if "call" in by_side:
+        found["call_microseconds"] = median(by_side["call"]) / 1000
     if one.compared:
         peer = min(PEERS, key=lambda name: median(by_side[name]))
         found["speedup"] = ratio(by_side, peer, "remit")
         found["speedup_python"] = ratio(by_side, peer, "remit_python")
         found["speedup_from_json"] = ratio(by_side, peer, "remit_from_json")
+        if "call" in by_side:
+            found["speedup_call"] = ratio(by_side, peer, "call")
     return found
 
 
@@ -271,57 +335,93 @@ def bytes_per_row(folder: Path, rows: int = 2000) -> dict[str, float]:
 @click.option("--requests", default=10_000, show_default=True, help="Distinct requests; each round asks them all once.")
 @click.option("--rounds", default=20, show_default=True, help="Samples of each side.")
 @click.option("--peer-to", default=10_000, show_default=True, help="Largest size at which cedarpy is run beside us.")
+@click.option(
+    "--tables",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep compiled tables here, and take those that are here already.",
+)
 def decide(
-    out: Path | None, plot: Path | None, sizes: str, kinds: str, requests: int, rounds: int, peer_to: int
+    out: Path | None,
+    plot: Path | None,
+    sizes: str,
+    kinds: str,
+    requests: int,
+    rounds: int,
+    peer_to: int,
+    tables: Path | None,
 ) -> None:
     """What does a decision cost, from 1 to 1,000,000 policies, and how much faster than cedarpy is it?
 
     Prints microseconds per decision and the speedup over cedarpy with pre-parsed policies and entities, on the same
     requests in the same process; exits 1 when any answer differs. The full run is
-    `python -m bench decide --sizes 1,100,1000,10000,100000,1000000 --json FILE`; it needs about 8 GiB and an hour.
+    `python -m bench decide --sizes 1,100,1000,10000,100000,1000000 --json FILE`; it needs about 6 GiB and half an hour,
+    and writes what it has after every table.
     """
     wanted = [(kind, int(size)) for kind in kinds.split(",") for size in sizes.split(",")]
     unknown = sorted({kind for kind, _ in wanted} - KINDS.keys())
     if unknown:
         raise click.BadParameter(f"`{unknown[0]}` is none of {', '.join(KINDS)}", param_hint="--workloads")
     measured: dict[str, dict[str, Measured]] = {}
-    with tempfile.TemporaryDirectory(prefix="remit-bench-") as folder, Progress(transient=True) as bar:
-        for kind, size in bar.track(wanted, description="tables"):
+    with contextlib.ExitStack() as stack:
+        folder = tables or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="remit-bench-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        bytes_each = bytes_per_row(folder)
+        for kind, size in wanted:
             try:
-                one = measure(kind, size, requests, rounds, peer_to, Path(folder))
+                one = measure(kind, size, requests, rounds, peer_to, folder)
             except Disagreement as error:
                 raise click.ClickException(f"answers differ in {kind} at {size} policies: {error}") from None
             measured.setdefault(kind, {})[str(size)] = one
-        found = results(measured, bytes_per_row(Path(folder)))
+            click.echo(f"{kind} {size}: {_said(one)}", err=True)
+            found, answers = _report(measured, bytes_each, out)
     _print(measured, found)
-    answers = {kind: {size: one.answers for size, one in by_size.items()} for kind, by_size in measured.items()}
-    hashed = digest(answers)
-    compared = sum(one.compared for by_size in measured.values() for one in by_size.values())
-    click.echo(f"answers {compared} equal, sha256 {hashed}")
+    click.echo(answers)
     if out:
-        samples = {kind: {size: one.samples for size, one in by_size.items()} for kind, by_size in measured.items()}
-        report = {"results": found | {"answers_sha256": hashed}, "samples": samples, "machine": machine()}
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         click.echo(f"wrote {out}")
     if plot:
         draw(measured, plot)
         click.echo(f"wrote {plot}")
 
 
+def _said(one: Measured) -> str:
+    facts = one.facts
+    return (
+        f"{median(one.samples['remit']) / 1000:.2f} us, compiled in {facts['compile_s']:.1f} s with"
+        f" {facts['compile_peak_mib']:.0f} MiB, {one.compared} answers compared"
+    )
+
+
+def _report(
+    measured: dict[str, dict[str, Measured]], bytes_each: dict[str, float], out: Path | None
+) -> tuple[dict[str, Any], str]:
+    """The results so far, written to `out`, and what is said of the answers."""
+    found = results(measured, bytes_each)
+    answers = {kind: {size: one.answers for size, one in by_size.items()} for kind, by_size in measured.items()}
+    hashed = digest(answers)
+    compared = sum(one.compared for by_size in measured.values() for one in by_size.values())
+    if out:
+        samples = {kind: {size: one.samples for size, one in by_size.items()} for kind, by_size in measured.items()}
+        report = {"results": found | {"answers_sha256": hashed}, "samples": samples, "machine": machine()}
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return found, f"answers {compared} equal, sha256 {hashed}"
+
+
 def _print(measured: dict[str, dict[str, Measured]], found: dict[str, Any]) -> None:
     table = Printed(title="microseconds per decision (median)")
-    for heading in ("workload", "size", "remit", "floor", "remit python", "from json", "cedarpy", "batch", "speedup"):
+    headings = ("workload", "size", "remit", "floor", "python", "json", "call", "cedarpy", "batch", "speedup")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "workload" else "right")
     for kind, by_size in measured.items():
         for size, one in by_size.items():
             cells = [
                 f"{median(one.samples[side]) / 1000:.2f}" if side in one.samples else "-"
-                for side in ("remit", "floor", "remit_python", "remit_from_json", *PEERS)
+                for side in ("remit", "floor", "remit_python", "remit_from_json", "call", *PEERS)
             ]
             speedup = found["workloads"][kind][size].get("speedup")
             table.add_row(kind, size, *cells, f"{speedup:.0f}x" if speedup else "-")
-    Console().print(table)
-    for key in ("flatness", "anon_growth_mib", "ns_per_matching_policy", "bytes_per_policy", "bytes_per_link"):
+    Console(width=max(Console().width, WIDTH)).print(table)
+    keys = ("flatness", "anon_growth_mib", "ns_per_matching_policy", "bytes_per_policy", "bytes_per_link")
+    for key in (*keys, "compile_peak_mib"):
         if found.get(key) is not None:
             click.echo(f"{key} {found[key]:.2f}")
 

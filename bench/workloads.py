@@ -15,6 +15,8 @@ from typing import Any
 Uid = dict[str, str]
 CLASSES = 200
 """Policies that stand before the links in `agents`."""
+AGENT = "spiffe://corp.example/agents/"
+"""Its agents have SPIFFE IDs, as a verified caller has."""
 
 
 @dataclass
@@ -162,25 +164,34 @@ def _agents(rng: Random, size: int, requests: int) -> Workload:
                 "when { context.session.level_seen > 2 && resource.level < context.session.level_seen };"
             )
         else:
+            # Every other one needs no task, so that an agent without one is allowed something as well.
+            task = "context.task.present && " if number % 4 else ""
             work.policies.append(
                 f'@id("k{number:03}") permit({scope}, resource in ToolGroup::"t{number}") '
-                "when { context.task.present && context.call.data_level <= principal.clearance };"
+                f"when {{ {task}context.call.data_level <= principal.clearance }};"
             )
     count = max(2, size // 2)
     work.entities = [_entity("AgentClass", f"c{n}") for n in range(50)]
     work.entities += [_entity("ToolGroup", f"t{n}") for n in range(CLASSES)]
     work.entities += [
-        _entity("Agent", f"a{n}", [_uid("AgentClass", f"c{n % 50}")], clearance=rng.randrange(5)) for n in range(count)
+        _entity("Agent", AGENT + str(n), [_uid("AgentClass", f"c{n % 50}")], clearance=rng.randrange(5))
+        for n in range(count)
     ]
     work.entities += [
         _entity("Tool", f"x{n}", [_uid("ToolGroup", f"t{n % CLASSES}")], level=rng.randrange(5)) for n in range(count)
     ]
     for number in range(size):
-        agent, tool = _uid("Agent", f"a{rng.randrange(count)}"), _uid("Tool", f"x{rng.randrange(count)}")
+        agent, tool = _uid("Agent", AGENT + str(rng.randrange(count))), _uid("Tool", f"x{rng.randrange(count)}")
         work.links.append((f"s{number:07}", "tool", agent, tool))
     for number in range(requests):
         _, _, agent, tool = rng.choice(work.links)
-        tool = tool if number % 2 else _uid("Tool", f"x{rng.randrange(count)}")
+        if number % 4 == 2:
+            # From the scope of one of the two hundred, where there are agents and tools enough.
+            one = rng.randrange(CLASSES)
+            agent = _uid("Agent", AGENT + str(min(count - 1, one % 50 + 50 * rng.randrange(1 + count // 50))))
+            tool = _uid("Tool", f"x{min(count - 1, one + CLASSES * rng.randrange(1 + count // CLASSES))}")
+        elif number % 4 == 0:
+            tool = _uid("Tool", f"x{rng.randrange(count)}")
         context = {
             "task": {"present": rng.random() < 0.9, "covers_tool": rng.random() < 0.9},
             "session": {"level_seen": rng.randrange(5)},
@@ -214,6 +225,8 @@ KINDS: dict[str, Callable[[Random, int, int], Workload]] = {
     "one_scope": _one_scope,
 }
 SAME_SCOPE = "one_scope"
+CALLS = "agents"
+"""The one whose requests are calls that a door takes: the caller an agent, the action and the context a sidecar's."""
 
 
 def workload(kind: str, size: int, requests: int, seed: int = 1) -> Workload:

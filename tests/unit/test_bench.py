@@ -13,6 +13,7 @@ import bench.decide as question
 from bench.__main__ import main
 from bench.measure import interleaved, ratio
 from bench.publish import policies
+from bench.tables import compile_table
 from bench.workloads import KINDS, workload
 
 TINY = ["decide", "--sizes", "1,12", "--requests", "20", "--rounds", "2"]
@@ -33,9 +34,10 @@ def test_decide_writes_ratios_samples_and_machine(tmp_path: Path) -> None:
     assert "one_scope" not in found["flatness_by_workload"]
     for key in ("anon_growth_mib", "ns_per_matching_policy", "bytes_per_policy", "bytes_per_link", "compile_peak_mib"):
         assert isinstance(found[key], float)
-    for by_size in written["samples"].values():
+    assert set(found["call_microseconds"]) == set(found["speedup_call"]) == {"1", "12"}
+    for kind, by_size in written["samples"].items():
         for by_side in by_size.values():
-            assert set(by_side) == SIDES
+            assert set(by_side) == SIDES | ({"call"} if kind == "agents" else set())
             assert all(len(times) == 2 for times in by_side.values())
     assert written["machine"]["cedarpy"]
     assert found["answers_sha256"] in done.output
@@ -51,6 +53,18 @@ def test_beyond_the_peers_reach_we_are_measured_alone(tmp_path: Path) -> None:
     found = json.loads(report.read_text())["results"]
     assert set(found["speedup"]) == {"1"}
     assert found["workloads"]["sharing"]["12"]["answers_compared"] == 0
+
+
+def test_tables_are_compiled_once_and_not_taken_for_others(tmp_path: Path) -> None:
+    """A run finds what an earlier one compiled, unless it was made of something else."""
+    made = compile_table(workload("rbac", 5, 1), tmp_path / "t.mdb")
+    again = compile_table(workload("rbac", 5, 1), tmp_path / "t.mdb")
+    assert again == made
+    assert made.peak_mib > 0
+    other = compile_table(workload("rbac", 6, 1), tmp_path / "t.mdb")
+    assert other.digest != made.digest
+    with other.open() as generation:
+        assert generation.policy_count == 6
 
 
 def test_decide_refuses_to_time_different_answers(monkeypatch: pytest.MonkeyPatch) -> None:
