@@ -135,6 +135,8 @@ def compile_image(
     progress(f"laying out {report.policies} rules and {report.entities} entities")
     templates = {id_: policy for id_, policy in sorted(rules.named.items()) if policy.template}
     uses = {id_: TemplateUse(policy.piece.text, table.count(id_)) for id_, policy in templates.items()}
+    # A million parsed policies are not needed while the image is written.
+    del rules, table, templates
     return Compiled(made.image(), report, uses)
 
 

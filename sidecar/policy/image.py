@@ -65,6 +65,7 @@ class Source:
 _TOTALS = "QQ6III"
 _HEADER = struct.Struct("<8sIIQ" + _TOTALS + "II11Q" + "II" * 3)
 _SHAPE = struct.Struct("<II")
+_NOTE = struct.Struct("<8I")
 
 # Most specific first: ties between equally rare ones go to the earlier.
 _PREFERENCE = (
@@ -132,7 +133,7 @@ class Assembly:
         self.extras_read: set[str] = set()
         self.columns = columns
         self.types = Names()
-        self.notes: dict[tuple[str, ...], int] = {}
+        self.notes = Names()
         self.words = array("I")
         self._starts: dict[tuple[int, ...], int] = {(): 0}
         self.actions: dict[tuple[int, ...], int] = {}
@@ -153,7 +154,7 @@ class Assembly:
             (self._node(action), self._list(action)),
             self._scope(policy.resource),
             (self._code(program.words), len(program.words), program.stack),
-            self.notes.setdefault(note_of(policy), len(self.notes)),
+            self.notes.add(marshal.dumps(note_of(policy), 2)),
         )
 
     def add_links(self, like: PolicyRow, links: OfTemplate) -> None:
@@ -235,8 +236,8 @@ class _Writing:
         long_bytes = self.layout.place(nodes)
         self.layout.put_long_uids(self.out, rows.room(long_bytes))
         type_slots = self._put_types(types)
-        for row, note in enumerate(made.notes):
-            rows.note(notes + NOTE_BYTES * row, note)
+        for row in range(len(made.notes)):
+            self._put_note(notes + NOTE_BYTES * row, marshal.loads(made.notes[row]))
         for row, value in enumerate(made.constants.values):
             rows.cells.put(constants + 16 * row, value)
         code = rows.block(made.words.tobytes())
@@ -267,6 +268,13 @@ class _Writing:
             self.rows.type(base + TYPE_BYTES * row, name, *lists)
         raw = slots(((hash_, hash_ >> 32, row) for row, hash_ in enumerate(hashes)), len(hashes))
         return self.rows.block(raw), len(raw) // SLOT_BYTES
+
+    def _put_note(self, at: int, texts: Sequence[str]) -> None:
+        *shared, annotations = texts
+        # Annotations hold the id, so hardly any are equal: to look for those would keep a million texts.
+        raw = annotations.encode()
+        refs = (*(self.rows.text(text) for text in shared), (self.rows.at(self.rows.block(raw)), len(raw)))
+        _NOTE.pack_into(self.out, at, *(part for ref in refs for part in ref))
 
     def _parents(self, closure_rows: array[int]) -> list[int]:
         """Nodes that are parents, ascending."""

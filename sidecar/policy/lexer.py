@@ -23,7 +23,8 @@ class PolicyText(NamedTuple):
 class Piece(NamedTuple):
     """One policy or template as it stands in a text."""
 
-    text: str
+    whole: str
+    """The text that it is from: a slice of its own for each of a million policies would double them."""
     source: str
     line: int
     column: int
@@ -32,6 +33,13 @@ class Piece(NamedTuple):
     """What it shares with policies that differ in literals alone."""
     values: tuple[str, ...] = ()
     """Its literals, where the shape has markers."""
+    start: int = 0
+    end: int | None = None
+    """Where it stands in `whole`; None: to the end."""
+
+    @property
+    def text(self) -> str:
+        return self.whole[self.start : self.end]
 
     @property
     def where(self) -> str:
@@ -120,7 +128,8 @@ class _Splitter:
         self._newlines(self.text.rfind("\n", at, start), self.text.count("\n", at, start))
         id_ = values[shape.id_at] if shape.id_at >= 0 else None
         column = start - self.line_start + 1
-        self.pieces.append(Piece(self.text[start:end], self.source, self.line, column, id_, shape, values))
+        piece = Piece(self.text, self.source, self.line, column, id_, shape, values, start, end)
+        self.pieces.append(piece)
         self._newlines(self.text.rfind("\n", start, end), self.text.count("\n", start, end))
         return end
 

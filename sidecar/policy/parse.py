@@ -167,7 +167,7 @@ def _first_of_shapes(pieces: Sequence[Piece]) -> tuple[list[Shape], list[First]]
 
 
 def _chunks(first: Sequence[First]) -> list[Sequence[First]]:
-    return list(chunks(first, lambda pair: len(pair[0].text)))
+    return list(chunks(first, lambda pair: len(pair[1].text)))
 
 
 def parse(pieces: Sequence[Piece]) -> list[Parsed]:
