@@ -2,8 +2,11 @@
 
 from array import array
 
+from typing_extensions import disjoint_base
+
 from fastpath.names import Names
 
+@disjoint_base
 class Rules:
     """Policies and links. Every id has at most one."""
 

@@ -2,12 +2,15 @@
 
 from array import array
 
+from typing_extensions import disjoint_base
+
 from fastpath.filing import Rules
 from fastpath.names import Names
 
 def add_types(uids: Names, types: Names) -> None:
     """Add the types of all uids; ValueError for a uid without one."""
 
+@disjoint_base
 class Layout:
     """Where nodes and policies of one image stand. Call in this order: place, nodes, put_lists, policies."""
 

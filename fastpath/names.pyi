@@ -3,6 +3,9 @@
 from array import array
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Names:
     """Byte strings without duplicates."""
 
