@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from sidecar.errors import PolicyError
 from sidecar.policy.image import PolicyFlag
@@ -22,6 +23,7 @@ RESERVED = (
 OBLIGATIONS = ("approval", "notify", "step-up")
 CURES = ("approval", "step-up")
 DISTANCE_MAX = 2
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def distance(a: str, b: str) -> int:
@@ -38,6 +40,7 @@ def distance(a: str, b: str) -> int:
     return row[-1]
 
 
+@lru_cache(maxsize=1024)
 def lookalike(name: str) -> str | None:
     """The reserved annotation that `name` nearly is, else None.
 
@@ -75,4 +78,4 @@ def flags(annotations: Mapping[str, str], *, forbid: bool) -> int:
 
 def as_json(annotations: Mapping[str, str]) -> str:
     """All annotations as one JSON object with sorted keys."""
-    return json.dumps(dict(annotations), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _JSON.encode(dict(annotations))

@@ -103,6 +103,8 @@ class EntityTable:
         try:
             # Whoever is nobody's parent closes no cycle, and is one longer than the longest above it.
             depths = check_parents(self._inner(), parents_max, self.title)
+            if max(depths.values(), default=1) < parents_max:
+                return
             for row, number in enumerate(self.of):
                 above = () if number in depths else self.above(row)
                 if max((depths.get(one, 1) for one in above), default=0) >= parents_max:

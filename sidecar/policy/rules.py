@@ -24,14 +24,14 @@ def name_policies(parsed: Sequence[Parsed], *, positional: bool) -> dict[str, Pa
     """Policies and templates by id; PolicyError when one has none or shares it."""
     named: dict[str, Parsed] = {}
     for policy in parsed:
-        id_ = f"policy{policy.position}" if positional else policy.annotations.get("id")
+        noted = {} if positional else policy.annotations
+        id_ = f"policy{policy.position}" if positional else noted.get("id")
         if not id_:
             raise PolicyError(f'{policy.piece.title} has no `@id`; give it a unique one: @id("..")')
         if id_ in named:
             raise PolicyError(f"{policy.piece.title} has an id that {named[id_].piece.title} has already")
         named[id_] = policy
-        if not positional:
-            _check_annotations(policy)
+        _check_annotations(policy, noted)
     return named
 
 
@@ -43,8 +43,8 @@ def _named_error(policy: Parsed, step: Callable[[], T]) -> T:
         raise PolicyError(f"{policy.piece.title} {error}") from None
 
 
-def _check_annotations(policy: Parsed) -> None:
-    _named_error(policy, lambda: notes.check(policy.annotations))
+def _check_annotations(policy: Parsed, noted: Mapping[str, str]) -> None:
+    _named_error(policy, lambda: notes.check(noted))
 
 
 def _uid(value: Mapping[str, str]) -> tuple[str, str]:
