@@ -6,7 +6,8 @@ fastest; called one by one and as a batch, of which the faster counts), we the u
 leaves them, and we make the decision natively, as a door has it. `remit_python` makes Python objects of each decision;
 `remit_from_json` also encodes the context from JSON at every call, which no door does. `call` is a whole call without
 its transport: bytes of a CheckRequest in, bytes of the reply out. The floor is a plain hash lookup (a dict in C) for
-each key of the request, among as many keys as the table has entities.
+each key of the request, among as many keys as the table has entities. `nothing` asks about uids that no policy and no
+entity names: what entering, three lookups and leaving cost; the rest of a decision is rows it reads and conditions.
 """
 
 from __future__ import annotations
@@ -98,6 +99,15 @@ class Ours:
         self.requests = work.requests
         self.prepared = prepare(self.evaluator, work.requests)
         self.some = self.prepared[:256]
+        self.unknown = prepare(self.evaluator, [self._unknown(number) for number in range(len(work.requests))])
+
+    def _unknown(self, number: int) -> dict[str, Any]:
+        nobody = {"type": "Nobody", "id": str(number)}
+        return {"principal": nobody, "action": nobody, "resource": nobody, "context": {}}
+
+    def nothing(self) -> int:
+        self.evaluator.outcomes(self.unknown)
+        return len(self.unknown)
 
     def native_calls(self) -> int:
         self.evaluator.outcomes(self.prepared)
@@ -208,7 +218,11 @@ def measure(kind: str, size: int, requests: int, rounds: int, peer_to: int, fold
     table = compile_table(work, folder / f"{kind}-{size}.mdb")
     with table.open() as generation:
         ours = Ours(work, generation)
-        sides: dict[str, Callable[[], int]] = {"remit": ours.native_calls, "floor": floor(work)}
+        sides: dict[str, Callable[[], int]] = {
+            "remit": ours.native_calls,
+            "nothing": ours.nothing,
+            "floor": floor(work),
+        }
         answers: Answers = [{"outcomes": ours.evaluator.outcomes(ours.prepared).hex()}]
         compared = 0
         if size <= peer_to:
@@ -252,7 +266,8 @@ def results(measured: dict[str, dict[str, Measured]], bytes_each: dict[str, floa
         found[key] = _worst(min, {kind: by_kind[kind] for kind in apart or measured}, key)
     for key in ("speedup_call", "call_microseconds"):
         found[key] = _worst(max, {kind: by_kind[kind] for kind in by_kind if kind == CALLS}, key)
-    found["floor_ratio"] = _worst(max, by_kind, "floor_ratio")
+    for key in ("floor_ratio", "floor_ratio_of_nothing"):
+        found[key] = _worst(max, {kind: by_kind[kind] for kind in apart or measured}, key)
     flat = {kind: _growth(sizes) for kind, sizes in apart.items()}
     found["flatness_by_workload"] = flat
     found["flatness"] = max(flat.values(), default=None)
@@ -272,6 +287,7 @@ def _ratios(one: Measured) -> dict[str, float]:
     found = {
         "microseconds": median(by_side["remit"]) / 1000,
         "floor_ratio": ratio(by_side, "remit", "floor"),
+        "floor_ratio_of_nothing": ratio(by_side, "nothing", "floor"),
         "answers_compared": one.compared,
         **one.facts,
     }
@@ -408,14 +424,26 @@ def _report(
 
 def _print(measured: dict[str, dict[str, Measured]], found: dict[str, Any]) -> None:
     table = Printed(title="microseconds per decision (median)")
-    headings = ("workload", "size", "remit", "floor", "python", "json", "call", "cedarpy", "batch", "speedup")
+    headings = (
+        "workload",
+        "size",
+        "remit",
+        "nothing",
+        "floor",
+        "python",
+        "json",
+        "call",
+        "cedarpy",
+        "batch",
+        "speedup",
+    )
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "workload" else "right")
     for kind, by_size in measured.items():
         for size, one in by_size.items():
             cells = [
                 f"{median(one.samples[side]) / 1000:.2f}" if side in one.samples else "-"
-                for side in ("remit", "floor", "remit_python", "remit_from_json", "call", *PEERS)
+                for side in ("remit", "nothing", "floor", "remit_python", "remit_from_json", "call", *PEERS)
             ]
             speedup = found["workloads"][kind][size].get("speedup")
             table.add_row(kind, size, *cells, f"{speedup:.0f}x" if speedup else "-")

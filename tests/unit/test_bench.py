@@ -17,7 +17,7 @@ from bench.tables import compile_table
 from bench.workloads import KINDS, workload
 
 TINY = ["decide", "--sizes", "1,12", "--requests", "20", "--rounds", "2"]
-SIDES = {"remit", "floor", "remit_python", "remit_from_json", "cedarpy", "cedarpy_batch"}
+SIDES = {"remit", "nothing", "floor", "remit_python", "remit_from_json", "cedarpy", "cedarpy_batch"}
 
 
 def test_decide_writes_ratios_samples_and_machine(tmp_path: Path) -> None:
