@@ -8,6 +8,7 @@ leaves them, and we make the decision natively, as a door has it. `remit_python`
 its transport: bytes of a CheckRequest in, bytes of the reply out. The floor is a plain hash lookup (a dict in C) for
 each key of the request, among as many keys as the table has entities. `nothing` asks about uids that no policy and no
 entity names: what entering, three lookups and leaving cost; the rest of a decision is rows it reads and conditions.
+`flatness` compares the largest size with 100 in rounds in which both take their turn.
 """
 
 from __future__ import annotations
@@ -212,17 +213,27 @@ def asked(kind: str, size: int, requests: int) -> int:
     return min(requests, max(20, SAME_SCOPE_WORK // size)) if kind == SAME_SCOPE else requests
 
 
-def measure(kind: str, size: int, requests: int, rounds: int, peer_to: int, folder: Path) -> Measured:
-    """Raw samples of all sides on one workload, and the answers, on which they agree."""
+def measure(
+    kind: str, size: int, requests: int, rounds: int, peer_to: int, folder: Path, beside: int | None = None
+) -> Measured:
+    """Raw samples of all sides on one workload, and the answers, on which they agree.
+
+    `beside` is a smaller size of the same kind that takes turns with this one, as `remit_small`.
+    """
     work = workload(kind, size, asked(kind, size, requests))
     table = compile_table(work, folder / f"{kind}-{size}.mdb")
-    with table.open() as generation:
+    with contextlib.ExitStack() as stack:
+        generation = stack.enter_context(table.open())
         ours = Ours(work, generation)
         sides: dict[str, Callable[[], int]] = {
             "remit": ours.native_calls,
             "nothing": ours.nothing,
             "floor": floor(work),
         }
+        if beside is not None:
+            less = workload(kind, beside, asked(kind, beside, requests))
+            small = stack.enter_context(compile_table(less, folder / f"{kind}-{beside}.mdb").open())
+            sides["remit_small"] = Ours(less, small).native_calls
         answers: Answers = [{"outcomes": ours.evaluator.outcomes(ours.prepared).hex()}]
         compared = 0
         if size <= peer_to:
@@ -268,7 +279,7 @@ def results(measured: dict[str, dict[str, Measured]], bytes_each: dict[str, floa
         found[key] = _worst(max, {kind: by_kind[kind] for kind in by_kind if kind == CALLS}, key)
     for key in ("floor_ratio", "floor_ratio_of_nothing"):
         found[key] = _worst(max, {kind: by_kind[kind] for kind in apart or measured}, key)
-    flat = {kind: _growth(sizes) for kind, sizes in apart.items()}
+    flat = {kind: _growth(sizes) for kind, sizes in apart.items() if "remit_small" in _largest(sizes).samples}
     found["flatness_by_workload"] = flat
     found["flatness"] = max(flat.values(), default=None)
     found["anon_growth_mib"] = max((_anon(sizes) for sizes in measured.values()), default=None)
@@ -319,9 +330,13 @@ def _ends(sizes: dict[str, Measured]) -> tuple[Measured, Measured]:
     return sizes["100" if "100" in sizes else order[0]], sizes[order[-1]]
 
 
+def _largest(sizes: dict[str, Measured]) -> Measured:
+    return _ends(sizes)[1]
+
+
 def _growth(sizes: dict[str, Measured]) -> float:
-    small, large = _ends(sizes)
-    return median(large.samples["remit"]) / median(small.samples["remit"])
+    """How many times longer a decision takes at the largest size, by rounds in which both took their turn."""
+    return ratio(_largest(sizes).samples, "remit", "remit_small")
 
 
 def _anon(sizes: dict[str, Measured]) -> float:
@@ -377,6 +392,8 @@ def decide(
     unknown = sorted({kind for kind, _ in wanted} - KINDS.keys())
     if unknown:
         raise click.BadParameter(f"`{unknown[0]}` is none of {', '.join(KINDS)}", param_hint="--workloads")
+    every = sorted({size for _, size in wanted})
+    small = 100 if 100 in every else every[0]
     measured: dict[str, dict[str, Measured]] = {}
     with contextlib.ExitStack() as stack:
         folder = tables or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="remit-bench-")))
@@ -384,7 +401,8 @@ def decide(
         bytes_each = bytes_per_row(folder)
         for kind, size in wanted:
             try:
-                one = measure(kind, size, requests, rounds, peer_to, folder)
+                beside = small if size == every[-1] > small and kind != SAME_SCOPE else None
+                one = measure(kind, size, requests, rounds, peer_to, folder, beside)
             except Disagreement as error:
                 raise click.ClickException(f"answers differ in {kind} at {size} policies: {error}") from None
             measured.setdefault(kind, {})[str(size)] = one

@@ -36,8 +36,9 @@ def test_decide_writes_ratios_samples_and_machine(tmp_path: Path) -> None:
         assert isinstance(found[key], float)
     assert set(found["call_microseconds"]) == set(found["speedup_call"]) == {"1", "12"}
     for kind, by_size in written["samples"].items():
-        for by_side in by_size.values():
-            assert set(by_side) == SIDES | ({"call"} if kind == "agents" else set())
+        for size, by_side in by_size.items():
+            beside = {"remit_small"} if size == "12" and kind != "one_scope" else set()
+            assert set(by_side) == SIDES | beside | ({"call"} if kind == "agents" else set())
             assert all(len(times) == 2 for times in by_side.values())
     assert written["machine"]["cedarpy"]
     assert found["answers_sha256"] in done.output
