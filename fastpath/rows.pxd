@@ -46,6 +46,13 @@ cdef inline void table_base(Table *t, const uint8_t *image) noexcept nogil:
     t.base_at = <uint32_t> (t.header.size // 8)
 
 
+cdef inline void table_delta(Table *t, const uint8_t *delta) noexcept nogil:
+    """Lay a delta whose header and sections are sound over a table without one."""
+    t.delta_image = delta
+    t.delta = <const DeltaHeader *> delta
+    t.totals = &t.delta.totals
+
+
 cdef inline const void *table_at(const Table *t, uint32_t at) noexcept nogil:
     """What stands at an `at` of a row."""
     if at >= t.base_at:

@@ -11,7 +11,10 @@ cdef class Generation:
     cdef Table table
     cdef object _file            # the open LMDB file (table.pyx), shared by all tables over it, or None
     cdef object _buffer          # the object whose memory `table.image` points into
+    cdef object _delta_file      # the same for the delta, or None
+    cdef object _delta_buffer
     cdef bytes _digest
+    cdef bytes _base_digest
     cdef int _users              # calls that read the table without the GIL; the last one closes what close() could not
     cdef int _closing
     cdef object __weakref__
@@ -19,7 +22,9 @@ cdef class Generation:
     # reference to the object for the whole call, and never calls close(), may read `table` directly instead.
     cdef const Table *enter(self) except NULL
     cdef int leave(self) except -1
-    cdef int _take(self, object image, generation, str digest, strict) except -1
+    cdef int _take(self, object image, generation, str digest, object file) except -1
+    cdef int _lay(self, object delta, str digest, object file) except -1
+    cdef int _begin(self, generation, strict) except -1
     cdef int _release(self) except -1
     cpdef close(self)
     cdef const Totals *_totals(self) except NULL

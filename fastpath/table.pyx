@@ -12,6 +12,7 @@ from fastpath.image cimport (
     NODE_PARENT,
     NONE32,
     POLICY_GONE,
+    DeltaHeader,
     Header,
     InputShape,
     List,
@@ -23,6 +24,7 @@ from fastpath.image cimport (
     Totals,
     Type,
 )
+from fastpath.delta_check cimport delta_check
 from fastpath.rowcheck cimport Fault
 from fastpath.rows cimport (
     list_rows,
@@ -31,6 +33,7 @@ from fastpath.rows cimport (
     span_text,
     table_at,
     table_base,
+    table_delta,
     table_node,
     table_policy,
     table_type,
@@ -38,12 +41,13 @@ from fastpath.rows cimport (
 from fastpath.structure cimport structure_check
 from fastpath.value cimport UID_UNKNOWN, Cell, Field, Ip, type_hash, uid_equal, uid_type
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 from fastpath.errors import RuleTableError
 from fastpath.lmdb_file import fault_of, open_regular
 
 IMAGE_KEY = b"image"
+DELTA_KEY = b"delta"
 
 # struct formats of image.pxd and value.pxd for whoever writes an image; checked against the C compiler's sizes below.
 _TOTALS = "QQ6III"
@@ -62,6 +66,7 @@ LAYOUT = {
     "Policy": "<5B3x6I" + 4 * "II",
     "Note": "<" + 4 * "II",
     "InputShape": "<II",
+    "DeltaHeader": "<8sIIQQ32s" + _TOTALS + "12I11QII",
 }
 SIZES = {
     "Span": sizeof(Span),
@@ -78,6 +83,7 @@ SIZES = {
     "Policy": sizeof(Policy),
     "Note": sizeof(Note),
     "InputShape": sizeof(InputShape),
+    "DeltaHeader": sizeof(DeltaHeader),
 }
 
 if SIZES != {name: struct.calcsize(form) for name, form in LAYOUT.items()}:
@@ -177,9 +183,21 @@ cdef bint table_is_in(const Table *t, const Uid *uid, uint32_t ancestor) noexcep
 # ---------------------------------------------------------------- the owner
 
 
-cdef bytes _aligned(object data):
-    """The same bytes in memory of our own: values that LMDB keeps inside a page lie at odd addresses."""
-    return bytes(data)
+cdef object _aligned(object data):
+    """`data`, or the same bytes in memory of our own: values that LMDB keeps inside a page lie at odd addresses."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    odd = <uintptr_t> view.buf % 8
+    PyBuffer_Release(&view)
+    return bytes(data) if odd else data
+
+
+cdef const uint8_t *_memory(object data) except NULL:
+    """Where the bytes of `data` are. Whoever keeps the pointer keeps `data`, which nothing of ours resizes."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    PyBuffer_Release(&view)
+    return <const uint8_t *> view.buf
 
 
 class _File:
@@ -194,7 +212,17 @@ class _File:
             f"/proc/self/fd/{file.fileno()}", readonly=True, lock=False, subdir=False, max_spare_txns=0
         )
         self.txn = self.env.begin(buffers=True)
-        self.image = self.txn.get(IMAGE_KEY)
+        self.state = None        # of the file when all of it gave `digest`
+        self.digest = ""
+        self.values = {}         # by key: the aligned value
+        self.checked = set()     # SHA-256 of values whose structure is sound by themselves
+
+    def value(self, key):
+        """The value under `key`, aligned, or None."""
+        if key not in self.values:
+            found = self.txn.get(key)
+            self.values[key] = None if found is None else _aligned(found)
+        return self.values[key]
 
 
 _files = weakref.WeakValueDictionary()      # by device and inode
@@ -203,97 +231,145 @@ _files = weakref.WeakValueDictionary()      # by device and inode
 def _file_at(path, digest, size):
     """The verified file at `path`; OSError or lmdb.Error when it cannot be opened, RuleTableError when it is another.
 
-    INVARIANT (digest first): LMDB sees no byte of a file before all of them gave the digest of the manifest.
+    INVARIANT (digest first): LMDB sees no byte of a file before all of them gave the digest of the manifest. A file
+    that is open here and was not written since is not read again: a delta over a large base costs the delta.
     """
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(open_regular(path))
+        found = os.fstat(file.fileno())
+        state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = _files.get((found.st_dev, found.st_ino))
+        if known is not None and known.state == state and known.digest == digest and size == found.st_size:
+            return known
         fault = fault_of(file, size=size, digest=digest)
         if fault:
             raise RuleTableError(fault)
-        found = os.fstat(file.fileno())
-        key = (found.st_dev, found.st_ino)
-        known = _files.get(key)
         if known is None:
-            known = _files[key] = _File(file)
+            known = _files[found.st_dev, found.st_ino] = _File(file)
             opened.pop_all()
+        known.state, known.digest = state, digest
     return known
+
+
+def _value_at(generation, path, key, named):
+    """(open file, value) of `path` as the manifest describes it: digest, size, file_digest, file_size."""
+    digest, size, file_digest, file_size = named
+    if not digest or not file_digest:
+        raise RuleTableError(f"generation {generation}: the manifest names no digest")
+    try:
+        file = _file_at(path, file_digest, file_size)
+    except RuleTableError as fault:
+        raise RuleTableError(f"generation {generation}: `{path}` is damaged: {fault}; publish it again") from None
+    except (OSError, lmdb.Error) as error:
+        raise RuleTableError(f"generation {generation}: cannot read `{path}`: {error}; publish it again") from None
+    value = file.value(key)
+    if value is None:
+        raise RuleTableError(f"generation {generation}: `{path}` holds no {key.decode()}; publish it again")
+    if len(value) != size:
+        raise RuleTableError(f"generation {generation}: `{path}` holds {len(value)} bytes, the manifest says {size}")
+    return file, value
+
+
+cdef str _digest_of(object value, str wanted, generation, str what):
+    computed = f"sha256:{hashlib.sha256(value).hexdigest()}"
+    if wanted and wanted != computed:
+        raise RuleTableError(f"generation {generation}: digest of the {what} is {computed}, expected `{wanted}`")
+    return computed
+
+
+cdef int _refuse(const Fault *fault, generation) except -1:
+    where = f"{fault.section.decode()}[{fault.row}]"
+    raise RuleTableError(f"generation {generation}: {where}: {fault.cause.decode()}; publish it again")
 
 
 cdef class Generation:
     """An immutable rule table. Made by `from_bytes` or `open`; both verify it whole before anyone can use it."""
 
     def __cinit__(self):
-        self.table.image = NULL
-        self.table.header = NULL
+        memset(&self.table, 0, sizeof(Table))
 
     @staticmethod
-    def from_bytes(image, *, generation=0, str digest="", strict=True):
-        """A table over `image` (bytes-like; a bytes object is kept, not copied).
+    def from_bytes(image, *, generation=0, str digest="", strict=True, delta=None):
+        """A table over `image` (bytes-like; a bytes object is kept, not copied), with `delta` over it when given.
 
         `digest`, "sha256:" and hex, is compared when given. Raises RuleTableError naming section and cause.
         """
         cdef Generation made = Generation.__new__(Generation)
-        made._take(image if isinstance(image, bytes) else bytes(image), generation, digest, strict)
+        made._take(image if isinstance(image, bytes) else bytes(image), generation, digest, None)
+        if delta is not None:
+            made._lay(delta if isinstance(delta, bytes) else bytes(delta), "", None)
+        made._begin(generation, strict)
         return made
 
     @staticmethod
-    def open(path, *, generation, str digest, size, str file_digest, file_size, strict=True):
+    def open(
+        path, *, generation, str digest, size, str file_digest, file_size, strict=True, delta=None
+    ):
         """The table in the LMDB file at `path`, which has `file_size` bytes and the SHA-256 `file_digest`; its image
-        has `size` bytes and the SHA-256 `digest` (each "sha256:<hex>").
+        has `size` bytes and the SHA-256 `digest` (each "sha256:<hex>"). `delta` names the file of a delta over it by
+        `path` and the same four.
 
-        Opened read-only, without a lock file: a generation's file never changes. Raises RuleTableError when the file
+        Opened read-only, without a lock file: a generation's file never changes. Raises RuleTableError when a file
         cannot be read, or is not what the manifest says.
         """
         cdef Generation made = Generation.__new__(Generation)
-        if not digest or not file_digest:
-            raise RuleTableError(f"generation {generation}: the manifest names no digest")
-        try:
-            file = _file_at(path, file_digest, file_size)
-        except RuleTableError as fault:
-            raise RuleTableError(f"generation {generation}: `{path}` is damaged: {fault}; publish it again") from None
-        except (OSError, lmdb.Error) as error:
-            raise RuleTableError(f"generation {generation}: cannot read `{path}`: {error}; publish it again") from None
-        if file.image is None:
-            raise RuleTableError(f"generation {generation}: `{path}` holds no image; publish it again")
-        if len(file.image) != size:
-            raise RuleTableError(
-                f"generation {generation}: `{path}` holds {len(file.image)} bytes, the manifest says {size}"
-            )
-        made._take(file.image, generation, digest, strict)
-        made._file = file
+        file, image = _value_at(generation, path, IMAGE_KEY, (digest, size, file_digest, file_size))
+        made._take(image, generation, digest, file)
+        if delta is not None:
+            named = (delta.digest, delta.size, delta.file_digest, delta.file_size)
+            file, value = _value_at(generation, delta.path, DELTA_KEY, named)
+            made._lay(value, delta.digest, file)
+        made._begin(generation, strict)
         return made
 
-    cdef int _take(self, object image, generation, str digest, strict) except -1:
-        """Verify `image` and point the table into it.
+    cdef int _take(self, object image, generation, str digest, object file) except -1:
+        """Verify `image` and point the table into it; what lies in an open `file` is verified once.
 
         INVARIANT (mapped image): the object that owns the memory, and for LMDB the file with its transaction and
         environment, live in this object until close(); ending a transaction under a pointer into its values is a crash.
         """
-        cdef Py_buffer view
         cdef Fault fault
         cdef const uint8_t *base
-        cdef uint64_t size
-        cdef int bad
-        computed = f"sha256:{hashlib.sha256(image).hexdigest()}"
-        if digest and digest != computed:
-            raise RuleTableError(f"generation {generation}: digest of the image is {computed}, expected `{digest}`")
-        PyObject_GetBuffer(image, &view, PyBUF_SIMPLE)
-        if <uintptr_t> view.buf % 8:
-            PyBuffer_Release(&view)
-            image = _aligned(image)
-            PyObject_GetBuffer(image, &view, PyBUF_SIMPLE)
-        base, size = <const uint8_t *> view.buf, view.len
-        # The buffer's export ends here; `_buffer` keeps the memory itself alive and nothing of ours resizes it.
-        PyBuffer_Release(&view)
-        with nogil:
-            bad = structure_check(base, size, &fault)
-        if bad:
-            where = f"{fault.section.decode()}[{fault.row}]"
-            raise RuleTableError(f"generation {generation}: {where}: {fault.cause.decode()}; publish it again")
-        self._buffer = image
-        self._digest = computed.encode()
+        cdef uint64_t size = len(image)
+        cdef int bad = 0
+        image = _aligned(image)
+        base = _memory(image)
+        if file is None or digest not in file.checked:
+            digest = _digest_of(image, digest, generation, "image")
+            with nogil:
+                bad = structure_check(base, size, &fault)
+            if bad:
+                _refuse(&fault, generation)
+            if file is not None:
+                file.checked.add(digest)
+        self._buffer, self._file = image, file
+        self._base_digest = self._digest = digest.encode()
         table_base(&self.table, base)
         self.table.generation = generation
+        return 0
+
+    cdef int _lay(self, object delta, str digest, object file) except -1:
+        """Verify `delta` against the base that the table has, and lay it over."""
+        cdef Fault fault
+        cdef const uint8_t *image
+        cdef bytes base_digest = bytes.fromhex(self._base_digest.removeprefix(b"sha256:").decode())
+        cdef const uint8_t *base = base_digest
+        cdef uint64_t size = len(delta)
+        cdef int bad
+        delta = _aligned(delta)
+        digest = _digest_of(delta, digest, self.table.generation, "delta")
+        image = _memory(delta)
+        with nogil:
+            bad = delta_check(&self.table, base, image, size, &fault)
+        if bad:
+            _refuse(&fault, self.table.generation)
+        self._delta_buffer, self._delta_file = delta, file
+        both = hashlib.sha256(self._base_digest + digest.encode()).hexdigest()
+        self._digest = f"sha256:{both}".encode()
+        table_delta(&self.table, image)
+        return 0
+
+    cdef int _begin(self, generation, strict) except -1:
         self.table.digest.p = self._digest
         self.table.digest.n = <uint32_t> len(self._digest)
         self.table.strict = bool(strict)
@@ -315,8 +391,10 @@ cdef class Generation:
     cdef int _release(self) except -1:
         self.table.image = NULL
         self.table.header = NULL
-        self._buffer = None
-        self._file = None
+        self.table.delta = NULL
+        self.table.delta_image = NULL
+        self._buffer = self._delta_buffer = None
+        self._file = self._delta_file = None
         return 0
 
     cpdef close(self):
@@ -360,8 +438,13 @@ cdef class Generation:
 
     @property
     def digest(self):
-        """ "sha256:<hex>" of the image."""
+        """ "sha256:<hex>" of the image; with a delta, of its digest and the delta's as text, joined."""
         return self._digest.decode()
+
+    @property
+    def base_digest(self):
+        """ "sha256:<hex>" of the image, whatever lies over it."""
+        return self._base_digest.decode()
 
     @property
     def strict(self):
@@ -410,8 +493,10 @@ def _poison():
     for table in list(_open_tables):
         table.table.image = NULL
         table.table.header = NULL
-        _forked.append((table, table._file, table._buffer))
-        table._file = table._buffer = None
+        table.table.delta = NULL
+        table.table.delta_image = NULL
+        _forked.append((table, table._file, table._buffer, table._delta_file, table._delta_buffer))
+        table._file = table._buffer = table._delta_file = table._delta_buffer = None
     _files.clear()
 
 

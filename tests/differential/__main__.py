@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from tests.differential.compare import differences
+from tests.differential.deltas import check
 from tests.differential.families import FAMILIES
 from tests.differential.ours import Ours
 from tests.differential.run import SHRINK_SECONDS, Tally, run, run_batch
@@ -31,6 +32,7 @@ from tests.differential.run import SHRINK_SECONDS, Tally, run, run_batch
     help="Folder for disagreements: JSON lines in the format of the conformance corpus.",
 )
 @click.option("--first", is_flag=True, help="Stop at the first disagreement and do not shrink it.")
+@click.option("--deltas", type=int, help="Compare so many random sequences of edits over random bases instead.")
 @click.option(
     "--replay", type=click.Path(path_type=Path, exists=True), help="Compare the records of this file instead."
 )
@@ -43,8 +45,12 @@ def main(
     save: Path,
     first: bool,
     replay: Path | None,
+    deltas: int | None,
 ) -> None:
     """Compare our evaluator with cedarpy on generated cases; exit 1 on any disagreement."""
+    if deltas is not None:
+        click.echo(f"seed {seed} deltas {sum(check(seed + number) for number in range(deltas))} disagreements 0")
+        return
     if replay:
         sys.exit(replayed(replay))
     if batch is not None:
