@@ -10,7 +10,7 @@ from __future__ import annotations
 import marshal
 import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
@@ -99,22 +99,6 @@ def filings_of(policy: PolicyRow) -> list[list[Key]]:
     if policy.action.op is Scope.IN_LIST:
         ways.append([(ACTION_IN, uid) for uid in sorted(set(policy.action.uids), key=uid_key)])
     return [way for way in ways if way]
-
-
-def closures(parents: Mapping[Uid, Iterable[Uid]]) -> dict[Uid, frozenset[Uid]]:
-    """All ancestors of every uid that is a parent, from the parents of each entity, which form no cycle."""
-    closed: dict[Uid, frozenset[Uid]] = {}
-    path = [uid for above in parents.values() for uid in above]
-    while path:
-        above = parents.get(path[-1], ())
-        waiting = [uid for uid in above if uid not in closed] if path[-1] not in closed else []
-        if waiting:
-            path += waiting
-            continue
-        uid = path.pop()
-        if uid not in closed:
-            closed[uid] = frozenset(above).union(*(closed[one] for one in above))
-    return closed
 
 
 class Assembly:
