@@ -21,12 +21,9 @@ from fastpath.image cimport (
     Node,
     Type,
 )
-from fastpath.rows cimport base_node, base_type, delta_node, delta_type, list_rows, table_node, table_policy
+from fastpath.rows cimport base_node, base_type, delta_node, delta_type, list_rows, prefetch, table_at, table_node, table_policy
 from fastpath.table cimport list_has, node_is_in, table_is_in
-from fastpath.value cimport UID_UNKNOWN, Uid
-
-cdef extern from *:
-    void prefetch "__builtin_prefetch" (const void *p) nogil
+from fastpath.value cimport UID_UNKNOWN, Uid, cell_at
 
 cdef enum:
     AHEAD = 8                # rows of policies that are fetched before they are looked at
@@ -98,6 +95,57 @@ cdef bint scope_matches(const Table *t, const EvalContext *context, const Policy
     )
 
 
+# ---------------------------------------------------------------- fetching
+
+# What a walk will read is asked for before any of it is waited for: in a large table none of it is in a cache.
+
+
+cdef inline void fetch_policies(const Table *t, const List *list_) noexcept nogil:
+    cdef const uint32_t *rows = list_rows(t, list_)
+    cdef uint32_t i
+    for i in range(list_.n if list_.n < AHEAD else AHEAD):
+        prefetch(t.policies + rows[i])
+
+
+cdef inline void fetch_list(const Table *t, const List *list_) noexcept nogil:
+    if list_.n == 1:
+        prefetch(t.policies + list_.at)
+    elif list_.n:
+        prefetch(table_at(t, list_.at))
+
+
+cdef void fetch_node(const Table *t, uint32_t index, int under) noexcept nogil:
+    """The policies under a node, its attributes, and the rows of its parents."""
+    cdef const Node *node = base_node(t, index)
+    cdef const uint32_t *parents
+    cdef uint32_t i
+    if node is NULL:
+        return
+    fetch_list(t, &node.filed[under])
+    fetch_list(t, &node.filed[under + 1])
+    if node.attrs.n:
+        prefetch(cell_at(&node.attrs))
+        prefetch(<const char *> cell_at(&node.attrs) + 64)
+    parents = list_rows(t, &node.parents)
+    for i in range(node.parents.n if node.parents.n < AHEAD else AHEAD):
+        # The line of its lists, and the one where short lists stand.
+        prefetch(t.nodes + parents[i])
+        prefetch(<const char *> (t.nodes + parents[i]) + 128)
+
+
+cdef void fetch_above(const Table *t, uint32_t index, int under) noexcept nogil:
+    """The policies under a node's parents, whose rows are on their way."""
+    cdef const Node *node = base_node(t, index)
+    cdef const uint32_t *parents
+    cdef uint32_t i
+    if node is NULL:
+        return
+    parents = list_rows(t, &node.parents)
+    for i in range(node.parents.n if node.parents.n < AHEAD else AHEAD):
+        if parents[i] < t.header.totals.node_count:
+            fetch_policies(t, &t.nodes[parents[i]].filed[under])
+
+
 # ---------------------------------------------------------------- walk
 
 
@@ -106,8 +154,7 @@ cdef int walk_list(Walk *walk, const List *list_) noexcept nogil:
     cdef const Policy *policy
     cdef uint32_t i
     cdef int stop
-    for i in range(list_.n if list_.n < AHEAD else AHEAD):
-        prefetch(walk.t.policies + rows[i])
+    fetch_policies(walk.t, list_)
     for i in range(list_.n):
         if i + AHEAD < list_.n:
             prefetch(walk.t.policies + rows[i + AHEAD])
@@ -246,6 +293,10 @@ cdef int candidates_walk(const Table *t, const EvalContext *context, Visit visit
     walk.visit = visit
     walk.state = state
     walk.action = UID_UNKNOWN
+    fetch_node(t, context.principal.index, FILED_PRINCIPAL_EQ)
+    fetch_node(t, context.resource.index, FILED_RESOURCE_EQ)
+    fetch_above(t, context.principal.index, FILED_PRINCIPAL_IN)
+    fetch_above(t, context.resource.index, FILED_RESOURCE_IN)
     stop = (
         walk_principal(&walk)
         or walk_action(&walk)

@@ -29,7 +29,7 @@ from fastpath.image cimport (
 from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
 from fastpath.request cimport EXTRAS_MAX
 from fastpath.rows cimport policy_order, span_text, table_node, table_note, table_policy
-from fastpath.table cimport Generation, table_resolve
+from fastpath.table cimport Generation, table_resolve, table_resolve_all
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,
@@ -244,10 +244,10 @@ cdef void authority_fill(const Authority *authority, Request *request) noexcept 
 
 cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
     cdef const Node *node
+    cdef Uid *uids[3]
     memset(context, 0, sizeof(EvalContext))
-    table_resolve(table, request.principal)
-    table_resolve(table, request.action)
-    table_resolve(table, request.resource)
+    uids[0], uids[1], uids[2] = request.principal, request.action, request.resource
+    table_resolve_all(table, uids, 3)
     context.principal = request.principal
     context.action = request.action
     context.resource = request.resource

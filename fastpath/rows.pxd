@@ -72,6 +72,10 @@ cdef inline Text span_text(const Table *t, const Span *span) noexcept nogil:
     return text
 
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void *p) nogil
+
+
 # ---------------------------------------------------------------- rows of a delta
 
 

@@ -34,6 +34,8 @@ cdef class Generation:
 
 # Set uid.index and uid.type_index from the table.
 cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil
+# table_resolve for all `n`, whose slots and rows are fetched from memory at the same time.
+cdef void table_resolve_all(const Table *t, Uid **uids, int n) noexcept nogil
 # Node index of a uid by its hash and text, or UID_UNKNOWN.
 cdef uint32_t table_find(const Table *t, const Uid *uid) noexcept nogil
 cdef uint32_t table_find_type(const Table *t, const char *name, uint32_t n) noexcept nogil

@@ -30,6 +30,7 @@ from fastpath.rows cimport (
     list_rows,
     node_uid,
     policy_order,
+    prefetch,
     span_text,
     table_at,
     table_base,
@@ -141,6 +142,33 @@ cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil:
         uid.type_index = node_uid(t, uid.index).type_index
     else:
         uid.type_index = table_find_type(t, uid_type(uid), uid.type_len)
+
+
+cdef void fetch_rows(const Table *t, const Slot *slots, const Uid *uid) noexcept nogil:
+    """Begin to fetch the row that a uid's slot names: it may be another's, which costs a fetch and no more."""
+    cdef uint32_t tag = <uint32_t> (uid.hash >> 32)
+    cdef uint32_t mask = t.header.uid_slots - 1
+    cdef uint32_t at = <uint32_t> uid.hash & mask
+    cdef const char *row
+    while slots[at].row != <uint32_t> NONE32 and slots[at].tag != tag:
+        at = (at + 1) & mask
+    if slots[at].row != <uint32_t> NONE32:
+        row = <const char *> (t.nodes + slots[at].row)
+        prefetch(row)
+        prefetch(row + 64)
+        prefetch(row + 128)
+
+
+cdef void table_resolve_all(const Table *t, Uid **uids, int n) noexcept nogil:
+    cdef const Slot *slots = <const Slot *> (t.image + t.header.off_uid_slots)
+    cdef int i
+    # A large table is in no cache: what would be waited for one after the other is asked for at once.
+    for i in range(n):
+        prefetch(slots + (<uint32_t> uids[i].hash & (t.header.uid_slots - 1)))
+    for i in range(n):
+        fetch_rows(t, slots, uids[i])
+    for i in range(n):
+        table_resolve(t, uids[i])
 
 
 cdef bint list_has(const Table *t, const List *list_, uint32_t row) noexcept nogil:
