@@ -21,7 +21,17 @@ from fastpath.image cimport (
     Node,
     Type,
 )
-from fastpath.rows cimport base_node, base_type, delta_node, delta_type, list_rows, prefetch, table_at, table_node, table_policy
+from fastpath.rows cimport (
+    base_node,
+    base_type,
+    delta_node,
+    delta_type,
+    list_rows,
+    prefetch,
+    table_at,
+    table_node,
+    table_policy,
+)
 from fastpath.table cimport list_has, node_is_in, table_is_in
 from fastpath.value cimport UID_UNKNOWN, Uid, cell_at
 
