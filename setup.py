@@ -27,6 +27,8 @@ NATIVE = {
     "fastpath.verify": ["libcrypto"],
     "fastpath.call": ["libcrypto", "libxxhash"],
     "fastpath.causes": ["libxxhash"],
+    "fastpath.rowmap": ["libxxhash"],
+    "fastpath.authority": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],

@@ -4,12 +4,13 @@ Python enters with the bytes and the verified peer and leaves with the reply; ev
 and touches no Python object. What the call reads (generation, mapping, state) is taken once at its start, so that one
 answer never mixes two of them.
 """
+from fastpath.authority cimport Live, authority_epoch, authority_release
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
 from fastpath.causes cimport Causes, causes_add
 from fastpath.columns cimport COL_CRED_BOUND, COL_CRED_KIND, COL_CRED_TTL_S
 from fastpath.counters cimport counters_add, counters_bump, counters_view
-from fastpath.decide cimport OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
+from fastpath.decide cimport OUTCOME_ALLOW, OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
 from fastpath.envoy cimport HttpCall, envoy_decode
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
@@ -135,6 +136,13 @@ cdef void _fail(Decision *decision, const char *reason) noexcept nogil:
     decision.cacheable = 0
 
 
+cdef void _unrecorded(Call *c, const char *reason) noexcept nogil:
+    """What the journal did not take is not answered, and so has cost nothing."""
+    if c.decision.outcome == OUTCOME_ALLOW and c.authority.live != NULL:
+        authority_release(c.authority.live, c.decision.evaluation_id, c.decision.sequence)
+    _fail(&c.decision, reason)
+
+
 cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
     """Decide, record, count. The record is in the journal before the answer exists: nothing answered is lost."""
     cdef Out record
@@ -148,9 +156,9 @@ cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
         record.failed = 0
         record_encode(&record, c.peer, c.request, c.table, &c.authority, &c.decision)
         if record.failed:
-            _fail(&c.decision, b"limit")
+            _unrecorded(c, b"limit")
         elif pdp.journal.append(record.p, record.n) == 0:
-            _fail(&c.decision, b"journal.full" if pdp.journal.state == JOURNAL_FULL else b"journal.failed")
+            _unrecorded(c, b"journal.full" if pdp.journal.state == JOURNAL_FULL else b"journal.failed")
     counters_add(&pdp.counters_, c.request.door, &c.decision)
 
 
@@ -365,6 +373,8 @@ cdef void call_answer(
     c.table = force.table
     c.rules = force.rules
     c.authority = force.authority
+    if c.authority.live != NULL:
+        c.authority.epoch = authority_epoch(c.authority.live)
     c.revision = force.revision
     c.arena = arena
     c.record = record
@@ -423,6 +433,11 @@ cdef class Pdp:
         self._put()
         del before
 
+    def put_authority(self, Live live):
+        """Enforce tasks, revocations, owners and approvals from now on; None: none of them."""
+        self._live = live
+        self._put()
+
     def put_state(self, *, epoch, bundle_generation, str not_ready):
         """Put live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
         if bundle_generation != self.live.bundle_generation:
@@ -444,10 +459,12 @@ cdef class Pdp:
         # replace a newer one.
         cdef InForce made = InForce.__new__(InForce)
         made._generation, made._mapping = self._generation, self._mapping
+        made._live = self._live
         made._not_ready = self._not_ready if self._mapping is not None else b"not_ready.mapping"
         made.force.table = &made._generation.table if made._generation is not None else NULL
         made.force.rules = made._mapping.rules if made._mapping is not None else NULL
         made.force.authority = self.live
+        made.force.authority.live = made._live.state if made._live is not None else NULL
         made.force.authority.not_ready.p = made._not_ready
         made.force.authority.not_ready.n = <uint32_t> len(made._not_ready)
         made.force.revision = self.revision

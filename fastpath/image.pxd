@@ -35,6 +35,7 @@ cpdef enum PolicyFlag:
     POLICY_CURABLE = 1   # @obligation("approval") or @obligation("step-up"): an approval would lift this forbid
     POLICY_NEVER = 2     # @never: break-glass cannot cross it
     POLICY_SHADOW = 4    # @shadow: evaluated and recorded, never decides
+    POLICY_TASKLESS = 8  # @task("none"): this permit needs no task to stand behind the call
 
 
 cdef struct Span:        # text or array inside the image

@@ -3,6 +3,16 @@
 Only what is named here is recorded. Headers, bodies, queries, arguments and credentials have no way in: no field of
 Request that holds one is read.
 """
+from fastpath.authority cimport (
+    BUDGET_BYTES,
+    BUDGET_CALLS,
+    BUDGET_COST,
+    EFFECT_APPROVAL,
+    EFFECT_BYTES,
+    EFFECT_CALLS,
+    EFFECT_COST,
+    Standing,
+)
 from fastpath.columns cimport (
     COL_APPROVAL_MATCHES,
     COL_APPROVAL_STATE,
@@ -20,7 +30,7 @@ from fastpath.columns cimport (
     COL_TASK_OWNER,
     columns_absent,
 )
-from fastpath.decide cimport LISTED_MAX, Listed, PEER_AGENT
+from fastpath.decide cimport LISTED_MAX, OUTCOME_ALLOW, Listed, PEER_AGENT
 from fastpath.image cimport Node
 from fastpath.program cimport (
     EVAL_ARITY,
@@ -115,9 +125,11 @@ cdef enum:
     F_DIGEST = 41
     F_EPOCH = 42
     F_TASK = 43
+    F_CHAIN = 44
     F_TAINT = 45
     F_APPROVAL = 46
     F_POSTURE = 47
+    F_REMEDIATION = 48
     F_DOOR = 60
     F_LATENCY = 61
     F_TRACE_ID = 62
@@ -127,6 +139,7 @@ cdef enum:
     F_LATE = 66
     F_OBLIGATION = 67
     F_SANITISED = 68
+    F_EFFECTS = 69
     F_TRUNCATED = 70
 
 
@@ -373,12 +386,13 @@ cdef void _put_taint(Out *out, const Request *r, Marks *marks) noexcept nogil:
     out_close(out, start)
 
 
-cdef void _put_approval(Out *out, const Request *r, Marks *marks) noexcept nogil:
+cdef void _put_approval(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
     cdef Text state = _cell_text(_column(r, COL_APPROVAL_STATE))
     cdef size_t start
     if state.n == 0 or _text_is(state, "none"):
         return
     start = out_open(out, F_APPROVAL)
+    _put(out, 1, d.standing.approval, marks)
     _put(out, 2, state, marks)
     _put_number(out, 3, _cell_number(_column(r, COL_APPROVAL_MATCHES)))
     out_close(out, start)
@@ -407,14 +421,40 @@ cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
 cdef void _put_authority(
         Out *out, const Request *r, const Table *table, const Decision *d, Marks *marks) noexcept nogil:
     cdef Text task = _cell_text(_column(r, COL_TASK_ID))
+    cdef uint32_t i
     out_uint(out, F_GENERATION, d.generation)
     if table != NULL:
         _put(out, F_DIGEST, table.digest, marks)
     out_uint(out, F_EPOCH, d.epoch)
     _put(out, F_TASK, task if task.n else r.task, marks)   # the task in force, else the one the call named
     _put_taint(out, r, marks)
-    _put_approval(out, r, marks)
+    for i in range(d.standing.chain_count):
+        _put(out, F_CHAIN, d.standing.chain[i], marks)
+    _put_approval(out, r, d, marks)
     _put_posture(out, r, marks)
+    _put(out, F_REMEDIATION, d.standing.remediation, marks)
+
+
+cdef void _put_effect(Out *out, int kind, Text key, int64_t value, Marks *marks) noexcept nogil:
+    cdef size_t start
+    if value == 0 or key.n == 0:
+        return
+    start = out_open(out, F_EFFECTS)
+    out_uint(out, 1, kind)
+    _put(out, 2, key, marks)
+    out_uint(out, 3, <uint64_t> value)
+    out_close(out, start)
+
+
+cdef void _put_effects(Out *out, const Decision *d, Marks *marks) noexcept nogil:
+    """What an ALLOW took: a restart that finds this record takes it again."""
+    cdef const Standing *standing = &d.standing
+    if d.outcome != OUTCOME_ALLOW or not standing.settled:
+        return
+    _put_effect(out, EFFECT_CALLS, standing.task, standing.took[<int> BUDGET_CALLS], marks)
+    _put_effect(out, EFFECT_COST, standing.task, standing.took[<int> BUDGET_COST], marks)
+    _put_effect(out, EFFECT_BYTES, standing.task, standing.took[<int> BUDGET_BYTES], marks)
+    _put_effect(out, EFFECT_APPROVAL, standing.approval, 1, marks)
 
 
 cdef void _put_how(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
@@ -446,6 +486,7 @@ cdef void record_encode(
     _put_authority(out, request, table, decision, &marks)
     _put_how(out, request, decision, &marks)
     _put_number(out, F_SANITISED, marks.sanitised)
+    _put_effects(out, decision, &marks)
     _put_number(out, F_TRUNCATED, marks.truncated)
     out_close(out, start)
 

@@ -54,6 +54,7 @@ cdef struct Request:
     Text denial_id           # JSON text of the JSON-RPC id, to be echoed by an MCP denial; else empty
     uint8_t args_digest[32]  # SHA-256 over the canonical arguments
     uint8_t has_args_digest
+    int64_t cost             # what the caller says the call costs, in units of its task's budget; 0: nothing
     uint8_t body_present     # a body arrived
     uint8_t sanitised        # some text arrived altered by the proxy
     int64_t started_ns       # monotonic, when the call's bytes were handed to us

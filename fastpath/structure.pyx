@@ -10,6 +10,7 @@ from fastpath.image cimport (
     POLICY_CURABLE,
     POLICY_NEVER,
     POLICY_SHADOW,
+    POLICY_TASKLESS,
     SCOPE_EQ,
     SCOPE_IN,
     SCOPE_IN_LIST,
@@ -342,7 +343,9 @@ cdef int check_policies(Check *check) noexcept nogil:
     cdef uint32_t i
     for i in range(h.policy_count):
         policy = check.policies + i
-        if policy.effect > EFFECT_FORBID or policy.flags > (POLICY_CURABLE | POLICY_NEVER | POLICY_SHADOW):
+        if policy.effect > EFFECT_FORBID or policy.flags > (
+            POLICY_CURABLE | POLICY_NEVER | POLICY_SHADOW | POLICY_TASKLESS
+        ):
             return refuse(check, b"policies", i, b"unknown effect or flags")
         if not scope_fits(h, policy.principal_op, policy.principal_uid, policy.principal_type) or not scope_fits(
             h, policy.resource_op, policy.resource_uid, policy.resource_type

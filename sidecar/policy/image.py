@@ -36,6 +36,7 @@ class PolicyFlag(IntEnum):
     CURABLE = 1
     NEVER = 2
     SHADOW = 4
+    TASKLESS = 8
 
 
 @dataclass(frozen=True, slots=True)
