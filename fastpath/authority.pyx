@@ -312,8 +312,8 @@ cdef void look_everywhere(
 
 
 cdef bint active_in_store(const Table *t, const Uid *person) noexcept nogil:
-    """Whether the entity store has the person and does not say that they left."""
-    cdef const Node *node = table_node(t, table_find(t, person))
+    """Whether the entity store has the person, whose row is known, and does not say that they left."""
+    cdef const Node *node = table_node(t, person.index)
     cdef const Cell *active
     if node == NULL or not node.present:
         return False
@@ -334,7 +334,7 @@ cdef void look_owners(
     LiveState *s, Request *request, Text task_owner, const Table *t, int64_t now, Arena *arena, Standing *out
 ) noexcept nogil:
     """No active owner on agent and task, no allow."""
-    cdef const Node *agent = table_node(t, table_find(t, request.principal))
+    cdef const Node *agent = table_node(t, request.principal.index)
     cdef const Cell *owner
     cdef Uid *person
     if agent == NULL or not agent.present:
@@ -615,6 +615,7 @@ cdef void enter_locked(
     cdef Task *task
     cdef Text owner
     owner.p, owner.n = NULL, 0
+    out.boot_ns, out.unix_ns = boot, now
     if s.fresh_until_ns and boot > s.fresh_until_ns:
         out.refusal = text_of(b"not_ready.authority_stale")
         out.refusal_is_ours = 1
@@ -731,8 +732,9 @@ cdef Text task_again(LiveState *s, const Standing *standing, int64_t now, int64_
 cdef Text take_locked(
     LiveState *s, const Request *request, const char *evaluation, uint64_t sequence, Standing *standing
 ) noexcept nogil:
-    cdef int64_t boot = boot_ns(s)
-    cdef int64_t now = unix_ns(s)
+    # A decision takes less than its time budget, so what it was judged by is what time it is.
+    cdef int64_t boot = standing.boot_ns
+    cdef int64_t now = standing.unix_ns
     cdef const Cell *size = request.columns + <int> COL_CALL_BYTES
     cdef Approval *approval = NULL
     cdef Task *task = NULL

@@ -2,6 +2,7 @@
 from collections import namedtuple
 
 from fastpath.authority cimport (
+    Live,
     Standing,
     authority_enter,
     authority_epoch,
@@ -736,6 +737,7 @@ cdef class Evaluator:
     cdef Peer peer
     cdef Authority authority
     cdef int strict
+    cdef Live live                   # keeps what `authority` points to
     cdef bytes _refusal              # text that `peer` borrows
     cdef bytes _not_ready            # text that `authority` borrows
 
@@ -754,6 +756,11 @@ cdef class Evaluator:
         self.peer.bundle_generation = bundle_generation
         self.peer.refusal.p = self._refusal
         self.peer.refusal.n = <uint32_t> len(self._refusal)
+
+    def put_authority(self, Live live):
+        """Enforce live authority from now on, None for none; not while another thread evaluates."""
+        self.live = live
+        self.authority.live = live.state if live is not None else NULL
 
     def put_state(self, *, epoch=0, bundle_generation=0, str not_ready="", now_ns=0, now_unix_ns=0, boot=0):
         """Decide in this state from now on, 0 for a clock of its own; not while another thread evaluates."""

@@ -3,7 +3,11 @@ from fastpath.request cimport Request
 from fastpath.table cimport Table
 from fastpath.value cimport Ip, Uid
 from fastpath.wire cimport Text
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef enum:
+    DIGEST_BYTES = 32
 
 
 cdef enum ArgOp:
@@ -54,6 +58,9 @@ cdef struct Scope:
     Names labels_denied
     uint32_t rule_count
     ArgRule *rules
+    # The table that the uids above are resolved against: its number and the start of its digest.
+    uint64_t generation
+    char digest[DIGEST_BYTES]
 
 
 cdef struct Covers:
@@ -76,5 +83,6 @@ cdef class ScopeRow:
     cdef int _value(self, ArgValue *out, object value, int op) except -1
 
 
-# What `scope` covers of a mapped request; the request's uids are resolved against `t`.
-cdef void scope_covers(const Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil
+# What `scope` covers of a mapped request; the request's uids are resolved against `t`. Only one thread at a time: the
+# scope keeps the rows of its own uids from one call to the next.
+cdef void scope_covers(Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil

@@ -20,7 +20,7 @@ from fastpath.value cimport (
 )
 from fastpath.wire cimport text_equal
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memcpy
 
 from fastpath.errors import ProtocolError
 
@@ -76,7 +76,7 @@ cdef bint uid_in_any(const Uids *groups, const Uid *uid, const Table *t) noexcep
     """Whether the table says that `uid` is one of the groups or in one."""
     cdef uint32_t i
     for i in range(groups.count):
-        if uid_equal(groups.items[i], uid) or table_is_in(t, uid, table_find(t, groups.items[i])):
+        if uid_equal(groups.items[i], uid) or table_is_in(t, uid, groups.items[i].index):
             return True
     return False
 
@@ -228,7 +228,7 @@ cdef bint zone_covers(const Uids *zones, const Uid *dest, const Table *t) noexce
     if row == UID_UNKNOWN:
         return False
     for i in range(zones.count):
-        zone = table_find(t, zones.items[i])
+        zone = zones.items[i].index
         if zone != UID_UNKNOWN and node_is_in(t, table_node(t, row), zone):
             return True
     return False
@@ -254,7 +254,26 @@ cdef bint covers_data(const Scope *scope, const Request *request) noexcept nogil
     return True
 
 
-cdef void scope_covers(const Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil:
+cdef void resolve_uids(Uids *uids, const Table *t) noexcept nogil:
+    cdef uint32_t i
+    for i in range(uids.count):
+        uids.items[i].index = table_find(t, uids.items[i])
+
+
+cdef void resolve(Scope *scope, const Table *t) noexcept nogil:
+    """Find the rows of the scope's uids once per generation: they are the same for every call."""
+    cdef uint32_t n = min(<uint32_t> DIGEST_BYTES, t.digest.n)
+    if scope.generation == t.generation and n and memcmp(scope.digest, t.digest.p + t.digest.n - n, n) == 0:
+        return
+    resolve_uids(&scope.tool_groups, t)
+    resolve_uids(&scope.actions, t)
+    resolve_uids(&scope.zones, t)
+    scope.generation = t.generation
+    memcpy(scope.digest, t.digest.p + t.digest.n - n, n)
+
+
+cdef void scope_covers(Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil:
+    resolve(scope, t)
     out.tool = covers_tool(scope, request, t)
     out.action = covers_action(scope, request, t)
     out.dest = covers_dest(scope, request, t)
