@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from fastpath import spiffe_id
+from sidecar.config_authority import AuthorityConfig, check_authority
 from sidecar.config_mapping import MappingConfig
 from sidecar.config_section import Section, doc
 from sidecar.errors import IdentityError
@@ -202,6 +203,7 @@ class Config(Section, frozen=True, kw_only=True):
         MappingConfig()
     )
     journal: JournalSection
+    authority: AuthorityConfig | None = None
     upstream: Upstream | None = None
     control: Control
     metrics: Metrics = Metrics()
@@ -242,7 +244,8 @@ def host_port(text: str) -> HostPort | None:
 
 def check(config: Config) -> list[str]:
     """What single fields cannot show: addresses, SPIFFE IDs, sockets, and fields that contradict each other."""
-    return [*_addresses(config), *_spiffe_ids(config), *_sockets(config), *_contradictions(config)]
+    own = check_authority(config.authority) if config.authority else ()
+    return [*_addresses(config), *_spiffe_ids(config), *_sockets(config), *_contradictions(config), *own]
 
 
 def _addresses(config: Config) -> Iterator[str]:
@@ -250,6 +253,7 @@ def _addresses(config: Config) -> Iterator[str]:
         "listeners.ext_authz.address": config.listeners.ext_authz and config.listeners.ext_authz.address,
         "listeners.check_address": config.listeners.check_address,
         "metrics.address": config.metrics.address,
+        "authority.address": config.authority and config.authority.address,
     }
     for path, text in named.items():
         if text and host_port(text) is None:
@@ -282,6 +286,8 @@ def sockets(config: Config) -> list[tuple[str, str]]:
     made = [(f"listeners.agents[{i}].socket", one.socket) for i, one in enumerate(config.listeners.agents)]
     if config.listeners.ext_authz and config.listeners.ext_authz.socket:
         made.append(("listeners.ext_authz.socket", config.listeners.ext_authz.socket))
+    if config.authority:
+        made += [(f"authority.sockets[{i}].socket", one.socket) for i, one in enumerate(config.authority.sockets)]
     return [*made, ("control.socket", config.control.socket)]
 
 

@@ -19,9 +19,10 @@ PATHS = ("amount", "to")
 VALUES: tuple[ArgValue, ...] = (1, 5, 50, True, "a", "ab", "b", "x.mail.example", "10.1.2.3", "10.9.0.1")
 RULES = (
     ("eq", (5,)), ("eq", ("a",)), ("eq", (True,)), ("in", (1, 5)), ("in", ("a", "ab")), ("in", (1, "10.1.2.3")),
-    ("range", (0, 10)), ("range", (2, 6)), ("range", (5, 5)), ("range", (9, 1)), ("prefix", ("a",)),
-    ("prefix", ("ab", "a")), ("prefix", ("ab",)), ("host_suffix", ("example",)), ("host_suffix", ("mail.example",)), ("cidr", ("10.0.0.0/8",)),
-    ("cidr", ("10.1.0.0/16",)), ("cidr", ("::/0",)),
+    ("range", (0, 10)), ("range", (2, 6)), ("range", (5, 5)), ("range", (9, 1)),
+    ("prefix", ("a",)), ("prefix", ("ab", "a")), ("prefix", ("ab",)),
+    ("host_suffix", ("example",)), ("host_suffix", ("mail.example",)),
+    ("cidr", ("10.0.0.0/8",)), ("cidr", ("10.1.0.0/16",)), ("cidr", ("::/0",)),
 )  # fmt: skip
 
 
