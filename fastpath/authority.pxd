@@ -166,6 +166,8 @@ cdef struct LiveState:
 cdef struct Standing:        # where one call stands; texts in its arena or static
     int64_t boot_ns          # the clocks that the call was judged by
     int64_t unix_ns
+    uint8_t enforced
+    uint64_t epoch           # of the very state that was seen
     const LiveState *live    # NULL: no authority is enforced, and all else is empty
     Text refusal             # no decision is needed: DENY with this reason, or ERROR
     uint8_t refusal_is_ours

@@ -641,7 +641,9 @@ cdef void authority_enter(
     LiveState *live, Request *request, Text credential, const Table *t, Arena *arena, Standing *out
 ) noexcept nogil:
     out.live = live
+    out.enforced = 1
     pthread_mutex_lock(&live.lock)
+    out.epoch = live.epoch
     enter_locked(live, request, credential, t, arena, out)
     pthread_mutex_unlock(&live.lock)
     if arena.failed:

@@ -441,6 +441,7 @@ cdef bint stand(
     if authority.live is NULL:
         return True
     authority_enter(authority.live, request, peer.credential, table, arena, standing)
+    out.epoch = standing.epoch
     if standing.refusal.n == 0:
         return True
     finish(out, OUTCOME_ERROR if standing.refusal_is_ours else OUTCOME_DENY, standing.refusal)

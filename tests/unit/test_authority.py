@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastpath.authority import Live
-from fastpath.journal import Journal, read_frames
+from fastpath.journal import Journal, list_segments, read_frames
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from tests.fix_authority import (
     AGENT,
@@ -213,9 +213,7 @@ def test_the_record_names_the_chain_and_the_owner(tmp_path: Path) -> None:
 
 
 def last(folder: Path) -> decisions_pb2.Decision:
-    # The writer may be in a spare already, before that is renamed.
-    files = sorted([*folder.glob("*.seg"), *folder.glob("*.spare")])
-    payloads = [frame for file in files for frame in read_frames(file)]
+    payloads = [frame for segment in list_segments(folder) for frame in read_frames(segment.path)]
     payloads = [payload for _, payload in sorted(payloads)]
     found: decisions_pb2.Decision = decisions_pb2.Record.FromString(payloads[-1]).decision
     return found
