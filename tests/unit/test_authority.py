@@ -10,7 +10,7 @@ import pytest
 from fastpath.authority import Live
 from fastpath.journal import Journal, list_segments, read_frames
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
-from tests.fix_authority import (
+from tests.fix_live import (
     AGENT,
     BOOT,
     CHILD,
