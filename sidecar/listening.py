@@ -17,6 +17,8 @@ from fastpath.verify import Verifier
 from sidecar._proto.remit.authz.v1 import authz_pb2, authz_pb2_grpc
 from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
+from sidecar.authority.draft import Caller
+from sidecar.authority.errors import DeniedError
 from sidecar.config import AgentSocket, ExtAuthz, HostPort, host_port
 from sidecar.decisions.service import DecisionTail
 from sidecar.errors import ConfigError
@@ -25,12 +27,16 @@ from sidecar.logs import event
 from sidecar.metrics import MetricsServer
 from sidecar.native import NativeDoor
 from sidecar.runtime import Runtime
+from sidecar.services.authority import FILES as AUTHORITY_FILES
+from sidecar.services.authority import add_authority
+from sidecar.services.authority_calls import Resolve as ResolveCaller
 from sidecar.services.control import Control
 from sidecar.services.doors import Resolve, authz_service, ext_authz_service, make_server
 from sidecar.services.explain import Explanation
 from sidecar.services.health import Health
 from sidecar.services.options import server_options
 from sidecar.services.sockets import BoundSocket
+from sidecar.services.uid_door import UidDoor
 from sidecar.status import StatusView
 
 log = logging.getLogger("remit.listening")
@@ -40,6 +46,7 @@ CONTROL_MESSAGE_BYTES = 1 << 20
 # Addresses are named by the field of the configuration that asked for them.
 EXT_AUTHZ_TLS, EXT_AUTHZ_SOCKET = "listeners.ext_authz.address", "listeners.ext_authz.socket"
 CHECK, CONTROL, METRICS = "listeners.check_address", "control.socket", "metrics.address"
+AUTHORITY = "authority.address"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 
@@ -56,6 +63,7 @@ class Listening:
         self._sockets: list[BoundSocket] = []
         self._tail = DecisionTail(runtime.journal)
         self._metrics: MetricsServer | None = None
+        self._uid_door: UidDoor | None = None
 
     def open(self) -> None:
         """Bind and serve everything that the configuration names. ConfigError when an address cannot be bound."""
@@ -63,6 +71,7 @@ class Listening:
             self._open_ext_authz()
             self._open_agents()
             self._open_check()
+            self._open_authority()
             self._open_metrics()
             self._runtime.on_ready(self._health.put_ready)
             self._open_control()
@@ -80,6 +89,9 @@ class Listening:
             threading.Thread(target=self._hurry, args=(hurry,), name="hurry", daemon=True).start()
         for end in ends:
             end.wait()
+        if self._uid_door is not None:
+            self._uid_door.close()
+            self._uid_door = None
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
@@ -183,15 +195,66 @@ class Listening:
             self._metrics = MetricsServer(address, self.view)
             self.addresses[METRICS] = str(self._metrics.address)
 
+    def _open_authority(self) -> None:
+        """The authority services beside the control socket: at an address, and one socket per caller."""
+        authority = self._runtime.authority
+        if authority is None:
+            return
+        callers, section = authority.callers, authority.section
+        for i, one in enumerate(section.sockets):
+            caller = Caller("person", one.person) if one.person else callers.of_spiffe_id(one.spiffe_id)
+            server = self._control_server("authority")
+            add_authority(server, authority, _always(caller))
+            self._serve_socket(f"authority.sockets[{i}].socket", server, one.socket, one.group)
+        if section.address:
+            server = self._control_server("authority")
+            add_authority(server, authority, lambda context: callers.of_peer(self._runtime.tls_peer(context)))
+            self._serve_tls(AUTHORITY, server, section.address)
+
+    def _control_server(self, name: str) -> grpc.Server:
+        limits = self._runtime.config.limits
+        pool = futures.ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix=name)
+        return grpc.server(pool, options=server_options(limits, CONTROL_MESSAGE_BYTES))
+
     def _open_control(self) -> None:
-        section, limits = self._runtime.config.control, self._runtime.config.limits
-        pool = futures.ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="control")
-        server = grpc.server(pool, options=server_options(limits, CONTROL_MESSAGE_BYTES))
+        section = self._runtime.config.control
+        server = self._control_server("control")
         control_pb2_grpc.add_ControlServicer_to_server(Control(self._runtime, self.view), server)
         authz_pb2_grpc.add_ExplanationServicer_to_server(Explanation(self._runtime), server)
         decisions_pb2_grpc.add_DecisionTailServicer_to_server(self._tail, server)
         reflection.enable_server_reflection(_reflected(), server)
-        self._serve_socket(CONTROL, server, section.socket, section.group)
+        if self._runtime.authority is None:
+            self._serve_socket(CONTROL, server, section.socket, section.group)
+        else:
+            add_authority(server, self._runtime.authority, self._uid_resolve())
+            self._serve_uid_socket(server, section.socket, section.group)
+
+    def _uid_resolve(self) -> ResolveCaller:
+        """Who calls at the control socket, by the kernel's word."""
+        authority, door = self._runtime.authority, UidDoor()
+        assert authority is not None
+        self._uid_door = door
+
+        def resolve(context: grpc.ServicerContext) -> Caller:
+            uid = door.uid(context.peer())
+            if uid is None:
+                raise DeniedError("the caller of this connection is not known")
+            return authority.callers.of_uid(uid)
+
+        return resolve
+
+    def _serve_uid_socket(self, server: grpc.Server, path: str, group: str) -> None:
+        door = self._uid_door
+        assert door is not None
+        socket = BoundSocket(path, group)
+        self._sockets.append(socket)
+        self._start(CONTROL, server, lambda: _bind(CONTROL, server, f"unix:{door.inner}", None))
+        try:
+            socket.bind(door.bind)
+        except OSError as error:
+            raise _not_bound(CONTROL, path) from error
+        door.start()
+        self.addresses[CONTROL] = f"unix:{socket.path}"
 
     # ------------------------------------------------------------ binding
 
@@ -224,12 +287,17 @@ def _bind(name: str, server: grpc.Server, address: str, credentials: grpc.Server
         raise _not_bound(name, address) from error
 
 
+def _always(caller: Caller) -> ResolveCaller:
+    """Whoever may enter the socket's folder is this one."""
+    return lambda _: caller
+
+
 def _not_bound(name: str, address: str) -> ConfigError:
     return ConfigError(f"`{name}`: cannot listen on `{address}`; is it taken, or not ours to take?")
 
 
 def _reflected() -> tuple[str, ...]:
     """What the control socket tells of itself: its own services and the agent's contract."""
-    ours = [file.DESCRIPTOR.services_by_name for file in (control_pb2, authz_pb2, decisions_pb2)]
+    ours = [file.DESCRIPTOR.services_by_name for file in (control_pb2, authz_pb2, decisions_pb2, *AUTHORITY_FILES)]
     names = [service.full_name for services in ours for service in services.values()]
     return (*names, HEALTH_SERVICE, reflection.SERVICE_NAME)

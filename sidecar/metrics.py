@@ -9,7 +9,7 @@ import socketserver
 import threading
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -27,6 +27,15 @@ ERROR_PREFIXES = ("not_ready.", "journal.")
 TEXT = ("content-type", "text/plain; charset=utf-8")
 
 
+class AuthorityFacts(NamedTuple):
+    """`rows` by kind; how long revocations took to be in force: counts per bucket (ms), and their sum."""
+
+    rows: dict[str, int]
+    bounds_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_ms: float
+
+
 class Facts(Protocol):
     """What the metrics read of a running sidecar."""
 
@@ -41,6 +50,9 @@ class Facts(Protocol):
 
     def status(self) -> control_pb2.StatusResponse:
         """What is in force now."""
+
+    def authority(self) -> AuthorityFacts | None:
+        """Figures of the authority store; None without one."""
 
 
 class SidecarCollector(Collector):
@@ -61,6 +73,9 @@ class SidecarCollector(Collector):
         yield _counter("remit_malformed", "messages that did not decode", (), {(): counters["malformed"]})
         yield _counter("remit_reloads", "reloads by result", ("result",), _single(self._facts.reload_counts()))
         yield from _gauges(self._facts.status())
+        authority = self._facts.authority()
+        if authority is not None:
+            yield from _authority(authority)
 
 
 def _is_error(reason: str) -> bool:
@@ -105,6 +120,18 @@ def _gauges(now: control_pb2.StatusResponse) -> Iterator[Metric]:
     }
     for name, (text, value) in figures.items():
         yield GaugeMetricFamily(name, text, value=value)
+
+
+def _authority(facts: AuthorityFacts) -> Iterator[Metric]:
+    for name, count in facts.rows.items():
+        yield GaugeMetricFamily(f"remit_authority_{name}", f"{name.replace('_', ' ')} in the store", value=count)
+    buckets, so_far = [], 0
+    for bound, count in zip([*(f"{ms / 1000:g}" for ms in facts.bounds_ms), "+Inf"], facts.counts, strict=True):
+        so_far += count
+        buckets.append((bound, so_far))
+    family = HistogramMetricFamily("remit_revocation_effect_seconds", "from the request to being in force")
+    family.add_metric((), buckets, facts.sum_ms / 1000)
+    yield family
 
 
 def registry(facts: Facts) -> CollectorRegistry:

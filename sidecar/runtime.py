@@ -17,6 +17,7 @@ from fastpath.journal import Journal
 from fastpath.peer import VerifiedPeer
 from fastpath.verify import Verifier
 from sidecar import config_file, logs
+from sidecar.authority.authority import Authority
 from sidecar.config import Config
 from sidecar.decisions.events import event_record
 from sidecar.decisions.shipper import Shipper
@@ -35,9 +36,8 @@ log = logging.getLogger("remit.runtime")
 
 WATCH_S = 0.25  # how late stale policies or a full journal may be noticed; a call notices a full journal at once
 FLUSH_S = 5.0  # time for the last records to reach the collector at a stop
-EPOCH = 0  # the revocation epoch while no authority store exists
 # Sections that are open sockets and files: a reload cannot change them.
-FIXED = ("name", "identity", "listeners", "journal", "upstream", "control", "metrics", "limits", "process")
+FIXED = ("name", "identity", "listeners", "journal", "authority", "upstream", "control", "metrics", "limits", "process")
 FIXED_POLICY = ("store", "evaluation")
 
 
@@ -73,6 +73,7 @@ class Runtime:
         self._fresh = Freshness()
         self.journal = _open_journal(config)
         self.pdp = _make_pdp(config, self.journal)
+        self.authority = self._make_authority(config)
         self.rules = Rules(config, self.pdp)
         self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
         self.verifier = Verifier()
@@ -94,6 +95,8 @@ class Runtime:
         if self._watcher.is_alive():
             self._watcher.join()
         self.source.stop()
+        if self.authority is not None:
+            self.authority.close()
         if self.shipper is not None and self._shipping:
             shipped = self.shipper.stop(FLUSH_S)
             event(log, "stream.stopped", complete=shipped)
@@ -121,6 +124,8 @@ class Runtime:
 
     def load(self) -> None:
         """The first load. A source that cannot be published is reported, and the last published generation serves."""
+        if self.authority is not None:
+            self.authority.open()
         with self._reload_lock:
             try:
                 changed = self.rules.publish(self.config)
@@ -168,7 +173,23 @@ class Runtime:
     def _record(self, name: str, detail: str) -> None:
         """A change of what decides stands in the same sequence as the decisions."""
         event(log, name, detail=detail, generation=self.rules.generation)
-        self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=EPOCH))
+        self._append(name, detail, self.epoch)
+
+    def _append(self, name: str, detail: str, epoch: int) -> None:
+        self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=epoch))
+
+    def _make_authority(self, config: Config) -> Authority | None:
+        """The live state that calls are decided by, empty and not ready until it is loaded; None: none is enforced."""
+        if config.authority is None:
+            return None
+        made = Authority(config.authority, self.journal, self._append, self.refresh, config.mapping.namespace)
+        self.pdp.put_authority(made.live)
+        return made
+
+    @property
+    def epoch(self) -> int:
+        """The revocation epoch in force; 0 without authority."""
+        return self.authority.live.epoch if self.authority is not None else 0
 
     # ------------------------------------------------------------ readiness
 
@@ -184,7 +205,7 @@ class Runtime:
         with self._state_lock:
             before, self.not_ready = self.not_ready, reason(self._conditions())
             # The verifier's number, not the source's: peers are verified against what the verifier has.
-            self.pdp.put_state(epoch=EPOCH, bundle_generation=self.verifier.generation, not_ready=self.not_ready)
+            self.pdp.put_state(epoch=self.epoch, bundle_generation=self.verifier.generation, not_ready=self.not_ready)
             if before != self.not_ready:
                 event(log, "readiness", ready=not self.not_ready, reason=self.not_ready)
                 for callback in self._listeners:
@@ -197,6 +218,7 @@ class Runtime:
             generation=self.rules.generation > 0,
             journal=self.journal.writable(),
             fresh=not stale or self.config.policy.on_stale == "serve",
+            authority=self.authority is None or not self.authority.problem,
         )
 
     def _stale(self) -> bool:

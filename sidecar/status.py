@@ -7,7 +7,9 @@ from typing import Any
 
 from fastpath.journal import JournalState
 from sidecar._proto.remit.control.v1 import control_pb2
-from sidecar.runtime import EPOCH, Runtime
+from sidecar.authority.authority import EFFECT_MS
+from sidecar.metrics import AuthorityFacts
+from sidecar.runtime import Runtime
 from sidecar.version import VERSION
 
 _JOURNAL = {JournalState.JOURNAL_OK: "ok", JournalState.JOURNAL_FULL: "full", JournalState.JOURNAL_FAILED: "failed"}
@@ -31,6 +33,13 @@ class StatusView:
     def reload_counts(self) -> dict[str, int]:
         return dict(self._runtime.reloads)
 
+    def authority(self) -> AuthorityFacts | None:
+        authority = self._runtime.authority
+        if authority is None:
+            return None
+        counts = tuple(authority.effect_counts)
+        return AuthorityFacts(authority.figures(), EFFECT_MS, counts, authority.effect_ms_sum)
+
     def status(self) -> control_pb2.StatusResponse:
         runtime = self._runtime
         identity = runtime.source.current()
@@ -44,7 +53,7 @@ class StatusView:
             not_ready=runtime.not_ready,
             generation=runtime.rules.generation,
             generation_digest=runtime.rules.digest,
-            revocation_epoch=EPOCH,
+            revocation_epoch=runtime.epoch,
             listeners=[control_pb2.Listener(name=n, address=a) for n, a in sorted(self._listeners.items())],
             journal=self._journal(),
             stream=self._stream(),

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.config import HostPort
 from sidecar.errors import ConfigError
-from sidecar.metrics import MetricsServer, registry
+from sidecar.metrics import AuthorityFacts, MetricsServer, registry
 
 
 class Facts:
@@ -30,6 +30,9 @@ class Facts:
 
     def reload_counts(self) -> dict[str, int]:
         return {"applied": 1, "refused": 2}
+
+    def authority(self) -> AuthorityFacts | None:
+        return AuthorityFacts({"tasks": 3}, (1.0, 5.0), (2, 1, 1), 20.0)
 
     def status(self) -> control_pb2.StatusResponse:
         return control_pb2.StatusResponse(
@@ -67,6 +70,9 @@ def test_metrics_name_decisions_latency_errors_and_state(server: MetricsServer) 
         for s in f.samples
     }
     assert samples["remit_decisions_total", (("door", "ext_authz"), ("outcome", "allow"))] == 2
+    assert samples["remit_authority_tasks", ()] == 3
+    assert samples["remit_revocation_effect_seconds_bucket", (("le", "0.005"),)] == 3
+    assert samples["remit_revocation_effect_seconds_sum", ()] == 0.02
     assert samples["remit_errors_total", (("cause", "not_ready.svid"),)] == 1
     assert samples["remit_errors_total", (("cause", "internal"),)] == 6
     assert ("remit_errors_total", (("cause", "ok"),)) not in samples

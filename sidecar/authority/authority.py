@@ -1,0 +1,138 @@
+"""Authority in one sidecar: the native view, the store behind it, who may change it, and what is said about it."""
+
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastpath.authority import Live
+from fastpath.journal import Journal
+from sidecar.authority.callers import Callers
+from sidecar.authority.draft import QUEUE_AGENT, REVOCATIONS, Caller, Draft
+from sidecar.authority.errors import DeniedError, MissingError, StateError
+from sidecar.authority.load import JournalTail
+from sidecar.authority.policies import AuthorityPolicies
+from sidecar.authority.store import AuthorityStore, Note, Repeat
+from sidecar.config_authority import AuthorityConfig
+from sidecar.errors import SidecarError
+from sidecar.logs import event
+
+log = logging.getLogger("remit.authority")
+
+Result = TypeVar("Result")
+EFFECT_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+
+
+class Authority:
+    """`open` it once, `close` it once; all other methods are thread-safe."""
+
+    def __init__(
+        self,
+        section: AuthorityConfig,
+        journal: Journal,
+        note: Note,
+        changed: Callable[[], None],
+        namespace: str = "",
+    ) -> None:
+        """`note` puts an event into the journal; `changed` is called when `problem` may have changed."""
+        self.section = section
+        self.callers = Callers(section)
+        self.live = Live(namespace=namespace, reserve_s=section.reserve_s)
+        folder = Path(section.store)
+        self.policies = AuthorityPolicies(folder / "policies", section.policies, self.callers)
+        self.store = AuthorityStore(
+            folder,
+            self.live,
+            Live(namespace=namespace),
+            limits=section.limits,
+            map_bytes_max=section.map_bytes,
+            note=note,
+            changed=changed,
+        )
+        self.effect_counts = [0] * (len(EFFECT_MS) + 1)
+        """Revocations by how long they took from the request to being in force; see EFFECT_MS."""
+        self.effect_ms_sum = 0.0
+        self._journal = journal
+        self._note = note
+
+    @property
+    def problem(self) -> str:
+        """Why nothing that needs this state may be decided; empty: it may."""
+        return self.store.problem
+
+    def open(self) -> None:
+        """Put in force what is stored, and load who may change it. What fails is said, and leaves `problem` set."""
+        try:
+            self.store.open(JournalTail(self._journal))
+        except SidecarError as error:
+            self.store.problem = str(error)
+            event(log, "authority.not_loaded", logging.ERROR, cause=str(error))
+            return
+        event(log, "authority.loaded", epoch=self.store.epoch, **self.live.counts())
+        try:
+            self.policies.load()
+        except SidecarError as error:
+            # Calls are decided all the same; only nobody can change anything.
+            event(log, "authority.policies_refused", logging.ERROR, cause=str(error))
+
+    def close(self) -> None:
+        """Give everything back. May be called again."""
+        self.policies.stop()
+        self.store.close()
+
+    # ------------------------------------------------------------ for the services
+
+    def require(self, caller: Caller, action: str, **asked: Any) -> None:
+        """Raise DeniedError unless the policies let `caller` do this; a refusal is journaled."""
+        try:
+            self.policies.require(caller, action, **asked)
+        except DeniedError:
+            about = " ".join(f"{name}={value}" for name, value in asked.items() if value)
+            self._note("authority.denied", f"action={action} by={caller.id} {about}".strip(), self.store.epoch)
+            raise
+
+    def looked(self, caller: Caller, action: str) -> None:
+        """Somebody was shown something: that stands in the journal as well."""
+        self._note("authority.looked", f"action={action} by={caller.id}", self.store.epoch)
+
+    def run(
+        self,
+        command: Callable[[Draft], Result],
+        repeat: Repeat | None = None,
+        pack: Callable[[Result], bytes] | None = None,
+        unpack: Callable[[bytes], Result] | None = None,
+    ) -> Result:
+        """As AuthorityStore.call. StateError for a sidecar that follows another one: changes are made there."""
+        if self.section.follow is not None:
+            where = self.section.follow.address or self.section.follow.socket
+            raise StateError(f"this sidecar follows the authority at `{where}`; ask there")
+        return self.store.call(command, repeat=repeat, pack=pack, unpack=unpack)
+
+    def took(self, since_ns: int) -> None:
+        """A revocation that was asked for at `since_ns` (monotonic) is in force now."""
+        ms = (time.monotonic_ns() - since_ns) / 1e6
+        self.effect_counts[bisect_left(EFFECT_MS, ms)] += 1
+        self.effect_ms_sum += ms
+
+    def step_up(self, evaluation_id: str) -> dict[str, Any]:
+        """What a recent STEP_UP was about; MissingError when it is not known."""
+        found = self.live.step_up(evaluation_id)
+        if found is None:
+            raise MissingError(
+                f"`{evaluation_id}` is no recent answer STEP_UP; make the call again and ask with its new evaluation id"
+            )
+        return found
+
+    def figures(self) -> dict[str, int]:
+        """For the metrics."""
+        rows = self.store.figures() if not self.store.problem else {}
+        counts = self.live.counts()
+        return {
+            "tasks": counts["tasks"],
+            "revocations": rows.get(REVOCATIONS, counts["revocations"]),
+            "owners_disabled": counts["owners"],
+            "approvals_granted": counts["approvals"],
+            "approvals_pending": rows.get(QUEUE_AGENT, 0),
+        }
