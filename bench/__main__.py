@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bench.authority import authority
 from bench.check import check
 from bench.decide import decide
 from bench.publish import publish
@@ -23,12 +24,14 @@ def main() -> None:
     python -m bench decide --rounds 5 --requests 500               a quick look
     python -m bench publish --json publish.json                    what does a full publish cost?
     python -m bench check --json check.json                        what does a call cost beside HTTP/2 itself?
+    python -m bench authority --json authority.json                what do tasks and revocations cost?
     """
 
 
 main.add_command(decide)
 main.add_command(publish)
 main.add_command(check)
+main.add_command(authority)
 
 if __name__ == "__main__":
     main()

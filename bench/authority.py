@@ -8,10 +8,12 @@ that is told everything. The other ratios hold the same calls against themselves
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.durable import History, Opens, durable_opens, revocation_history
 from bench.measure import Samples, digest, interleaved, machine, ratio
 from fastpath.authority import Live
 from fastpath.decide import Evaluator, Prepared
@@ -132,7 +135,7 @@ class World:
         return found
 
 
-def make_live(tasks: int, revocations: int, tell: Callable[[int], object] = len) -> Live:  # type: ignore[assignment]
+def make_live(tasks: int, revocations: int) -> Live:
     """Live state with so many open tasks, the callers' among them, and so many revocations that touch none of them."""
     live = Live()
     now = time.time_ns()
@@ -182,3 +185,99 @@ def compare(world: World, tasks: int, revocations: int, rounds: int, progress: P
         return lambda: len(evaluators[name].outcomes(prepared[name]))
 
     return interleaved({name: side(name) for name in names}, rounds=rounds), digest(list(answers["constants"]))
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def _results(samples: Samples, opens: Opens, history: History) -> dict[str, Any]:
+    def durable(callers: int) -> float:
+        pairs = zip(opens.rates["remit", callers], opens.rates["lmdb", callers], strict=True)
+        return median(ours / raw for ours, raw in pairs)
+
+    single, many = (median(opens.rates["remit", callers]) for callers in (1, 64))
+    return {
+        "columns_ratio": ratio(samples, "live", "constants"),
+        "tasks_flatness": ratio(samples, "tasks", "live"),
+        "revocations_flatness": ratio(samples, "revocations", "live"),
+        "allows_after_ack": history.allows_after_ack,
+        "revocations": history.revocations,
+        "calls_checked": history.calls,
+        "calls_allowed": history.allowed,
+        "revoke_to_effect_ms": {
+            name: _percentile(history.effect_ms, share) for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+        },
+        "opens_per_s": {"1": single, "64": many},
+        "opens_ratio": {"1": durable(1), "64": durable(64)},
+        "opens_64_over_1": many / single,
+    }
+
+
+def _print(results: dict[str, Any]) -> None:
+    table = Table(title="authority")
+    for heading in ("what", "measured", "goal"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    effect, opens = results["revoke_to_effect_ms"], results["opens_per_s"]
+    rows = [
+        ("decision with live authority / columns as constants", f"{results['columns_ratio']:.2f}", "1.5"),
+        ("many open tasks / ten", f"{results['tasks_flatness']:.2f}", "1.3"),
+        ("many revocations / none", f"{results['revocations_flatness']:.2f}", "1.3"),
+        (
+            f"ALLOWs after the ack of {results['revocations']} revocations, {results['calls_checked']} calls",
+            str(results["allows_after_ack"]),
+            "0",
+        ),
+        ("revoke to effect, ms: p50 / p99", f"{effect['p50']:.2f} / {effect['p99']:.2f}", ""),
+        ("durable task opens per s: 1 / 64 callers", f"{opens['1']:.0f} / {opens['64']:.0f}", ""),
+        ("opens / raw LMDB commits, 1 caller", f"{results['opens_ratio']['1']:.2f}", "0.7"),
+        ("opens / raw LMDB commits, 64 callers", f"{results['opens_ratio']['64']:.2f}", "0.7"),
+        ("64 callers / one", f"{results['opens_64_over_1']:.1f}", "5"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@click.command()
+@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write results and raw samples.")
+@click.option("--tasks", default=100_000, show_default=True, help="Open tasks of the large side.")
+@click.option("--revocations", default=1_000_000, show_default=True, help="Revocations of the large side.")
+@click.option("--revoked", default=1_000, show_default=True, help="Agents revoked under load.")
+@click.option("--rounds", default=15, show_default=True, help="Rounds of the decisions.")
+@click.option("--opens", default=2_000, show_default=True, help="Durable opens of each side and round.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where stores are made; on a disk.",
+)
+def authority(
+    out: Path | None, tasks: int, revocations: int, revoked: int, rounds: int, opens: int, folder: Path | None
+) -> None:
+    """What does live authority cost a decision, and a change of it a disk?"""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="remit-bench-", dir=folder) as name, Progress(transient=True) as progress:
+        samples, answers = compare(World(1000, 2000, 1), tasks, revocations, rounds, progress)
+        step = progress.add_task("durable opens", total=3 * 4)
+        made = durable_opens(Path(name), 3, opens, lambda: progress.advance(step))
+        step = progress.add_task("revocations under load", total=revoked)
+        history = revocation_history(Path(name), revoked, 2, lambda: progress.advance(step))
+    results = _results(samples, made, history)
+    _print(results)
+    if history.allows_after_ack:
+        raise click.ClickException(f"{history.allows_after_ack} calls were allowed after their revocation was in force")
+    if out:
+        raw = {"ns_per_decision": samples, "opens_per_s": {f"{a} {b}": v for (a, b), v in made.rates.items()}}
+        raw["revoke_to_effect_ms"] = {"all": history.effect_ms}
+        report = {
+            "results": results,
+            "samples": raw,
+            "answers": answers,
+            "seconds": time.perf_counter() - started,
+            "machine": machine(),
+        }
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        click.echo(f"wrote {out}")
