@@ -1,9 +1,13 @@
 """What a start puts into the native view: the store's rows, the last snapshot of what calls spent, the journal."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+from fastpath.frames import read_frames
 from fastpath.journal import Journal
+from fastpath.spool import list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority.approvals import live_approval
 from sidecar.authority.database import SPENT, USED, Database, DatabaseRows
@@ -51,6 +55,18 @@ class JournalTail:
                     yield decisions_pb2.Record.FromString(payload)
         finally:
             reader.close()
+
+
+def journal_epoch(directory: Path) -> int:
+    """The highest epoch that the last records of a journal were decided by; 0 when there are none."""
+    held = list_segments(directory) if directory.is_dir() else []
+    epoch = 0
+    for segment in held[-2:]:
+        with closing(read_frames(segment.path)) as frames:
+            for _, payload in frames:
+                record = decisions_pb2.Record.FromString(payload)
+                epoch = max(epoch, record.decision.revocation_epoch, record.event.revocation_epoch)
+    return epoch
 
 
 def load_live(rows: DatabaseRows, live: LiveView, now_ns: int, journal: JournalTail | None) -> int:
