@@ -187,7 +187,7 @@ def show_approvals(rows: list[approvals_pb2.Approval]) -> None:
     """Approvals of one agent, whatever their state."""
     table(
         "approvals",
-        ("approval", "state", "action", "resource", "scope", "ends", "asked", "decided by"),
+        ("approval", "state", "action", "resource", "scope", "uses left", "ends", "asked", "decided by"),
         (
             (
                 r.id,
@@ -195,6 +195,7 @@ def show_approvals(rows: list[approvals_pb2.Approval]) -> None:
                 r.action,
                 r.resource,
                 row_scope(r),
+                f"{r.uses_left}/{r.uses}" if r.HasField("uses_left") else "",
                 until(r.expires_unix_ns),
                 at(r.requested_unix_ns),
                 r.decided_by + (" (break-glass)" if r.break_glass else ""),

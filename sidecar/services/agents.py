@@ -1,5 +1,6 @@
 """The service AgentView: what an agent may do now (proto/remit/authority/v1/agents.proto)."""
 
+from fastpath.authority import Live
 from sidecar._proto.remit.authority.v1 import agents_pb2, agents_pb2_grpc, approvals_pb2, tasks_pb2
 from sidecar.authority.draft import OWNERS, Caller, Draft, hashed
 from sidecar.authority.revocations import check_key, matching
@@ -24,10 +25,10 @@ class AgentView(Service, agents_pb2_grpc.AgentViewServicer):
         self.authority.require(caller, "agent.show", agent=request.agent, own_agent=caller.is_any((request.agent,)))
         self.authority.looked(caller, "agent.show")
         with self.authority.store.read() as draft:
-            return _view(draft, request.agent)
+            return _view(draft, request.agent, self.authority.live)
 
 
-def _view(draft: Draft, agent: str) -> agents_pb2.EffectiveAuthority:
+def _view(draft: Draft, agent: str, live: Live) -> agents_pb2.EffectiveAuthority:
     found, more = list_tasks(draft, tasks_pb2.ListTasksRequest(agent=agent))
     people = sorted({task.owner for task in found})
     owners = [row for name in people if (row := draft.find(OWNERS, hashed(name), Owner)) is not None]
@@ -43,7 +44,7 @@ def _view(draft: Draft, agent: str) -> agents_pb2.EffectiveAuthority:
         tasks=[task_message(task, draft.spending.left(task.id)) for task in found],
         more_tasks=bool(more),
         revocations=[revocation_message(row) for row in hits],
-        approvals=[approval_message(row) for row in asked],
+        approvals=[approval_message(row, live.uses(row.id)) for row in asked],
         owners=[owner_message(row) for row in owners],
         verdict=verdict(found, hits, owners),
     )

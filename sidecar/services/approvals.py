@@ -112,7 +112,8 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         self._require(caller, "approval.read", request.id)
         self.authority.looked(caller, "approval.read")
         with self.authority.store.read() as draft:
-            return approval_message(approvals.get_approval(draft, request.id))
+            row = approvals.get_approval(draft, request.id)
+            return approval_message(row, self.authority.live.uses(row.id))
 
     @answered
     def List(self, request: approvals_pb2.ListApprovalsRequest, caller: Caller) -> approvals_pb2.ListApprovalsResponse:
@@ -127,7 +128,8 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         with self.authority.store.read() as draft:
             rows, token = list_approvals(draft, request)
             return approvals_pb2.ListApprovalsResponse(
-                approvals=[approval_message(row) for row in rows], next_page_token=token
+                approvals=[approval_message(row, self.authority.live.uses(row.id)) for row in rows],
+                next_page_token=token,
             )
 
     @streamed

@@ -191,7 +191,7 @@ def revocation_message(row: Revocation) -> revocations_pb2.Revocation:
     )
 
 
-def approval_message(row: Approval) -> approvals_pb2.Approval:
+def approval_message(row: Approval, uses_left: int | None = None) -> approvals_pb2.Approval:
     return approvals_pb2.Approval(
         id=row.id,
         state=_APPROVAL_NUMBERS[row.state],  # type: ignore[arg-type]
@@ -220,6 +220,7 @@ def approval_message(row: Approval) -> approvals_pb2.Approval:
         break_glass=row.break_glass,
         review=_REVIEWS[row.review],  # type: ignore[arg-type]
         reviewed_by=row.reviewed_by,
+        uses_left=uses_left,
         rev=row.rev,
         epoch=row.epoch,
     )
