@@ -18,6 +18,8 @@ cdef enum:
     CHAIN_MAX = 8            # tasks from a call's own up to the root
     TASK_ID_MAX = 64         # bytes of an id of a task or an approval
     EVALUATION_BYTES = 32
+    AGENT_BYTES_MAX = 512    # of a SPIFFE ID that is compared; a longer one reports nothing
+    SETTLED_MAX = 4
 
 
 cdef enum Budget:
@@ -114,12 +116,21 @@ cdef struct Approval:
     Approval *next           # for the same digest
 
 
+cdef struct Settled:         # what a report changes; to be journaled before it is applied
+    uint8_t kind             # EffectKind
+    char key[TASK_ID_MAX]
+    uint32_t key_n
+    int64_t value
+
+
 cdef struct Reservation:     # what an allowed call took, until Report or the deadline settles it
     char evaluation[EVALUATION_BYTES]
     Text task                # points to task_text
     char task_text[TASK_ID_MAX]
     Text approval
     char approval_text[TASK_ID_MAX]
+    Text agent               # who made the call, points to agent_text
+    char agent_text[AGENT_BYTES_MAX]
     int64_t took[BUDGETS]
     int64_t deadline_boot_ns
     uint8_t open
@@ -226,6 +237,15 @@ cdef Text authority_take(
 ) noexcept nogil
 # Give back what authority_take took: the call is not answered ALLOW.
 cdef void authority_release(LiveState *live, const char *evaluation, uint64_t sequence) noexcept nogil
+# Close the reservation of an allowed call of `agent` (empty: of anybody) and say in `out` what that changes, -1 for a cost
+# or size that is not known; the number of changes, or -1 when there is no such call, or no more.
+cdef int authority_close(
+    LiveState *live, Text evaluation, Text agent, bint executed, int64_t cost, int64_t size, Settled *out
+) noexcept nogil
+# Open it again: what was closed could not be journaled.
+cdef void authority_reopen(LiveState *live, Text evaluation) noexcept nogil
+# Add what a record says to the state.
+cdef void authority_redo(LiveState *live, const Settled *changes, int n) noexcept nogil
 # Remember a STEP_UP, so that an approval can be asked for by its evaluation id; with `emergency` a DENY that only an
 # emergency approval crosses.
 cdef void authority_note_step_up(

@@ -69,15 +69,6 @@ class Live:
         """How often the approval may still be used; None when it is not in force."""
     def snapshot(self) -> tuple[list[tuple[str, int, int, int]], list[tuple[str, int]]]:
         """([(task, calls, cost, bytes spent)], [(approval, uses left)]), of one moment."""
-    def report(
-        self, evaluation_id: str, *, executed: bool, cost: int = -1, bytes_: int = -1
-    ) -> list[tuple[int, str, int]] | None:
-        """What became of an allowed call: the effects that settle it, each (kind, id, what is added), to be
-        journaled first and then given to `redo`.
-
-        `cost` and `bytes_` are what it really took, -1 unknown. None: no such call, or it was settled already, or its
-        time is over and it counts as spent.
-        """
     def redo(self, effects: Sequence[tuple[int, str, int]]) -> None:
         """Add effects of a record to the state. Tasks and approvals that are not there are passed over."""
     def step_up(self, evaluation_id: str) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ cdef extern from * nogil:
     uint64_t remit_load(const uint64_t *p)
 
 cdef enum:
-    RESERVATIONS = 1 << 15   # newest allowed calls that Report can still settle; power of two
+    RESERVATIONS = 1 << 14   # newest allowed calls that Report can still settle; power of two
     STEP_UPS = 1 << 9        # newest STEP_UP answers that an approval can be asked for; power of two
     NAME_BYTES = 256
     RESOURCE_BYTES = 1024
@@ -686,13 +686,15 @@ cdef inline void note_text(char *room, uint32_t cap, Text text, Text *out) noexc
 
 
 cdef void reserve(
-    LiveState *s, const char *evaluation, uint64_t sequence, const Standing *standing, int64_t boot
+    LiveState *s, const Request *request, const char *evaluation, uint64_t sequence, const Standing *standing,
+    int64_t boot
 ) noexcept nogil:
     cdef Reservation *slot = &s.reservations[sequence & (RESERVATIONS - 1)]
     # Whatever stood here is too old to be settled: it counts as spent.
     memcpy(slot.evaluation, evaluation, EVALUATION_BYTES)
     note_text(slot.task_text, TASK_ID_MAX, standing.task, &slot.task)
     note_text(slot.approval_text, TASK_ID_MAX, standing.approval, &slot.approval)
+    note_text(slot.agent_text, AGENT_BYTES_MAX, id_of(request.principal), &slot.agent)
     memcpy(slot.took, standing.took, sizeof(slot.took))
     slot.deadline_boot_ns = boot + s.reserve_ns
     slot.open = 1
@@ -760,7 +762,7 @@ cdef Text take_locked(
     if approval != NULL:
         approval.uses -= 1
     if task != NULL or approval != NULL:
-        reserve(s, evaluation, sequence, standing, boot)
+        reserve(s, request, evaluation, sequence, standing, boot)
         standing.settled = 1
     return text_of(b"")
 
@@ -811,6 +813,108 @@ cdef void authority_release(LiveState *live, const char *evaluation, uint64_t se
     slot = reservation_of(live, evaluation, sequence)
     if slot != NULL:
         give_back(live, slot)
+    pthread_mutex_unlock(&live.lock)
+
+
+# ---------------------------------------------------------------- what became of an allowed call
+
+
+cdef int64_t hex_value(char c) noexcept nogil:
+    if c'0' <= c <= c'9':
+        return c - c'0'
+    return c - c'a' + 10 if c'a' <= c <= c'f' else -1
+
+
+cdef Reservation *reserved(LiveState *s, Text evaluation) noexcept nogil:
+    """The slot of an evaluation id, whose second half is the number of the call."""
+    cdef uint64_t sequence = 0
+    cdef int64_t digit
+    cdef int i
+    if evaluation.n != EVALUATION_BYTES:
+        return NULL
+    for i in range(16, EVALUATION_BYTES):
+        digit = hex_value(evaluation.p[i])
+        if digit < 0:
+            return NULL
+        sequence = sequence << 4 | <uint64_t> digit
+    return reservation_of(s, evaluation.p, sequence)
+
+
+cdef void settled(Settled *out, int *n, int kind, Text key, int64_t value) noexcept nogil:
+    if value == 0 or key.n == 0:
+        return
+    out[n[0]].kind = <uint8_t> kind
+    memcpy(out[n[0]].key, key.p, key.n)
+    out[n[0]].key_n = key.n
+    out[n[0]].value = value
+    n[0] += 1
+
+
+cdef int close_locked(
+    LiveState *s, Text evaluation, Text agent, bint executed, int64_t cost, int64_t size, Settled *out
+) noexcept nogil:
+    cdef Reservation *slot = reserved(s, evaluation)
+    cdef int n = 0
+    if slot == NULL or slot.deadline_boot_ns < boot_ns(s) or (agent.n and not text_equal(agent, slot.agent)):
+        return -1
+    slot.open = 0
+    if executed:
+        settled(out, &n, EFFECT_COST, slot.task, cost - slot.took[<int> BUDGET_COST] if cost >= 0 else 0)
+        settled(out, &n, EFFECT_BYTES, slot.task, size - slot.took[<int> BUDGET_BYTES] if size >= 0 else 0)
+        return n
+    settled(out, &n, EFFECT_CALLS, slot.task, -slot.took[<int> BUDGET_CALLS])
+    settled(out, &n, EFFECT_COST, slot.task, -slot.took[<int> BUDGET_COST])
+    settled(out, &n, EFFECT_BYTES, slot.task, -slot.took[<int> BUDGET_BYTES])
+    settled(out, &n, EFFECT_APPROVAL, slot.approval, -1)
+    return n
+
+
+cdef int authority_close(
+    LiveState *live, Text evaluation, Text agent, bint executed, int64_t cost, int64_t size, Settled *out
+) noexcept nogil:
+    cdef int n
+    pthread_mutex_lock(&live.lock)
+    n = close_locked(live, evaluation, agent, executed, cost, size, out)
+    pthread_mutex_unlock(&live.lock)
+    return n
+
+
+cdef void authority_reopen(LiveState *live, Text evaluation) noexcept nogil:
+    cdef Reservation *slot
+    cdef int i
+    pthread_mutex_lock(&live.lock)
+    # A closed one is not found by its id: only a journal that fails comes here.
+    for i in range(RESERVATIONS):
+        slot = &live.reservations[i]
+        if memcmp(slot.evaluation, evaluation.p, EVALUATION_BYTES) == 0:
+            slot.open = 1
+            break
+    pthread_mutex_unlock(&live.lock)
+
+
+cdef void redo_locked(LiveState *s, const Settled *change) noexcept nogil:
+    cdef int64_t took[BUDGETS]
+    cdef Approval *approval
+    cdef Task *task
+    cdef Text key
+    key.p, key.n = <const char *> change.key, change.key_n
+    if change.kind == EFFECT_APPROVAL:
+        approval = approval_by_id(s, key)
+        if approval != NULL:
+            approval.uses = max(<int64_t> 0, approval.uses - change.value)
+        return
+    task = <Task *> rows_find(&s.tasks, 0, key)
+    if task != NULL:
+        memset(took, 0, sizeof(took))
+        took[change.kind - EFFECT_CALLS] = change.value
+        charge(task, took, 1)
+
+
+cdef void authority_redo(LiveState *live, const Settled *changes, int n) noexcept nogil:
+    cdef int i
+    pthread_mutex_lock(&live.lock)
+    for i in range(n):
+        redo_locked(live, changes + i)
     pthread_mutex_unlock(&live.lock)
 
 
@@ -1397,60 +1501,16 @@ cdef class Live:
         free(numbers)
         return spent, used
 
-    def report(self, str evaluation_id not None, *, executed, cost=-1, bytes_=-1):
-        cdef bytes text = evaluation_id.encode()
-        cdef Reservation *slot
-        cdef Reservation copy
-        cdef uint64_t sequence
-        if len(text) != EVALUATION_BYTES:
-            return None
-        try:
-            sequence = int(evaluation_id[16:], 16)
-        except ValueError:
-            return None
-        pthread_mutex_lock(&self.state.lock)
-        slot = reservation_of(self.state, text, sequence)
-        if slot != NULL:
-            copy = slot[0]
-            slot.open = 0
-        pthread_mutex_unlock(&self.state.lock)
-        if slot == NULL or copy.deadline_boot_ns < boot_ns(self.state):
-            return None
-        task = copy.task_text[:copy.task.n].decode()
-        approval = copy.approval_text[:copy.approval.n].decode()
-        effects = []
-        if not executed:
-            effects += [(EFFECT_CALLS, task, -copy.took[0]), (EFFECT_COST, task, -copy.took[1])]
-            effects += [(EFFECT_BYTES, task, -copy.took[2])]
-            effects += [(EFFECT_APPROVAL, approval, -1)] if approval else []
-        else:
-            effects += [(EFFECT_COST, task, cost - copy.took[1])] if cost >= 0 else []
-            effects += [(EFFECT_BYTES, task, bytes_ - copy.took[2])] if bytes_ >= 0 else []
-        return [effect for effect in effects if effect[2]]
-
     def redo(self, effects):
-        cdef int64_t took[BUDGETS]
+        cdef Settled change
         cdef bytes key
-        cdef Text text
-        cdef Task *task
-        cdef ApprovalRow approval
         for kind, name, value in effects:
-            memset(took, 0, sizeof(took))
             key = name.encode()
-            text.p, text.n = key, <uint32_t> len(key)
-            if kind == EFFECT_APPROVAL:
-                approval = self._approvals.get(name)
-                if approval is not None:
-                    approval.approval.uses = max(<int64_t> 0, approval.approval.uses - value)
-                continue
-            if not EFFECT_CALLS <= kind <= EFFECT_BYTES:
-                raise ProtocolError(f"effects: kind {kind} is unknown")
-            took[<int> kind - 1] = value
-            pthread_mutex_lock(&self.state.lock)
-            task = <Task *> rows_find(&self.state.tasks, 0, text)
-            if task != NULL:
-                charge(task, took, 1)
-            pthread_mutex_unlock(&self.state.lock)
+            if not EFFECT_CALLS <= kind <= EFFECT_APPROVAL or len(key) > TASK_ID_MAX:
+                raise ProtocolError(f"effects: kind {kind} of `{name}` is unknown")
+            change.kind, change.key_n, change.value = kind, <uint32_t> len(key), value
+            memcpy(change.key, <const char *> key, len(key))
+            authority_redo(self.state, &change, 1)
 
     def step_up(self, str evaluation_id not None):
         cdef bytes text = evaluation_id.encode()

@@ -40,5 +40,7 @@ class Pdp:
     def batch_check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
     def explain(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
         """Like check, as a dry run; the record names the door."""
+    def report(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
+        """What became of an allowed call: (gRPC status code, ReportResponse bytes or the status message)."""
     def counters(self) -> dict[str, object]:
         """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""

@@ -4,7 +4,16 @@ Python enters with the bytes and the verified peer and leaves with the reply; ev
 and touches no Python object. What the call reads (generation, mapping, state) is taken once at its start, so that one
 answer never mixes two of them.
 """
-from fastpath.authority cimport Live, authority_epoch, authority_release
+from fastpath.authority cimport (
+    SETTLED_MAX,
+    Live,
+    Settled,
+    authority_close,
+    authority_epoch,
+    authority_redo,
+    authority_release,
+    authority_reopen,
+)
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
 from fastpath.causes cimport Causes, causes_add
@@ -16,7 +25,7 @@ from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
 from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
 from fastpath.peer cimport VerifiedPeer
-from fastpath.record cimport RECORD_BYTES_MAX, record_encode
+from fastpath.record cimport RECORD_BYTES_MAX, record_encode, record_settled
 from fastpath.replay cimport (
     REPLAY_ANSWERED,
     REPLAY_NEW,
@@ -32,9 +41,11 @@ from fastpath.request cimport (
     DOOR_EXPLAIN,
     DOOR_EXT_AUTHZ,
     DOOR_EXT_AUTHZ_NETWORK,
+    DOOR_REPORT,
     Request,
     request_init,
 )
+from fastpath.settle cimport REPORT_SETTLED, REPORT_UNKNOWN, Report, report_read, report_reply
 from fastpath.table cimport Generation
 from fastpath.target cimport column
 from fastpath.value cimport Arena, arena_take, cell_bool, cell_long, cell_string, uid_make
@@ -359,6 +370,45 @@ cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
         _status(c, c.code, text_of(b"not_ready.batch"))
 
 
+cdef bint _journaled(Pdp pdp, Call *c, const Report *report, const Settled *changes, int n) noexcept nogil:
+    """Whether the journal has what the report changes, which comes before the change itself."""
+    cdef Out record
+    if not pdp.has_journal:
+        return True
+    record.p, record.n, record.cap, record.failed = c.record, 0, RECORD_BYTES_MAX, 0
+    record_settled(
+        &record, c.request.started_unix_ns, c.table.generation if c.table != NULL else 0, c.authority.epoch,
+        report.evaluation, report.executed, changes, n)
+    return not record.failed and pdp.journal.append(record.p, record.n) != 0
+
+
+cdef void _report(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """Settle what an allowed call took. Who made the call may report it, and an Envoy what it asked for."""
+    cdef Settled changes[SETTLED_MAX]
+    cdef Report report
+    cdef Text agent
+    cdef int n
+    if not _open_request(pdp, c, DOOR_REPORT) or _refused_peer(pdp, c):
+        return
+    if report_read(message, &report):
+        _malformed(pdp, c)
+        return
+    if c.authority.live == NULL:
+        report_reply(&c.reply, REPORT_UNKNOWN)
+        return
+    agent = text_of(b"") if c.peer.kind == PEER_ENVOY else c.peer.spiffe_id
+    n = authority_close(
+        c.authority.live, report.evaluation, agent, report.executed, report.cost, report.size, changes)
+    if n < 0:
+        report_reply(&c.reply, REPORT_UNKNOWN)
+    elif _journaled(pdp, c, &report, changes, n):
+        authority_redo(c.authority.live, changes, n)
+        report_reply(&c.reply, REPORT_SETTLED)
+    else:
+        authority_reopen(c.authority.live, report.evaluation)
+        _status(c, GRPC_UNAVAILABLE, text_of(b"journal.failed"))
+
+
 cdef class InForce:
     """Owns what one Force points to."""
 
@@ -386,6 +436,8 @@ cdef void call_answer(
         _check(pdp, c, message)
     elif door == DOOR_EXPLAIN:
         _explain(pdp, c, message)
+    elif door == DOOR_REPORT:
+        _report(pdp, c, message)
     else:
         _batch(pdp, c, message)
     causes_add(pdp.causes, c.decision.reason)
@@ -483,6 +535,10 @@ cdef class Pdp:
     def explain(self, bytes request not None, VerifiedPeer peer not None):
         """Like check, as a dry run; the record names the door."""
         return self._answer(DOOR_EXPLAIN, request, peer)
+
+    def report(self, bytes request not None, VerifiedPeer peer not None):
+        """What became of an allowed call: (gRPC status code, ReportResponse bytes or the status message)."""
+        return self._answer(DOOR_REPORT, request, peer)
 
     def counters(self):
         """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""

@@ -11,6 +11,7 @@ from fastpath.authority cimport (
     EFFECT_BYTES,
     EFFECT_CALLS,
     EFFECT_COST,
+    Settled,
     Standing,
 )
 from fastpath.columns cimport (
@@ -141,6 +142,18 @@ cdef enum:
     F_SANITISED = 68
     F_EFFECTS = 69
     F_TRUNCATED = 70
+
+
+# Field numbers of remit.decisions.v1.Event, and its own in Record.
+cdef enum:
+    EVENT = 3
+    E_TIME = 1
+    E_NAME = 2
+    E_DETAIL = 3
+    E_GENERATION = 4
+    E_EPOCH = 5
+    E_EFFECTS = 6
+    E_EVALUATION_ID = 7
 
 
 cdef struct Marks:           # what happened to the texts of one record
@@ -488,6 +501,33 @@ cdef void record_encode(
     _put_number(out, F_SANITISED, marks.sanitised)
     _put_effects(out, decision, &marks)
     _put_number(out, F_TRUNCATED, marks.truncated)
+    out_close(out, start)
+
+
+cdef void record_settled(
+        Out *out, int64_t unix_ns, uint64_t generation, uint64_t epoch, Text evaluation, bint executed,
+        const Settled *changes, int n) noexcept nogil:
+    cdef Marks marks
+    cdef Text key
+    cdef size_t effect
+    cdef size_t start = out_open(out, EVENT)
+    cdef int i
+    marks.truncated = marks.sanitised = False
+    out_fixed64(out, E_TIME, <uint64_t> unix_ns)
+    _put_text(out, E_NAME, "call.reported", strlen("call.reported"), TEXT_BYTES_MAX, &marks)
+    _put_text(
+        out, E_DETAIL, "executed" if executed else "not executed", strlen("executed" if executed else "not executed"),
+        TEXT_BYTES_MAX, &marks)
+    out_uint(out, E_GENERATION, generation)
+    out_uint(out, E_EPOCH, epoch)
+    for i in range(n):
+        key.p, key.n = <const char *> changes[i].key, changes[i].key_n
+        effect = out_open(out, E_EFFECTS)
+        out_uint(out, 1, changes[i].kind)
+        _put(out, 2, key, &marks)
+        out_uint(out, 3, <uint64_t> changes[i].value)
+        out_close(out, effect)
+    _put(out, E_EVALUATION_ID, evaluation, &marks)
     out_close(out, start)
 
 

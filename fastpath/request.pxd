@@ -12,6 +12,7 @@ cpdef enum Door:
     DOOR_CHECK = 3           # the agent's own gRPC check
     DOOR_BATCH = 4
     DOOR_EXPLAIN = 5
+    DOOR_REPORT = 6          # what became of an allowed call: no decision
 
 
 cpdef enum InputMode:        # where the action and its arguments were read from

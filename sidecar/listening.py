@@ -179,7 +179,7 @@ class Listening:
     def _check_server(self, resolve: Resolve) -> grpc.Server:
         limits, pdp = self._runtime.config.limits, self._runtime.pdp
         server = make_server(limits, limits.check_bytes, "check")
-        service = authz_service(pdp.check, pdp.batch_check, resolve, self._runtime.errors)
+        service = authz_service(pdp.check, pdp.batch_check, pdp.report, resolve, self._runtime.errors)
         server.add_generic_rpc_handlers((service,))
         return server
 

@@ -129,8 +129,8 @@ def _redo(live: LiveView, journal: JournalTail, sequence: int, rows: DatabaseRow
             continue
         at = record.decision if record.HasField("decision") else record.event
         epoch = max(epoch, at.revocation_epoch)
-        if record.HasField("decision") and record.decision.effects:
-            live.redo([(one.kind, one.key.decode(), one.value) for one in record.decision.effects])
+        if at.effects:
+            live.redo([(one.kind, one.key.decode(), one.value) for one in at.effects])
     return epoch
 
 

@@ -86,8 +86,14 @@ class AsyncClient:
         return await self._run(batching(questions, self.timeout_s))
 
     async def report(
-        self, decision: Decision, *, executed: bool, cost: int = 0, bytes_out: int = 0, error_code: str = ""
-    ) -> None:
+        self,
+        decision: Decision,
+        *,
+        executed: bool,
+        cost: int | None = None,
+        bytes_out: int | None = None,
+        error_code: str = "",
+    ) -> bool:
         """What became of an allowed call; see Client.report."""
         request = authz_pb2.ReportRequest(
             evaluation_id=decision.evaluation_id,
@@ -96,7 +102,8 @@ class AsyncClient:
             bytes_out=bytes_out,
             error_code=error_code,
         )
-        await self._run(calling("authz", "Report", request, self.timeout_s))
+        answer = await self._run(calling("authz", "Report", request, self.timeout_s))
+        return bool(answer.result == authz_pb2.REPORT_RESULT_SETTLED)
 
     def tool(
         self, name: str, *, action: str = "execute", destination: Destination = "", data_level: int = 0

@@ -92,9 +92,18 @@ class Client:
         return self._run(batching(questions, self.timeout_s))
 
     def report(
-        self, decision: Decision, *, executed: bool, cost: int = 0, bytes_out: int = 0, error_code: str = ""
-    ) -> None:
-        """What became of an allowed call: not executed gives back what it took, else `cost` and `bytes_out` count."""
+        self,
+        decision: Decision,
+        *,
+        executed: bool,
+        cost: int | None = None,
+        bytes_out: int | None = None,
+        error_code: str = "",
+    ) -> bool:
+        """What became of an allowed call: not executed gives back what it took, else `cost` and `bytes_out` count.
+
+        False: it was settled already, or too long ago, and counts as spent.
+        """
         request = authz_pb2.ReportRequest(
             evaluation_id=decision.evaluation_id,
             executed=executed,
@@ -102,7 +111,8 @@ class Client:
             bytes_out=bytes_out,
             error_code=error_code,
         )
-        self._run(calling("authz", "Report", request, self.timeout_s))
+        answer = self._run(calling("authz", "Report", request, self.timeout_s))
+        return bool(answer.result == authz_pb2.REPORT_RESULT_SETTLED)
 
     def tool(
         self, name: str, *, action: str = "execute", destination: Destination = "", data_level: int = 0

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from fastpath.authority import Live
+from fastpath.call import Pdp
 from fastpath.journal import Journal, list_segments, read_frames
+from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from tests.fix_live import (
     AGENT,
@@ -23,6 +25,7 @@ from tests.fix_live import (
     make_live,
     make_pdp,
     outcome,
+    peer,
     scope,
     task,
 )
@@ -213,9 +216,17 @@ def test_the_record_names_the_chain_and_the_owner(tmp_path: Path) -> None:
 
 
 def last(folder: Path) -> decisions_pb2.Decision:
+    return last_record(folder).decision
+
+
+def last_event(folder: Path) -> decisions_pb2.Event:
+    return last_record(folder).event
+
+
+def last_record(folder: Path) -> decisions_pb2.Record:
     payloads = [frame for segment in list_segments(folder) for frame in read_frames(segment.path)]
     payloads = [payload for _, payload in sorted(payloads)]
-    found: decisions_pb2.Decision = decisions_pb2.Record.FromString(payloads[-1]).decision
+    found: decisions_pb2.Record = decisions_pb2.Record.FromString(payloads[-1])
     return found
 
 
@@ -405,26 +416,70 @@ def test_parallel_calls_cannot_overspend() -> None:
     assert next(allowed) == 500
 
 
-def test_a_report_settles_what_a_call_took() -> None:
-    """Not executed: all of it comes back. Executed: what it really cost. Twice, late or unknown: nothing."""
+def report(pdp: Pdp, evaluation: str, *, agent: str = AGENT, **what: Any) -> int:
+    """The result of one Report."""
+    request = authz_pb2.ReportRequest(evaluation_id=evaluation, **what)
+    code, reply = pdp.report(request.SerializeToString(), peer(agent))
+    assert code == 0, reply
+    result: int = authz_pb2.ReportResponse.FromString(reply).result
+    return result
+
+
+SETTLED, UNKNOWN = authz_pb2.REPORT_RESULT_SETTLED, authz_pb2.REPORT_RESULT_UNKNOWN
+
+
+def test_a_report_settles_what_a_call_took(tmp_path: Path) -> None:
+    """Not executed: all of it comes back. Executed: what it really cost. The journal has it before it counts."""
     live = make_live(task(calls=5, cost=10, bytes=100))
-    pdp = make_pdp(live)
+    pdp = make_pdp(live, Journal(str(tmp_path)))
     one, two = (ask(pdp, cost=4).evaluation_id for _ in range(2))
-    effects = live.report(one, executed=False)
-    assert effects is not None
-    live.redo(effects)
-    assert live.report(one, executed=False) is None
-    effects = live.report(two, executed=True, cost=6, bytes_=30)
-    assert effects is not None
-    live.redo(effects)
+    assert report(pdp, one, executed=False) == SETTLED
+    assert [(e.kind, e.value) for e in last_event(tmp_path).effects] == [(1, -1), (2, -4)]
+    assert last_event(tmp_path).evaluation_id == one
+    assert report(pdp, two, executed=True, cost=6, bytes_out=30) == SETTLED
     left = live.task("t1")
     assert left is not None
     assert (left["calls"], left["cost"], left["bytes"]) == (4, 4, 70)
-    late = ask(pdp).evaluation_id
+
+
+def test_a_call_is_settled_once_in_time_and_by_who_made_it() -> None:
+    """What cannot be settled counts as spent."""
+    live = make_live(task(calls=5), task("t2", agent=CHILD))
+    pdp = make_pdp(live)
+    one, two = (ask(pdp).evaluation_id for _ in range(2))
+    assert report(pdp, one, executed=False, agent=CHILD) == UNKNOWN
+    assert report(pdp, one, executed=False) == SETTLED
+    assert report(pdp, one, executed=False) == UNKNOWN
     live.put_clock(boot_ns=BOOT + 301 * SECOND, unix_ns=NOW)
-    assert live.report(late, executed=False) is None
-    assert live.report("0" * 32, executed=False) is None
-    assert live.report("nonsense", executed=False) is None
+    assert report(pdp, two, executed=False) == UNKNOWN
+    for nonsense in ("", "0" * 32, "z" * 32, two.upper() + "0"):
+        assert report(pdp, nonsense, executed=False) == UNKNOWN
+    left = live.task("t1")
+    assert left is not None
+    assert left["calls"] == 4
+
+
+@pytest.mark.parametrize("wrong", [{"cost": -1}, {"bytes_out": 1 << 63}])
+def test_a_report_below_nothing_is_refused(wrong: dict[str, int]) -> None:
+    pdp = make_pdp(make_live(task(calls=5)))
+    request = authz_pb2.ReportRequest(evaluation_id=ask(pdp).evaluation_id, executed=True, **wrong)
+    assert pdp.report(request.SerializeToString(), peer())[0] == 3
+
+
+def test_a_report_that_the_journal_did_not_take_can_be_made_again(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path), segment_bytes=64 << 10, cap_bytes=128 << 10, on_full="deny")
+    live = make_live(task(calls=100_000))
+    pdp = make_pdp(live, journal)
+    allowed = ""
+    while (answer := ask(pdp)).reason == "ok":
+        allowed = answer.evaluation_id
+    left = live.task("t1")
+    code, _ = pdp.report(authz_pb2.ReportRequest(evaluation_id=allowed, executed=False).SerializeToString(), peer())
+    if code:
+        assert code == 14
+        assert live.task("t1") == left
+    else:
+        assert live.task("t1")["calls"] == left["calls"] + 1  # type: ignore[index]
 
 
 def test_what_the_journal_did_not_take_costs_nothing(tmp_path: Path) -> None:
@@ -534,7 +589,7 @@ def test_a_call_that_was_not_executed_gives_its_approval_back() -> None:
     live.apply([approval(live, ask(pdp, "delete").evaluation_id)], 2)
     used = ask(pdp, "delete").evaluation_id
     assert live.uses("a1") == 0
-    live.redo(live.report(used, executed=False) or [])
+    assert report(pdp, used, executed=False) == SETTLED
     assert live.uses("a1") == 1
     assert outcome(ask(pdp, "delete")) == ALLOW
 

@@ -30,7 +30,7 @@ class Served:
         self.calls = 0
         self.fail = 0
         self.server = grpc.server(futures.ThreadPoolExecutor(4))
-        handler = authz_service(self._check, pdp.batch_check, lambda _: peer(), ErrorCounts())
+        handler = authz_service(self._check, pdp.batch_check, pdp.report, lambda _: peer(), ErrorCounts())
         self.server.add_generic_rpc_handlers((handler,))
         self.server.add_insecure_port(self.address)
         self.server.start()
