@@ -4,10 +4,12 @@
 one `put_*` on the Pdp; whatever fails leaves the last good state in force.
 """
 
+import contextlib
+import datetime
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import grpc
@@ -64,6 +66,9 @@ class Runtime:
         self.not_ready = STARTING
         self._listeners: list[Callable[[bool], None]] = []
         self._pep_listeners: list[Callable[[frozenset[str]], None]] = []
+        self._reload_listeners: list[Callable[[bool], None]] = []
+        self.looks = 0
+        """Times that the watcher looked at readiness; stands still when something that it takes hangs."""
         self._reload_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._wake = threading.Event()
@@ -132,9 +137,14 @@ class Runtime:
                     self._record("generation.in_force", "the last one published")
         self.refresh()
 
+    def on_reload(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback` with True when a reload begins and with False when it is over, applied or refused."""
+        with self._reload_lock:
+            self._reload_listeners.append(callback)
+
     def reload(self) -> Reloaded:
         """Load configuration, policies, entities and links again: all of it comes into force, or nothing."""
-        with self._reload_lock:
+        with self._reload_lock, self._told_of_reload():
             problems: tuple[str, ...] = ()
             changed = False
             try:
@@ -150,6 +160,16 @@ class Runtime:
         self.refresh()
         return Reloaded(self.rules.generation, self.rules.digest, changed, problems)
 
+    @contextlib.contextmanager
+    def _told_of_reload(self) -> Iterator[None]:
+        for callback in self._reload_listeners:
+            callback(True)
+        try:
+            yield
+        finally:
+            for callback in self._reload_listeners:
+                callback(False)
+
     def _apply(self, fresh: Config) -> None:
         """The rest of a reload: nothing here can fail."""
         logs.setup(fresh.log.level, fresh.log.format)
@@ -163,11 +183,14 @@ class Runtime:
     def _refused(self, name: str, error: SidecarError) -> None:
         self.last_problem = str(error)
         event(log, name, logging.ERROR, cause=str(error), generation=self.rules.generation)
-        self._record(name, type(error).__name__)
+        self._journal_event(name, type(error).__name__)
 
     def _record(self, name: str, detail: str) -> None:
-        """A change of what decides stands in the same sequence as the decisions."""
         event(log, name, detail=detail, generation=self.rules.generation)
+        self._journal_event(name, detail)
+
+    def _journal_event(self, name: str, detail: str) -> None:
+        """A change of what decides stands in the same sequence as the decisions."""
         self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=EPOCH))
 
     # ------------------------------------------------------------ readiness
@@ -211,7 +234,8 @@ class Runtime:
         self.refresh()
         if identity is None:
             return
-        self._record("identity.changed", f"{identity.spiffe_id} until {identity.not_after_s}")
+        ends = datetime.datetime.fromtimestamp(identity.not_after_s, datetime.UTC)
+        self._record("identity.changed", f"{identity.spiffe_id} until {ends:%Y-%m-%dT%H:%M:%SZ}")
         # A stream says whose it is at its start, so the first one waits for our name.
         if self.shipper is not None and not self._shipping:
             self._shipping = True
@@ -221,6 +245,7 @@ class Runtime:
         while not self._closing:
             self._wake.wait(WATCH_S)
             self.refresh()
+            self.looks += 1
 
     # ------------------------------------------------------------ the stream upstream
 

@@ -4,6 +4,7 @@ The doors open before there is anything to decide by: until then they answer ERR
 """
 
 import logging
+import os
 import queue
 import signal
 import threading
@@ -14,6 +15,7 @@ from sidecar.config import Config
 from sidecar.hardening import harden
 from sidecar.listening import Listening
 from sidecar.logs import event
+from sidecar.notify import ServiceManager
 from sidecar.runtime import Runtime
 
 log = logging.getLogger("remit.server")
@@ -33,19 +35,33 @@ def serve(config: Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, note)
+    manager = ServiceManager(os.environ)
+    ended = threading.Event()
     runtime = Runtime(config)
     listening = Listening(runtime)
     try:
         runtime.start()
         listening.open()
+        _tell(manager, runtime, ended)
         # Compiling can take long; signals must not wait for it.
         threading.Thread(target=runtime.load, name="load", daemon=True).start()
         _until_stopped(signals, runtime)
+        manager.put_stopping()
         runtime.rules.stop()
         _drain(signals, listening, config.limits.grace_s)
     finally:
+        ended.set()
         runtime.close()
         event(log, "stopped")
+
+
+def _tell(manager: ServiceManager, runtime: Runtime, ended: threading.Event) -> None:
+    """Keep the service manager informed: of readiness, of reloads, and that the watcher still looks."""
+    runtime.on_ready(lambda _: manager.put_ready(runtime.not_ready))
+    runtime.on_reload(manager.put_reloading)
+    if manager.watchdog_s:
+        watch = (lambda: runtime.looks, ended)
+        threading.Thread(target=manager.watch, args=watch, name="watchdog", daemon=True).start()
 
 
 def _until_stopped(signals: "queue.SimpleQueue[int]", runtime: Runtime) -> None:

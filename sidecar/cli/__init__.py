@@ -10,6 +10,7 @@ from sidecar.cli.envoy import envoy_config
 from sidecar.cli.output import Commands
 from sidecar.cli.policy import policy
 from sidecar.cli.serve import serve
+from sidecar.cli.systemd import systemd
 from sidecar.version import VERSION
 
 
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, reload, status, policy, collect, decisions, demo, envoy_config, doctor):
+for _command in (serve, reload, status, policy, collect, decisions, demo, envoy_config, systemd, doctor):
     main.add_command(_command)
