@@ -7,7 +7,9 @@ DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup run test test-differential test-faults bench lint format lock clean
+.PHONY: setup run test test-differential test-faults fuzz fuzz-merge sanitize bench lint format lock clean
+
+, := ,
 
 setup: .setup-debian .setup-venv .setup-envoy
 	@$(PY) setup.py -q build_ext --inplace
@@ -17,6 +19,13 @@ setup: .setup-debian .setup-venv .setup-envoy
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 	  if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
 	  $$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@touch $@
+
+# For `make fuzz` alone.
+.setup-clang: Makefile
+	@dpkg -s clang libclang-rt-14-dev >/dev/null 2>&1 || { if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
+	  $$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends \
+	  clang libclang-rt-14-dev >/dev/null; }
 	@touch $@
 
 .setup-venv: requirements.lock pyproject.toml
@@ -48,6 +57,40 @@ test-differential: setup
 # Every system call of a publish killed and failed, every bit flipped; `make test` plays a seeded slice of it.
 test-faults: setup
 	@REMIT_FAULTS=long $(PY) -m pytest --timeout 3600 tests/fault
+
+# A copy of the tree whose extensions are built with sanitizers: $(1) folder, $(2) compiler settings.
+define instrumented
+@mkdir -p $(1)
+@git ls-files -z --cached --others --exclude-standard | xargs -0 cp -u --parents --preserve=timestamps -t $(1)
+@cd $(1) && $(2) $(abspath $(PY)) setup.py -q build_ext --inplace
+endef
+
+# Received bytes to reply under ASan and UBSan by libFuzzer, for FUZZ_S seconds; what it finds is put into var/fuzz.
+FUZZ_S ?= 600
+FUZZ_ENV := REMIT_PYTHON=$(abspath $(PY)) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0
+FUZZ_LINK = $$($(PY) -c "import sysconfig as s; v = s.get_config_var; print('-I' + s.get_path('include'), '-L' + \
+  v('LIBDIR'), '-Wl,-rpath,' + v('LIBDIR'), '-lpython' + v('LDVERSION'))")
+
+build/fuzz/connection: setup .setup-clang
+	$(call instrumented,build/fuzz,CC=clang LDSHARED="clang -shared" REMIT_SANITIZE=fuzzer-no-link$(,)address$(,)undefined)
+	@clang -g -O1 -Wall -fsanitize=fuzzer,address,undefined -rdynamic tests/fuzz/connection.c -o $@ $(FUZZ_LINK)
+
+fuzz: build/fuzz/connection
+	@mkdir -p var/fuzz/corpus && $(PY) -m tests.fuzz.seeds var/fuzz/corpus
+	@cd build/fuzz && $(FUZZ_ENV) ./connection -max_total_time=$(FUZZ_S) -max_len=16384 -timeout=60 -print_final_stats=1 \
+	  -artifact_prefix=$(CURDIR)/var/fuzz/ $(CURDIR)/var/fuzz/corpus $(CURDIR)/tests/fuzz/corpus
+
+# Keep what the last run reached and tests/fuzz/corpus does not, as small as it gets.
+fuzz-merge: build/fuzz/connection
+	@cd build/fuzz && $(FUZZ_ENV) ./connection -merge=1 -max_len=1024 $(CURDIR)/tests/fuzz/corpus $(CURDIR)/var/fuzz/corpus
+
+# gcc's sanitizers are libraries that must be there before the interpreter. A leak of the interpreter's own is no finding.
+SANITIZED := tests/unit tests/fuzz tests/integration/test_http2_abuse.py tests/integration/test_native_grpc.py \
+  tests/integration/test_native_tls.py
+sanitize: setup
+	$(call instrumented,build/sanitize,REMIT_SANITIZE=address$(,)undefined)
+	@cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 REMIT_SANITIZED=1 $(abspath $(PY)) -m pytest $(SANITIZED)
 
 bench: setup
 	@$(PY) -m bench decide --json bench-decide.json
