@@ -25,6 +25,7 @@ NATIVE = {
     "fastpath.mcp": ["libcrypto"],
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
+    "fastpath.admission": ["libxxhash"],
     "fastpath.call": ["libcrypto", "libxxhash"],
     "fastpath.causes": ["libxxhash"],
     "fastpath.http2": ["libnghttp2"],

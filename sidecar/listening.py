@@ -74,6 +74,9 @@ class Listening:
     def close(self, grace_s: float, hurry: threading.Event | None = None) -> None:
         """Take no new calls, let those in progress end within `grace_s` seconds or until `hurry` is set, then go."""
         self._health.drain()
+        for server in self._servers:
+            if isinstance(server, NativeDoor):
+                server.drain()
         self._tail.close()
         ends = [server.stop(grace_s) for server in self._servers]
         if hurry is not None:
@@ -152,10 +155,13 @@ class Listening:
         self, name: str, envoy: bool, *, spiffe_id: str = "", folder: str = "", verifier: Verifier | None = None
     ) -> NativeDoor:
         limits, pdp = self._runtime.config.limits, self._runtime.pdp
-        made = NativeDoor(name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier)
+        threads = self._runtime.config.listeners.threads
+        made = NativeDoor(
+            name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier, threads=threads
+        )
         self._servers.append(made)
         self._runtime.on_peps(made.put_peps)
-        self._runtime.on_ready(made.listener.put_ready)
+        self._runtime.on_ready(made.put_ready)
         return made
 
     def _bind_native(self, name: str, address: str, bind: Callable[[], int | None]) -> int | None:

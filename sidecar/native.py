@@ -13,6 +13,7 @@ from fastpath.listener import Listener, PepList
 from fastpath.tls import TlsIdentity
 from fastpath.verify import Verifier
 from sidecar.config import HostPort, Limits
+from sidecar.health_watch import HealthWatch
 from sidecar.identity.snapshot import Identity
 from sidecar.logs import event
 
@@ -35,6 +36,7 @@ class NativeDoor:
         spiffe_id: str = "",
         folder: str = "",
         verifier: Verifier | None = None,
+        threads: int = 1,
     ) -> None:
         """`folder` of a Unix socket: its group may enter. With `verifier` the door is mutual TLS."""
         self._name = name
@@ -44,16 +46,28 @@ class NativeDoor:
             spiffe_id=spiffe_id,
             group=os.stat(folder).st_gid if folder else -1,
             verifier=verifier,
+            threads=threads,
             message_bytes=limits.ext_authz_bytes if envoy else limits.check_bytes,
             streams=limits.concurrent_streams,
+            headers=limits.metadata_lines,
             header_bytes=limits.metadata_bytes,
+            connections=limits.connections,
+            connections_per_peer=limits.connections_per_peer,
+            held_bytes=limits.held_bytes,
+            door_held_bytes=limits.door_held_bytes,
             handshake_ms=limits.handshake_ms,
             settings_ms=limits.settings_ms,
+            stream_ms=limits.stream_ms,
+            deadline_ms=limits.deadline_ms,
             idle_ms=limits.connection_idle_s * MS,
+            keepalive_ms=limits.keepalive_s * MS,
+            ping_ms=limits.keepalive_timeout_s * MS,
             age_ms=limits.connection_age_s * MS,
             grace_ms=limits.grace_s * MS,
+            slow_calls=limits.slow_calls,
             arena_bytes=limits.arena_bytes,
         )
+        self._watch = HealthWatch(self.listener.lane)
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._ended = threading.Event()
@@ -72,6 +86,7 @@ class NativeDoor:
         return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
+        threading.Thread(target=self._watch.run, name=f"{self._name} lane", daemon=True).start()
         self._thread.start()
 
     def stop(self, grace_s: float) -> threading.Event:
@@ -81,6 +96,15 @@ class NativeDoor:
         else:
             self.listener.stop(int(grace_s * MS))
         return self._ended
+
+    def put_ready(self, ready: bool) -> None:
+        """What health answers: Check by the door itself, Watch through its slow lane."""
+        self.listener.put_ready(ready)
+        self._watch.put_ready(ready)
+
+    def drain(self) -> None:
+        """Tell those who watch health that the end is near; calls go on."""
+        self._watch.drain()
 
     def put_identity(self, identity: Identity | None) -> None:
         """The SVID for the next handshakes; open connections stay."""

@@ -104,9 +104,11 @@ class NativeServer:
 
 
 @contextlib.contextmanager
-def native_server(pdp: Pdp | None = None, **options: Any) -> Iterator[NativeServer]:
+def native_server(
+    pdp: Pdp | None = None, *, kind: type[NativeServer] = NativeServer, **options: Any
+) -> Iterator[NativeServer]:
     with tempfile.TemporaryDirectory(prefix="nd") as folder:
-        server = NativeServer(folder, pdp or make_pdp(), **options)
+        server = kind(folder, pdp or make_pdp(), **options)
         try:
             yield server
         finally:
