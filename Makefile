@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev \
-  libnghttp2-dev nghttp2-server nghttp2-client strace
+  libnghttp2-dev libseccomp2 nghttp2-server nghttp2-client strace
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 

@@ -39,6 +39,9 @@ class Facts(Protocol):
     def reload_counts(self) -> dict[str, int]:
         """{"applied" | "refused": times}."""
 
+    def refused_calls(self) -> dict[str, int]:
+        """As `sidecar.seccomp.refused`."""
+
     def status(self) -> control_pb2.StatusResponse:
         """What is in force now."""
 
@@ -60,6 +63,8 @@ class SidecarCollector(Collector):
         yield _counter("remit_replayed", "answers given again to a repeated request id", (), {(): counters["replayed"]})
         yield _counter("remit_malformed", "messages that did not decode", (), {(): counters["malformed"]})
         yield _counter("remit_reloads", "reloads by result", ("result",), _single(self._facts.reload_counts()))
+        refused = _single(self._facts.refused_calls())
+        yield _counter("remit_seccomp_refused", "system calls that the seccomp filter refused", ("call",), refused)
         yield from _gauges(self._facts.status())
 
 

@@ -17,6 +17,7 @@ from sidecar.listening import Listening
 from sidecar.logs import event
 from sidecar.notify import ServiceManager
 from sidecar.runtime import Runtime
+from sidecar.seccomp import confine
 
 log = logging.getLogger("remit.server")
 
@@ -42,6 +43,8 @@ def serve(config: Config) -> None:
     try:
         runtime.start()
         listening.open()
+        # From here on nothing is opened, bound or started that the filter does not know.
+        confine(config.process.seccomp)
         _tell(manager, runtime, ended)
         # Compiling can take long; signals must not wait for it.
         threading.Thread(target=runtime.load, name="load", daemon=True).start()

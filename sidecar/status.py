@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastpath.journal import JournalState
+from sidecar import seccomp
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.runtime import EPOCH, Runtime
 from sidecar.version import VERSION
@@ -30,6 +31,9 @@ class StatusView:
 
     def reload_counts(self) -> dict[str, int]:
         return dict(self._runtime.reloads)
+
+    def refused_calls(self) -> dict[str, int]:
+        return seccomp.refused()
 
     def status(self) -> control_pb2.StatusResponse:
         runtime = self._runtime

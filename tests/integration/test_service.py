@@ -1,13 +1,29 @@
-"""The sidecar under a service manager: what it says while it starts, reloads and stops."""
+"""The sidecar under a service manager and a seccomp filter: what it says, and what the kernel lets it do."""
 
+import os
 import pathlib
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 
 import pytest
 
-from tests.fix_serve import PERMIT, TIMEOUT_S, Served, made_sidecar
+from tests.fix_serve import PERMIT, TIMEOUT_S, Served, made_sidecar, outcome, question
+
+# What an attacker's code in the process would do: at SIGUSR1 it tries to trace, to open a raw socket and to mount.
+INTRUDER = """
+import ctypes, signal, socket
+def strike(*_):
+    libc = ctypes.CDLL(None)
+    libc.ptrace(16, 1, 0, 0)
+    libc.mount(b"none", b"/", b"tmpfs", 0, 0)
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    except PermissionError:
+        pass
+signal.signal(signal.SIGUSR1, strike)
+"""
 
 
 @pytest.fixture
@@ -69,3 +85,53 @@ def test_the_end_of_our_svid_is_logged_as_a_time(served: Served) -> None:
     (line,) = [line for line in served.log() if line["event"] == "identity.changed"]
     assert line["detail"].startswith("spiffe://corp.example/sidecar until 20")
     assert line["detail"].endswith("Z")
+
+
+# ---------------------------------------------------------------- seccomp
+
+
+@pytest.mark.parametrize("listener", ["native", "grpcio"])
+def test_a_refused_call_is_logged_and_ends_nothing(listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T14: what no sidecar needs fails inside it and stands in the log by name; calls go on being decided."""
+    with made_sidecar(listener) as served:
+        (served.folder / "code").mkdir()
+        (served.folder / "code" / "sitecustomize.py").write_text(INTRUDER)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(served.folder / "code"), *_python_path()]))
+        process = served.start_ready()
+        served.refused_calls_expected = {"ptrace", "mount", "socket"}
+        os.kill(process.pid, signal.SIGUSR1)
+        process.wait_until("the log", lambda: served.refused_calls() == served.refused_calls_expected)
+        lines = [line for line in served.log() if line["event"] == "seccomp.refused"]
+        assert {line["level"] for line in lines} == {"error"}
+        with served.agent_socket() as agent:
+            assert outcome(agent, question()) == ("ALLOW", "ok")
+        refused = 'remit_seccomp_refused_total{call="ptrace"} 1.0'
+        assert refused in served.http("/metrics")[1]
+        assert served.stop() == 0
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [("on", "2"), ("off", "0")])
+def test_every_thread_is_confined(served: Served, mode: str, wanted: str) -> None:
+    """`Seccomp: 2` (proc(5)) for all threads, those of grpcio and of the doors as well; `off` confines none."""
+    served.settings["process"]["seccomp"] = mode
+    process = served.start_ready()
+    threads = list(pathlib.Path(f"/proc/{process.pid}/task").iterdir())
+    modes = [line.split()[1] for thread in threads for line in _status(thread) if line.startswith("Seccomp:")]
+    assert len(threads) > 5
+    assert modes == [wanted] * len(threads)
+
+
+def _status(thread: pathlib.Path) -> list[str]:
+    return (thread / "status").read_text().splitlines()
+
+
+def test_policies_are_published_under_the_filter(served: Served) -> None:
+    """The compiler child starts, compiles and is put in force while the sidecar is confined."""
+    served.start_ready()
+    served.policy.write_text(PERMIT + '@id("more") permit (principal, action == Action::"write", resource);\n')
+    answer = served.reload()
+    assert (list(answer.problems), answer.generation) == ([], 2)

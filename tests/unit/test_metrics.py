@@ -31,6 +31,9 @@ class Facts:
     def reload_counts(self) -> dict[str, int]:
         return {"applied": 1, "refused": 2}
 
+    def refused_calls(self) -> dict[str, int]:
+        return {"ptrace": 3}
+
     def status(self) -> control_pb2.StatusResponse:
         return control_pb2.StatusResponse(
             ready=False,
@@ -72,6 +75,7 @@ def test_metrics_name_decisions_latency_errors_and_state(server: MetricsServer) 
     assert ("remit_errors_total", (("cause", "ok"),)) not in samples
     assert samples["remit_reasons_total", (("reason", "ok"),)] == 2
     assert samples["remit_reloads_total", (("result", "refused"),)] == 2
+    assert samples["remit_seccomp_refused_total", (("call", "ptrace"),)] == 3
     assert samples["remit_generation", ()] == 7
     assert samples["remit_svid_not_after_seconds", ()] == 1_800_000_000
     assert samples["remit_stream_lag_records", ()] == 3
@@ -92,7 +96,7 @@ def test_live_and_ready_are_different_questions(server: MetricsServer) -> None:
 def test_labels_are_names_of_ours_only() -> None:
     """No path, host, principal or id of a call is a label."""
     labels = {name for family in registry(Facts()).collect() for s in family.samples for name in s.labels}
-    assert labels == {"door", "outcome", "reason", "cause", "result", "le"}
+    assert labels == {"door", "outcome", "reason", "cause", "result", "call", "le"}
 
 
 def test_a_taken_port_is_a_clear_error(server: MetricsServer) -> None:
