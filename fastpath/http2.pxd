@@ -40,6 +40,10 @@ cdef enum Cause:             # why a connection ended
     CAUSES = 17
 
 
+cdef enum:
+    STATUSES = 17            # gRPC status codes
+
+
 cdef struct Limits:          # bounds of one door; times in ns
     uint32_t message_bytes   # of one gRPC message
     uint32_t streams         # open at once per connection
@@ -78,6 +82,8 @@ cdef struct Stats:           # work done; written by the loop's thread alone
     uint64_t verified        # chains verified
     uint64_t slow            # calls that went to Python
     uint64_t slow_full       # calls refused since the slow lane was full
+    uint64_t goaways[CAUSES]  # final GOAWAY frames sent
+    uint64_t statuses[STATUSES]  # calls answered with a gRPC status alone, by the status
 
 
 cdef struct Door:            # one loop of a listening socket; shared by its connections

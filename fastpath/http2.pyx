@@ -493,6 +493,8 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
             return _fault(conn)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         conn.told = conn.draining != 1
+        if conn.told:
+            conn.door.stats.goaways[conn.drain_cause if conn.draining else <int> CAUSE_PROTOCOL] += 1
     elif frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         stream = _stream(session, frame.hd.stream_id)
         if stream != NULL and not stream.ended:
@@ -719,6 +721,8 @@ cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept 
     cdef size_t n = 4
     stream.answered = 1
     stream.refusal = code
+    if 0 <= code < STATUSES:
+        conn.door.stats.statuses[code] += 1
     _constant(&headers[0], b":status", stream.http_status)
     _constant(&headers[1], b"content-type", b"application/grpc")
     _header(&headers[2], b"grpc-status", number, _decimal(code, number))
@@ -765,6 +769,7 @@ cdef size_t http2_farewell(Conn *conn, uint8_t *out) noexcept nogil:
         code = NGHTTP2_PROTOCOL_ERROR
     elif conn.cause == CAUSE_MEMORY:
         code = NGHTTP2_INTERNAL_ERROR
+    conn.door.stats.goaways[conn.cause] += 1
     memset(out, 0, 9)
     out[2], out[3] = 8, 7
     for i in range(4):

@@ -13,5 +13,7 @@ class Lane:
     def answer(self, number: int, message: bytes | None = None, code: int = -1) -> bool:
         """Send a message, and with a `code` of 0 or more end the call with that gRPC status. False: it was over before.
         A message that its loop has not fetched yet is replaced by a newer one."""
+    def waiting(self) -> int:
+        """Calls that Python has not taken yet."""
     def close(self) -> None:
         """Refuse new calls and end `take`."""

@@ -101,6 +101,17 @@ cdef class Lane:
             eventfd_write(wake, 1)
         return ticket != NULL
 
+    def waiting(self):
+        cdef Ticket *ticket
+        cdef int n = 0
+        pthread_mutex_lock(&self.table.lock)
+        ticket = self.table.first
+        while ticket != NULL:
+            n += 1
+            ticket = ticket.next
+        pthread_mutex_unlock(&self.table.lock)
+        return n
+
     def close(self):
         pthread_mutex_lock(&self.table.lock)
         self.table.closed = 1

@@ -74,5 +74,8 @@ class Listener:
     def stop(self, grace_ms: int) -> None:
         """Take no new connections, tell the open ones (GOAWAY), end when all have left or after `grace_ms`."""
     def counters(self) -> dict[str, Any]:
-        """Work done: connections, bytes, frames, headers, calls; "closed": {cause: n}, "refusals": {reason: n},
-        "loops": connections that each loop took."""
+        """Work done: connections, bytes, frames, headers, calls; "closed" and "goaways": {cause: n}, "refusals": {why a
+        chain was refused: n}, "statuses": {gRPC status that was the whole answer: n}, "loops": connections that each
+        loop took. And as of now: "open" connections, "held" bytes of requests and replies, "slow_waiting" calls for
+        Python.
+        """

@@ -26,7 +26,7 @@ from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
     CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, METHOD_BATCH,
-    METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_WATCH, Stats, Stream, http2_close, http2_drain, http2_drain_last,
+    METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_WATCH, STATUSES, Stats, Stream, http2_close, http2_drain, http2_drain_last,
     http2_farewell, http2_feed, http2_full, http2_message, http2_next, http2_open, http2_over, http2_pull, http2_push,
     http2_refuse, http2_reply, http2_setup, http2_tick,
 )
@@ -893,6 +893,7 @@ cdef class Listener:
         total["open"] = admission_open(self._admission)
         return total
 
+        total["slow_waiting"] = self.lane.waiting()
 
 cdef dict _counted(Loop loop):
     cdef const Stats *s = &loop.door.stats
@@ -901,7 +902,9 @@ cdef dict _counted(Loop loop):
         "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls, "health": s.health,
         "slow": s.slow, "slow_full": s.slow_full, "refused": s.refused, "resets_in": s.resets_in,
         "resets_out": s.resets_out, "cancelled": s.cancelled, "buffered_max": s.buffered_max,
-        "internal": s.internal, "verified": s.verified,
+        "internal": s.internal, "verified": s.verified, "held": loop.door.held,
+        "goaways": {CAUSE_NAMES[i]: s.goaways[i] for i in range(1, CAUSES) if s.goaways[i]},
+        "statuses": {i: s.statuses[i] for i in range(STATUSES) if s.statuses[i]},
         "closed": {CAUSE_NAMES[i]: s.closed[i] for i in range(1, CAUSES) if s.closed[i]},
         "refusals": {(<bytes> refusal_text(i)).decode(): loop.refusals[i]
                      for i in range(1, REFUSALS) if loop.refusals[i]},

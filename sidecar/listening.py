@@ -49,7 +49,8 @@ class Listening:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.addresses: dict[str, str] = {}
-        self.view = StatusView(runtime, self.addresses)
+        self._doors: dict[str, NativeDoor] = {}
+        self.view = StatusView(runtime, self.addresses, self._doors)
         self._native = runtime.config.listeners.listener == "native"
         self._health = Health()
         self._servers: list[grpc.Server | NativeDoor] = []
@@ -160,6 +161,7 @@ class Listening:
             name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier, threads=threads
         )
         self._servers.append(made)
+        self._doors[name] = made
         self._runtime.on_peps(made.put_peps)
         self._runtime.on_ready(made.put_ready)
         return made
