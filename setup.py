@@ -1,7 +1,8 @@
 """Builds the native extensions of `fastpath` and the Python messages of `proto/`.
 
 `python setup.py build_ext --inplace` builds what changed; `REMIT_BUILD_ONLY=fastpath.wire,fastpath.value` limits it to
-the modules named, for work on one of them. `REMIT_SANITIZE=1` adds ASan and UBSan.
+the modules named, for work on one of them. `REMIT_SANITIZE=address,undefined` adds these sanitizers (`make
+sanitize` and `make fuzz` do it in folders of their own).
 """
 
 import os
@@ -31,7 +32,10 @@ NATIVE = {
     "fastpath.http2": ["libnghttp2"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],
+    "bench.load": ["libnghttp2", "libssl", "libcrypto"],
 }
+# What is built in place alone and never installed.
+BENCH = ("bench/load.pyx", "bench/constant.pyx")
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 
@@ -52,8 +56,9 @@ def extensions() -> list[Extension]:
     sanitize = [f"-fsanitize={wanted}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if wanted else []
     only = {name for name in os.environ.get("REMIT_BUILD_ONLY", "").split(",") if name}
     made = []
-    for path in sorted((HERE / "fastpath").glob("*.pyx")):
-        name = f"fastpath.{path.stem}"
+    bench = [HERE / name for name in BENCH] if "--inplace" in sys.argv else []
+    for path in [*sorted((HERE / "fastpath").glob("*.pyx")), *bench]:
+        name = f"{path.parent.name}.{path.stem}"
         if only and name not in only:
             continue
         libraries = NATIVE.get(name, [])

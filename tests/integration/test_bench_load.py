@@ -1,0 +1,178 @@
+"""The load client of the benches judges every answer, and what it could not judge as right has no time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+
+import bench.check
+from bench import constant
+from bench.__main__ import main
+from bench.load import Load, Questions
+from bench.questions import ALLOWED, DENIED, EXT_AUTHZ, MARK, check_request, ext_authz, headers, policies
+from bench.runs import Wrong, checked
+from bench.servers import Pki, Server, remit
+from tests.fix_native import native_server
+
+needs_nghttpd = pytest.mark.skipif(not shutil.which("nghttpd"), reason="nghttpd (Debian nghttp2-server) is missing")
+ALLOW, DENY = (0, 3), (7, 2)
+
+
+@dataclasses.dataclass
+class Doors:
+    server: Server
+    pki: Pki
+
+    def load(self, door: str, path: str = EXT_AUTHZ, connections: int = 2) -> Load:
+        where = self.server.ports[door]
+        address = where if isinstance(where, str) else ("127.0.0.1", where)
+        chain, key, roots = self.pki.of("client") if door == "mtls" else ("", "", "")
+        return Load(address, headers(path), connections=connections, chain=chain, key=key, roots=roots)
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    pki = Pki(tmp_path_factory.mktemp("pki"))
+    with remit("test", "plain,mtls,uds,grpcio", 5, pki) as server:
+        yield Doors(server, pki)
+
+
+@pytest.mark.parametrize("door", ["plain", "mtls", "uds", "grpcio"])
+def test_each_door_answers_every_question_as_expected(doors: Doors, door: str) -> None:
+    """Closed and open loop: all calls come back, with a latency each, and the server decided as many."""
+    before = doors.server.tell()["decisions"]
+    with contextlib.closing(doors.load(door)) as load:
+        closed = checked(load.closed(ext_authz(), 80, 4), door)
+        opened = checked(load.open(ext_authz(), 40, 2000, spin=False), door)
+        assert load.cipher().startswith("TLS_") == (door == "mtls")
+    after = doors.server.tell()["decisions"]
+    assert len(closed["latency_ns"]) == 80
+    assert min(closed["latency_ns"]) > 0
+    assert set(closed["late_ns"]) == {0}
+    assert len(opened["latency_ns"]) == 40
+    assert {name: after[name] - before.get(name, 0) for name in after} == {"ext_authz allow": 105, "ext_authz deny": 15}
+
+
+def test_an_open_loop_counts_from_when_a_call_was_to_start(doors: Doors) -> None:
+    """Two thousand calls at once find little room: what waits for others is late, and its latency holds that."""
+    with contextlib.closing(doors.load("plain", connections=1)) as load:
+        run = checked(load.open(ext_authz(), 2000, 1e9), "plain")
+    assert max(run["late_ns"]) > 0
+    assert max(run["latency_ns"]) > max(run["late_ns"])
+
+
+@pytest.mark.parametrize(
+    ("path", "expected", "wrong"),
+    [
+        (ALLOWED, DENY, "answer"),
+        (DENIED, ALLOW, "answer"),
+        (ALLOWED, (0, 2), "answer"),
+        (ALLOWED, (7, 3), "answer"),
+    ],
+    ids=["allowed for denied", "denied for allowed", "another kind", "another code"],
+)
+def test_an_answer_that_says_something_else_is_wrong(
+    doors: Doors, path: str, expected: tuple[int, int], wrong: str
+) -> None:
+    with contextlib.closing(doors.load("plain")) as load:
+        run = load.closed(Questions([(check_request(path), *expected)]), 10, 2)
+    assert (run["good"], run["wrong"]) == (0, {wrong: 10})
+    with pytest.raises(Wrong, match=r"plain: 10 of 10 answers are wrong: answer: http 200, grpc-status 0"):
+        checked(run, "plain")
+
+
+def test_a_grpc_error_is_wrong_though_it_is_http_200(doors: Doors) -> None:
+    """UNIMPLEMENTED for a method that is none, INVALID_ARGUMENT for bytes that are no message."""
+    with contextlib.closing(doors.load("plain", "/no.such/Method")) as load:
+        run = load.closed(ext_authz(), 4, 1)
+    assert run["wrong"] == {"grpc-status": 4}
+    with contextlib.closing(doors.load("plain")) as load:
+        run = load.closed(Questions([(b"\xff\xff", *ALLOW)]), 4, 1)
+    assert run["wrong"] == {"grpc-status": 4}
+    assert run["first_wrong"].startswith("grpc-status: http 200, grpc-status 3, 0 bytes")
+
+
+def test_an_answer_of_another_length_or_status_is_wrong(doors: Doors) -> None:
+    """What is not gRPC is judged by status and length."""
+    body = b"\0" + len(check_request(ALLOWED)).to_bytes(4, "big") + check_request(ALLOWED)
+    for judged, wrong in (({"length": 1}, "message"), ({"http_status": 403}, "http status")):
+        with contextlib.closing(doors.load("plain")) as load:
+            run = load.closed(Questions([(body, 0, 0)], grpc=False, **judged), 4, 1)
+        assert run["wrong"] == {wrong: 4}
+
+
+def test_calls_that_a_closed_connection_held_are_lost() -> None:
+    """The server's end is no answer: those in flight and those that could not be asked any more both count."""
+    with (
+        native_server(envoy=True, tcp=True, age_ms=1) as door,
+        contextlib.closing(Load(door.address, headers(EXT_AUTHZ), connections=1)) as load,
+    ):
+        run = load.open(Questions([(check_request(ALLOWED), *ALLOW)]), 3000, 1000, spin=False)
+    assert run["good"] < run["calls"]
+    assert run["wrong"].keys() <= {"connection gone", "missing", "reset", "answer"}
+    assert "missing" in run["wrong"]
+
+
+def test_a_mark_stands_at_few_places() -> None:
+    """Where other digits go in each call, so that no call repeats another."""
+    assert check_request(ALLOWED).count(MARK.encode()) == 3
+    with pytest.raises(ValueError, match="more than 4 times"):
+        Questions([(MARK.encode() * 5, 0, 0)], mark=MARK.encode())
+
+
+def test_no_server_and_no_trust_are_errors(doors: Doors, tmp_path: pathlib.Path) -> None:
+    """A client that cannot connect says so instead of measuring nothing."""
+    with pytest.raises(OSError):
+        Load(str(tmp_path / "none"), headers(EXT_AUTHZ))
+    other = Pki(tmp_path)
+    chain, key, _ = doors.pki.of("client")
+    with pytest.raises(ConnectionError, match="TLS handshake"):
+        Load(
+            ("127.0.0.1", doors.server.ports["mtls"]), headers(EXT_AUTHZ), chain=chain, key=key, roots=other.of("x")[2]
+        )
+
+
+def test_a_constant_must_come_before_the_doors() -> None:
+    """Once the native door has taken the real decision, it cannot be replaced unseen."""
+    with pytest.raises(RuntimeError, match="imported already"):
+        constant.install(b"x")
+
+
+def test_the_policies_are_as_many_as_asked() -> None:
+    assert [policies(count).count("\n") + 1 for count in (3, 10, 1000)] == [3, 10, 1000]
+
+
+@needs_nghttpd
+def test_check_reports_ratios_stages_and_memory(tmp_path: pathlib.Path) -> None:
+    """The keys that are promised, for each server that could be had; Cerbos only where it is installed."""
+    report = tmp_path / "check.json"
+    arguments = ["--policies", "3,5", "--rounds", "1", "--seconds", "0.01", "--connections", "1,20"]
+    arguments += ["--parts", "ceilings,latency,memory"]
+    done = CliRunner().invoke(main, ["check", *arguments, "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    made = json.loads(report.read_text())
+    promised = {"cpu_ratio_m1", "cpu_ratio_m100", "cpu_ratio_tls_m100", "p99_ratio_half", "ratio_to_grpcio"}
+    assert promised <= set(made["results"])
+    sides = set(made["samples"])
+    assert {"nghttpd", "nghttpd_tls", "native", "native_tls", "native_uds", "native_5", "constant", "grpcio"} <= sides
+    assert ("ratio_to_cerbos" in made["results"]) == ("cerbos" in sides)
+    assert set(made["by_policies"]) == {"3", "5"}
+    assert set(made["results"]["memory_kib"]["mtls"]) == {"1", "20"}
+    assert "cerbos" in sides or bench.check.NO_CERBOS in made["notes"]
+    assert made["machine"]["command"]
+
+
+@needs_nghttpd
+def test_check_ends_with_the_first_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers all, but one of them wrongly, gets no figure."""
+    monkeypatch.setattr("bench.check.ext_authz", lambda: Questions([(check_request(ALLOWED), *DENY)]))
+    done = CliRunner().invoke(main, ["check", "--policies", "3", "--rounds", "1", "--seconds", "0.01"])
+    assert done.exit_code == 1
+    assert "answers are wrong: answer: http 200, grpc-status 0" in done.output
