@@ -6,6 +6,7 @@ bytes have been parsed. Nothing here calls Python or blocks.
 from fastpath.c.nghttp2 cimport nghttp2_session
 from fastpath.decide cimport Peer
 from fastpath.lane cimport LaneTable, Ticket
+from fastpath.reserve cimport Reserve
 from fastpath.wire cimport Text
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -93,6 +94,7 @@ cdef struct Door:            # one loop of a listening socket; shared by its con
     int loop                 # its number
     int serves_envoy         # ext_authz, else Check and BatchCheck
     int64_t now_ns           # the loop's clock
+    Reserve reserve          # of nghttp2's memory
     int64_t held             # bytes of requests and replies on this loop's connections; atomic
     Door **beside            # all loops of the listening socket, this one too
     int loops

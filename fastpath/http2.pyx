@@ -12,7 +12,8 @@ from fastpath.c.nghttp2 cimport (
     NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS,
     NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
     NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_data_provider, nghttp2_data_source,
-    nghttp2_data_source_read_callback, nghttp2_frame, nghttp2_frame_hd, nghttp2_nv, nghttp2_option, nghttp2_option_new,
+    nghttp2_data_source_read_callback, nghttp2_frame, nghttp2_frame_hd, nghttp2_mem, nghttp2_nv, nghttp2_option,
+    nghttp2_option_new,
     nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_closed_streams,
     nghttp2_option_set_user_recv_extension_type, nghttp2_session, nghttp2_session_callbacks,
     nghttp2_session_callbacks_new, nghttp2_session_callbacks_set_on_begin_frame_callback,
@@ -23,7 +24,7 @@ from fastpath.c.nghttp2 cimport (
     nghttp2_session_callbacks_set_unpack_extension_callback, nghttp2_session_del,
     nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_outbound_queue_size,
     nghttp2_session_get_stream_user_data, nghttp2_session_mem_recv, nghttp2_session_mem_send,
-    nghttp2_session_resume_data, nghttp2_session_server_new2, nghttp2_session_set_local_window_size,
+    nghttp2_session_resume_data, nghttp2_session_server_new3, nghttp2_session_set_local_window_size,
     nghttp2_session_set_stream_user_data, nghttp2_session_want_read, nghttp2_session_want_write, nghttp2_settings_entry,
     nghttp2_submit_goaway, nghttp2_submit_ping, nghttp2_submit_response, nghttp2_submit_rst_stream,
     nghttp2_submit_settings, nghttp2_session_terminate_session, nghttp2_submit_shutdown_notice, nghttp2_submit_trailer,
@@ -33,6 +34,7 @@ from fastpath.grpc_text cimport (
     grpc_content_type, grpc_message, grpc_timeout_ns,
 )
 from fastpath.lane cimport lane_gone
+from fastpath.reserve cimport reserve_mem, reserve_was_short
 from fastpath.wire cimport Text, text_of
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -588,11 +590,12 @@ cdef int http2_setup() noexcept nogil:
 
 cdef int http2_open(Conn *conn) noexcept nogil:
     cdef nghttp2_settings_entry entries[3]
+    cdef nghttp2_mem mem = reserve_mem(&conn.door.reserve)
     cdef int64_t now = conn.door.now_ns
     conn.resets.tokens, conn.resets.at_ns = RESETS_BURST, now
     conn.faults.tokens, conn.faults.at_ns = FAULTS_BURST, now
     conn.frames.tokens, conn.frames.at_ns = FRAMES_BURST, now
-    if nghttp2_session_server_new2(&conn.session, _callbacks, conn, _option):
+    if nghttp2_session_server_new3(&conn.session, _callbacks, conn, _option, &mem):
         return 1
     entries[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
     entries[0].value = conn.door.limits.streams
@@ -609,6 +612,8 @@ cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
     cdef ssize_t got
     conn.door.stats.bytes_in += n
     got = nghttp2_session_mem_recv(conn.session, p, n)
+    if reserve_was_short(&conn.door.reserve):
+        _end(conn, CAUSE_MEMORY)
     if got >= 0:
         if nghttp2_session_get_outbound_queue_size(conn.session) > QUEUE_MAX + conn.door.limits.streams:
             _end(conn, CAUSE_FLOOD)
@@ -751,6 +756,8 @@ cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil:
             break
         memcpy(out + n, p, got)
         n += got
+    if reserve_was_short(&conn.door.reserve):
+        _end(conn, CAUSE_MEMORY)
     return n
 
 
@@ -842,3 +849,5 @@ cdef void http2_close(Conn *conn) noexcept nogil:
     if conn.session != NULL:
         nghttp2_session_del(conn.session)
         conn.session = NULL
+        # What this connection lacked is not the fault of the next.
+        reserve_was_short(&conn.door.reserve)

@@ -33,6 +33,7 @@ from fastpath.http2 cimport (
 from fastpath.lane cimport Answer, Lane, lane_ask, lane_fetch
 from fastpath.record cimport RECORD_BYTES_MAX
 from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ
+from fastpath.reserve cimport reserve_close, reserve_open
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
 from fastpath.verify cimport (
     REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
@@ -737,6 +738,7 @@ cdef class Loop:
         for fd in (self.wake, self.epoll, self.spare):
             if fd >= 0:
                 close(fd)
+        reserve_close(&self.door.reserve)
         free(self.arena.base)
         free(self.reply)
         free(self.record)
@@ -752,7 +754,7 @@ cdef class Loop:
         self.outbox = <uint8_t *> malloc(OUTBOX)
         if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
             raise MemoryError
-        if self.inbox == NULL or self.outbox == NULL or http2_setup():
+        if self.inbox == NULL or self.outbox == NULL or reserve_open(&self.door.reserve) or http2_setup():
             raise MemoryError
         self.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)

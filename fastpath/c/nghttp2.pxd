@@ -9,6 +9,12 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
         pass
     ctypedef struct nghttp2_option:
         pass
+    ctypedef struct nghttp2_mem:
+        void *mem_user_data
+        void *(*malloc)(size_t size, void *user) noexcept nogil
+        void (*free)(void *p, void *user) noexcept nogil
+        void *(*calloc)(size_t count, size_t size, void *user) noexcept nogil
+        void *(*realloc)(void *p, size_t size, void *user) noexcept nogil
     ctypedef struct nghttp2_nv:
         uint8_t *name
         uint8_t *value
@@ -97,9 +103,9 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     void nghttp2_option_set_no_closed_streams(nghttp2_option *option, int on)
     void nghttp2_option_set_user_recv_extension_type(nghttp2_option *option, uint8_t type)
     void nghttp2_option_set_max_outbound_ack(nghttp2_option *option, size_t n)
-    int nghttp2_session_server_new2(
+    int nghttp2_session_server_new3(
         nghttp2_session **made, const nghttp2_session_callbacks *callbacks, void *user_data,
-        const nghttp2_option *option)
+        const nghttp2_option *option, nghttp2_mem *mem)
     void nghttp2_session_del(nghttp2_session *session)
     ssize_t nghttp2_session_mem_recv(nghttp2_session *session, const uint8_t *p, size_t n)
     ssize_t nghttp2_session_mem_send(nghttp2_session *session, const uint8_t **p)
