@@ -47,6 +47,7 @@ cdef class Loop:             # one thread of a door; connections stay with it
     cdef int ready           # health; set by any thread
     cdef int stopping        # `stop` was called; set by any thread
     cdef int64_t grace_ns    # of it
+    cdef int64_t notice_ns   # of it: how long a peer may take to hear that the end is near
     cdef int64_t stop_at_ns  # when what is open is closed; 0: not stopping
     cdef int secure          # mutual TLS
     cdef bytes _spiffe_id    # whom the Unix socket belongs to

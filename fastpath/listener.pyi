@@ -71,8 +71,11 @@ class Listener:
 
         The first loop runs on the calling thread, the others on threads of their own that end before this returns.
         """
-    def stop(self, grace_ms: int) -> None:
-        """Take no new connections, tell the open ones (GOAWAY), end when all have left or after `grace_ms`."""
+    def stop(self, grace_ms: int, notice_ms: int = 1000) -> None:
+        """Take no new connections, tell the open ones (GOAWAY), end when all have left or after `grace_ms`.
+
+        A peer that does not say within `notice_ms` that it has heard is told the last stream that will be answered.
+        """
     def counters(self) -> dict[str, Any]:
         """Work done: connections, bytes, frames, headers, calls; "closed" and "goaways": {cause: n}, "refusals": {why a
         chain was refused: n}, "statuses": {gRPC status that was the whole answer: n}, "loops": connections that each

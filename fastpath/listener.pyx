@@ -73,7 +73,7 @@ cdef enum:
 
 cdef int64_t MS_NS = 1000000
 cdef int64_t MICROSECOND_NS = 1000
-cdef int64_t NOTICE_NS = 1 * <int64_t> 1000000000    # how long a draining peer may take to hear of it
+NOTICE_MS = 1000         # how long a draining peer may take to hear of it
 
 CAUSE_NAMES = ("none", "peer", "protocol", "resets", "faults", "flood", "handshake", "settings", "idle", "stall", "age",
                "drain", "memory", "credentials", "full", "crowd", "died")
@@ -582,7 +582,7 @@ cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
         # Ages differ by up to a tenth, so that peers which came together do not all leave together.
         if now - conn.opened_ns > self.door.limits.age_ns - self.door.limits.age_ns // 100 * (conn.fd % 11):
             http2_drain(conn, CAUSE_AGE)
-        if conn.draining == 1 and now - conn.drained_ns > NOTICE_NS:
+        if conn.draining == 1 and now - conn.drained_ns > self.notice_ns:
             http2_drain_last(conn)
         http2_tick(conn)
         _flush(self, conn)
@@ -834,6 +834,7 @@ cdef class Listener:
             loop.door.serves_envoy = bool(envoy)
             _limit(&loop.door, limits)
             loop._memory(arena_bytes)
+            loop.notice_ns = NOTICE_MS * MS_NS
             loop.door.lane, loop.door.loop = &self.lane.table, i
             loop.door.beside, loop.door.loops = self._doors, threads
             self._doors[i] = &loop.door
@@ -854,9 +855,10 @@ cdef class Listener:
         for loop in self._loops:
             remit_flag_set(&loop.ready, bool(ready))
 
-    def stop(self, grace_ms):
+    def stop(self, grace_ms, notice_ms=NOTICE_MS):
         cdef Loop loop
         for loop in self._loops:
+            loop.notice_ns = notice_ms * MS_NS
             loop.grace_ns = grace_ms * MS_NS
             remit_flag_set(&loop.stopping, 1)
             eventfd_write(loop.wake, 1)
@@ -893,9 +895,9 @@ cdef class Listener:
                     total[name] = total.get(name, 0) + value
         total["loops"] = [self._doors[i].stats.accepted for i in range(len(self._loops))]
         total["open"] = admission_open(self._admission)
+        total["slow_waiting"] = self.lane.waiting()
         return total
 
-        total["slow_waiting"] = self.lane.waiting()
 
 cdef dict _counted(Loop loop):
     cdef const Stats *s = &loop.door.stats

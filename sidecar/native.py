@@ -1,10 +1,12 @@
 """The native doors: sockets, threads and news for `fastpath.listener`, which answers without Python.
 
-A `NativeDoor` stands where a grpc.Server would: `start` it once it is bound, `stop` it with a grace.
+A `NativeDoor` stands where a grpc.Server would: `start` it once it is bound, `stop` it with a grace. Its socket can
+come from another process, and go to one.
 """
 
 import logging
 import os
+import resource
 import socket
 import threading
 
@@ -20,7 +22,17 @@ from sidecar.logs import event
 log = logging.getLogger("remit.native")
 
 BACKLOG = 1024
+NOTICE_S = 1.0
+DESCRIPTORS = 65_536
 MS = 1000
+
+
+def raise_descriptors() -> None:
+    """Let this process open as many files as it may: a connection over a Unix socket takes two descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class NativeDoor:
@@ -85,16 +97,29 @@ class NativeDoor:
         self._socket = socket.create_server(tuple(where), family=family, backlog=BACKLOG)
         return int(self._socket.getsockname()[1])
 
+    def adopt(self, listening: socket.socket) -> int:
+        """Listen on a socket that somebody else opened; its port, 0 for a Unix socket."""
+        self._socket = listening
+        return int(listening.getsockname()[1]) if listening.family != socket.AF_UNIX else 0
+
+    def fileno(self) -> int:
+        """The listening socket's descriptor."""
+        assert self._socket is not None, "bound"
+        return self._socket.fileno()
+
     def start(self) -> None:
         threading.Thread(target=self._watch.run, name=f"{self._name} lane", daemon=True).start()
         self._thread.start()
 
-    def stop(self, grace_s: float) -> threading.Event:
-        """Begin to end; the event is set when the last connection is gone. A shorter grace may follow a longer one."""
+    def stop(self, grace_s: float, *, notice_s: float = NOTICE_S) -> threading.Event:
+        """Begin to end; the event is set when the last connection is gone. A shorter grace may follow a longer one.
+
+        A peer has `notice_s` to say that it has heard before it is told which of its calls are the last.
+        """
         if self._thread.ident is None:
             self._finish()
         else:
-            self.listener.stop(int(grace_s * MS))
+            self.listener.stop(int(grace_s * MS), int(notice_s * MS))
         return self._ended
 
     def put_ready(self, ready: bool) -> None:

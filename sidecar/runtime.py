@@ -9,6 +9,7 @@ import datetime
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,12 +30,13 @@ from sidecar.identity.snapshot import Identity
 from sidecar.identity.source import WorkloadSource
 from sidecar.identity.upstream import Upstream
 from sidecar.logs import event
-from sidecar.readiness import STARTING, Conditions, Freshness, reason
+from sidecar.readiness import NO_JOURNAL, STARTING, Conditions, Freshness, reason
 from sidecar.rules import Rules
 from sidecar.services.errors import ErrorCounts
 
 log = logging.getLogger("remit.runtime")
 
+PREPARE_POLL_S = 0.02
 WATCH_S = 0.25  # how late stale policies or a full journal may be noticed; a call notices a full journal at once
 FLUSH_S = 5.0  # time for the last records to reach the collector at a stop
 EPOCH = 0  # the revocation epoch while no authority store exists
@@ -58,7 +60,8 @@ class Runtime:
     Raises ConfigError or JournalError when the parts cannot be made.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, deferred: bool = False) -> None:
+        """`deferred`: another process has the journal; prepare everything else, until `open_journal`."""
         self.config = config
         self.errors = ErrorCounts()
         self.reloads = {"applied": 0, "refused": 0}
@@ -76,13 +79,18 @@ class Runtime:
         self._shipping = False
         self._was_stale = False
         self._fresh = Freshness()
-        self.journal = _open_journal(config)
+        self.journal = _make_journal(config)
+        if not deferred:
+            _open_journal(self.journal)
         self.pdp = _make_pdp(config, self.journal)
         self.rules = Rules(config, self.pdp)
         self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
         self.verifier = Verifier()
         self._resolver = PeerResolver(self.verifier, _peps(config))
-        self._upstream, self.shipper = self._make_shipper()
+        self._upstream: Upstream | None = None
+        self.shipper: Shipper | None = None
+        if not deferred:
+            self._upstream, self.shipper = self._make_shipper()
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
 
     def start(self) -> None:
@@ -91,6 +99,33 @@ class Runtime:
         self.source.subscribe(self._identity_changed)
         self.source.start()
         self._watcher.start()
+
+    def prepare(self, timeout_s: float) -> None:
+        """Load, and get ready but for the journal. ConfigError when that takes longer than `timeout_s`."""
+        self.load()
+        give_up = time.monotonic() + timeout_s
+        self.refresh()
+        while self.not_ready != NO_JOURNAL:
+            if time.monotonic() > give_up:
+                raise ConfigError(f"not ready within {timeout_s:g} s: {self.not_ready}; the running sidecar goes on")
+            self._wake.wait(PREPARE_POLL_S)
+            self.refresh()
+
+    def open_journal(self, lock: int) -> None:
+        """Take the journal from the process that had it, by the descriptor of its lock; -1: it left it behind."""
+        _open_journal(self.journal, lock)
+        self._upstream, self.shipper = self._make_shipper()
+        self.refresh()
+        identity = self.source.current()
+        if identity is not None:
+            self._identity_changed(identity)
+        self._record("generation.in_force", "taken over")
+
+    def stop_shipping(self) -> None:
+        """Leave what is not shipped to the process that comes next."""
+        if self.shipper is not None and self._shipping:
+            self._shipping = False
+            self.shipper.stop(0)
 
     def close(self) -> None:
         """Ship what is left for a moment, then give everything back."""
@@ -263,7 +298,7 @@ class Runtime:
         return self.config.name or (identity.spiffe_id if identity is not None else "")
 
 
-def _open_journal(config: Config) -> Journal:
+def _make_journal(config: Config) -> Journal:
     section = config.journal
     try:
         return Journal(
@@ -273,14 +308,21 @@ def _open_journal(config: Config) -> Journal:
             on_full=section.on_full,
             sync=section.sync,
             sync_ms=section.sync_ms,
+            deferred=True,
         )
+    except ValueError as error:
+        raise JournalError(f"cannot open the journal `{section.dir}`: {str(error).lower()}; mend `journal`") from error
+
+
+def _open_journal(journal: Journal, lock: int = -1) -> None:
+    folder = journal.directory
+    try:
+        journal.open(lock)
     except BlockingIOError:
-        raise JournalError(
-            f"another process has the journal `{section.dir}`; stop it, or name another folder"
-        ) from None
+        raise JournalError(f"another process has the journal `{folder}`; stop it, or name another folder") from None
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise JournalError(f"cannot open the journal `{section.dir}`: {cause.lower()}; mend `journal`") from error
+        raise JournalError(f"cannot open the journal `{folder}`: {cause.lower()}; mend `journal`") from error
 
 
 def _make_pdp(config: Config, journal: Journal) -> Pdp:
