@@ -6,6 +6,7 @@ import click
 
 from bench.check import check
 from bench.decide import decide
+from bench.envoy import envoy
 from bench.publish import publish
 
 
@@ -23,12 +24,14 @@ def main() -> None:
     python -m bench decide --rounds 5 --requests 500               a quick look
     python -m bench publish --json publish.json                    what does a full publish cost?
     python -m bench check --json check.json                        what does a call cost beside HTTP/2 itself?
+    python -m bench envoy --json envoy.json                        what does asking us cost an Envoy?
     """
 
 
 main.add_command(decide)
 main.add_command(publish)
 main.add_command(check)
+main.add_command(envoy)
 
 if __name__ == "__main__":
     main()

@@ -48,10 +48,24 @@ class Load:
         `address`: path of a Unix socket, or host and port; `chain`, `key` and `roots`: PEM files of a client's
         certificate and of whom it trusts, for mutual TLS. OSError when the server is not there, refuses or closes.
         """
-    def closed(self, questions: Questions, calls: int, outstanding: int, *, timeout_s: float = 60.0) -> Run:
+    def closed(
+        self, questions: Questions, calls: int, outstanding: int, *, spin: bool = False, timeout_s: float = 60.0
+    ) -> Run:
         """`calls` calls as fast as answers come, `outstanding` at a time on each connection."""
-    def open(self, questions: Questions, calls: int, rate: float, *, spin: bool = True, timeout_s: float = 60.0) -> Run:
-        """`calls` calls, one every 1/`rate` s whether answers come or not. `spin` keeps the core busy between them."""
+    def open(
+        self,
+        questions: Questions,
+        calls: int,
+        rate: float,
+        *,
+        spin: bool = True,
+        in_flight: int = 256,
+        timeout_s: float = 60.0,
+    ) -> Run:
+        """`calls` calls, one every 1/`rate` s whether answers come or not. `spin` keeps the core busy between them.
+
+        No connection has more than `in_flight`, or than its server allows; the rest waits here, and its latency grows.
+        """
     def pump(self, ms: int) -> None:
         """Answer what the server asks of idle connections (PING, SETTINGS) for so long."""
     def cipher(self) -> str:

@@ -55,7 +55,6 @@ cdef enum:
     PUMP_EVERY = 64          # connections opened between two looks at those that are open
     WAIT_NS = 100000000
     SETTLE_S = 20
-    WAITING_MAX = 256        # calls in flight per connection of an open loop
 
 cdef int64_t SECOND_NS = 1000000000
 
@@ -383,10 +382,10 @@ cdef void _serve(Load self, Conn *conn) noexcept nogil:
 cdef int64_t _patience(Load self) noexcept nogil:
     """How long to wait for answers, ns."""
     cdef LoadState *state = &self.state
-    if state.interval_ns == 0 or state.started >= state.total:
-        return WAIT_NS
     if self.spin:
         return 0
+    if state.interval_ns == 0 or state.started >= state.total:
+        return WAIT_NS
     return max(<int64_t> 0, min(
         <int64_t> WAIT_NS, state.began_ns + <int64_t> state.started * state.interval_ns - state.now_ns))
 
@@ -656,12 +655,15 @@ cdef class Load:
         reply = (<const char *> slot.reply)[: min(slot.reply_n, <uint32_t> REPLY_MAX)]
         return f"{name}: http {slot.http_status}, grpc-status {slot.grpc_status}, {slot.reply_n} bytes {reply!r}"
 
-    def closed(self, Questions questions not None, uint64_t calls, uint32_t outstanding, *, double timeout_s=60.0):
+    def closed(self, Questions questions not None, uint64_t calls, uint32_t outstanding, *, spin=False,
+               double timeout_s=60.0):
         self.state.outstanding, self.state.interval_ns = outstanding, 0
+        self.spin = bool(spin)
         return self._run(questions, calls, timeout_s)
 
-    def open(self, Questions questions not None, uint64_t calls, double rate, *, spin=True, double timeout_s=60.0):
-        self.state.outstanding = WAITING_MAX
+    def open(self, Questions questions not None, uint64_t calls, double rate, *, spin=True, uint32_t in_flight=256,
+             double timeout_s=60.0):
+        self.state.outstanding = in_flight
         self.state.interval_ns = max(<int64_t> 1, <int64_t> (SECOND_NS / rate))
         self.spin = bool(spin)
         return self._run(questions, calls, timeout_s)

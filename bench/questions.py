@@ -99,6 +99,13 @@ def policies(count: int) -> str:
     return "\n".join([*SHARED, *permits])
 
 
+def web_headers(path: str) -> list[tuple[str, str]]:
+    """A request of an agent to Envoy, which asks us about it."""
+    own = ("user-agent", "accept", "accept-encoding", "traceparent")
+    made = [(":method", "GET"), (":scheme", "https"), (":path", path), (":authority", "api.bench.example")]
+    return [*made, *((name, HEADERS[name]) for name in own)]
+
+
 # ---------------------------------------------------------------- Cerbos
 
 

@@ -25,13 +25,18 @@ from sidecar.demo.ca import Authority, to_pem
 SERVER_CORE, LOAD_CORE = 0, 1
 START_S = 120
 STOP_S = 10
-SCHEDULED = 2  # CPUCLOCK_SCHED (linux/posix-timers.h): nanoseconds that all threads of a process ran
+CLOCK_OF_PROCESS = 2  # CPUCLOCK_SCHED (linux/posix-timers.h): nanoseconds that all threads of a process ran
 CERBOS_BINARY = Path(__file__).parent / "peers" / "node_modules" / "@cerbos" / "cerbos-linux-x64" / "cerbos-linux-x64"
 
 
 def pin(core: int) -> None:
     """Run the calling thread, and what it starts, on one core; on a machine with one core they share it."""
     os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
+
+
+def cpu_s(pid: int) -> float:
+    """What all threads of a process have run so far, also those that ended."""
+    return time.clock_gettime(~pid << 3 | CLOCK_OF_PROCESS)
 
 
 @dataclass
@@ -44,6 +49,7 @@ class Pki:
     def __post_init__(self) -> None:
         self._write("server", f"spiffe://{questions.DOMAIN}/sidecar", ["localhost"])
         self._write("client", questions.ENVOY, [])
+        self._write("agent", questions.AGENT, [])
         (self.folder / "roots.pem").write_bytes(to_pem(self.authority.root_der))
 
     def _write(self, name: str, spiffe_id: str, dns: list[str]) -> None:
@@ -66,8 +72,8 @@ class Server:
     ports: dict[str, Any] = field(default_factory=dict)
 
     def cpu_s(self) -> float:
-        """What all its threads have run so far, also those that ended."""
-        return time.clock_gettime(~self.process.pid << 3 | SCHEDULED)
+        """As the function of that name."""
+        return cpu_s(self.process.pid)
 
     def memory_kib(self) -> int:
         """Resident memory."""
