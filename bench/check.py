@@ -222,7 +222,7 @@ def memory(pki: Pki, policies: int, counts: list[int], bar: Progress) -> dict[st
     for door in ("plain", "mtls"):
         points: dict[str, int] = {}
         for count in bar.track(counts, description=f"memory, {door}"):
-            with remit("memory", door, policies, pki) as server:
+            with remit("memory", door, policies, pki, "--connections", str(2 * max(counts))) as server:
                 side = Side(
                     door, server, ("127.0.0.1", server.ports[door]), ext_authz, pki=pki if door == "mtls" else None
                 )

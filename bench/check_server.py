@@ -38,13 +38,16 @@ if TYPE_CHECKING:
 
 ENVOY_KIND = 2
 BUDGET_MS = 5000  # on a busy machine a thread can lose its core for long; that is not the question here
-CONNECTIONS = 20_000
 DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
 
-def make_pdp(count: int, folder: Path) -> Pdp:
-    """A Pdp over `count` policies that writes its journal to `folder`."""
-    journal = Journal(str(folder), segment_bytes=16 * MIB, cap_bytes=64 * MIB, on_full="drop_oldest", sync="interval")
+def make_journal(folder: Path) -> Journal:
+    """A journal as a sidecar keeps it, small enough for a bench."""
+    return Journal(str(folder), segment_bytes=16 * MIB, cap_bytes=64 * MIB, on_full="drop_oldest", sync="interval")
+
+
+def make_pdp(count: int, journal: Journal) -> Pdp:
+    """A Pdp over `count` policies."""
     pdp = Pdp(journal, budget_ms=BUDGET_MS)
     image = compile_image(policies(count), entities=[], positional_ids=True, columns=True).image
     mapping = Mapping(mapping_config({"trust_domains": [DOMAIN]}))
@@ -56,8 +59,10 @@ def make_pdp(count: int, folder: Path) -> Pdp:
 class Doors:
     """The doors of one process."""
 
-    def __init__(self, pdp: Pdp, folder: Path, pki: Path) -> None:
+    def __init__(self, pdp: Pdp, folder: Path, pki: Path, connections: int) -> None:
+        """`connections`: as many as may be open, of one peer too; 0: what a door allows by default."""
         self._pdp, self._folder, self._pki = pdp, folder, pki
+        self._limits = {"connections": connections, "connections_per_peer": connections} if connections else {}
         self._grpc: list[grpc.Server] = []
         self._native: list[Listener] = []
         self._peer = VerifiedPeer(ENVOY_KIND, ENVOY, "bench")
@@ -85,7 +90,7 @@ class Doors:
         from fastpath.listener import Listener, PepList
         from fastpath.tls import TlsIdentity
 
-        limits: dict[str, Any] = {"connections": CONNECTIONS, "message_bytes": MIB, "deadline_ms": BUDGET_MS}
+        limits: dict[str, Any] = {"message_bytes": MIB, "deadline_ms": BUDGET_MS, **self._limits}
         door = Listener(self._pdp, envoy=True, spiffe_id="" if verifier else ENVOY, verifier=verifier, **limits)
         door.put_peps(PepList([ENVOY]))
         if verifier is not None:
@@ -140,15 +145,16 @@ def serve(doors: Doors, kinds: Iterable[str]) -> None:
 @click.option(
     "--pki", type=click.Path(path_type=Path), required=True, help="Folder with the PEM files of bench.servers."
 )
+@click.option("--connections", default=0, help="Allow so many connections, to a single peer too.")
 @click.option("--constant", "always", is_flag=True, help="Native doors answer a constant instead of deciding.")
-def main(kinds: str, count: int, pki: Path, always: bool) -> None:
+def main(kinds: str, count: int, pki: Path, connections: int, always: bool) -> None:
     """Serve until standard input ends."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    with tempfile.TemporaryDirectory(prefix="bench") as name:
-        pdp = make_pdp(count, Path(name) / "journal")
+    with tempfile.TemporaryDirectory(prefix="bench") as name, make_journal(Path(name) / "journal") as journal:
+        pdp = make_pdp(count, journal)
         if always:
             constant.install(answer(pdp))
-        serve(Doors(pdp, Path(name), pki), kinds.split(","))
+        serve(Doors(pdp, Path(name), pki, connections), kinds.split(","))
 
 
 if __name__ == "__main__":

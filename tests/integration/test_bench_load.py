@@ -15,13 +15,27 @@ from click.testing import CliRunner
 import bench.check
 from bench import constant
 from bench.__main__ import main
+from bench.attacker import Counted, work
+from bench.attacks import ATTACKS
 from bench.load import Load, Questions
 from bench.questions import ALLOWED, DENIED, EXT_AUTHZ, MARK, check_request, ext_authz, headers, policies
 from bench.runs import Wrong, checked
 from bench.servers import Pki, Server, remit
-from tests.fix_native import native_server
+from sidecar.demo.envoy import binary
+from sidecar.errors import ConfigError
+from tests.fix_native import ENVOY_QUESTION, native_server
 
 needs_nghttpd = pytest.mark.skipif(not shutil.which("nghttpd"), reason="nghttpd (Debian nghttp2-server) is missing")
+
+
+def has_envoy() -> bool:
+    try:
+        return binary().exists()
+    except ConfigError:
+        return False
+
+
+needs_envoy = pytest.mark.skipif(not has_envoy(), reason="the Envoy binary (make setup) is missing")
 ALLOW, DENY = (0, 3), (7, 2)
 
 
@@ -176,3 +190,80 @@ def test_check_ends_with_the_first_wrong_answer(monkeypatch: pytest.MonkeyPatch)
     done = CliRunner().invoke(main, ["check", "--policies", "3", "--rounds", "1", "--seconds", "0.01"])
     assert done.exit_code == 1
     assert "answers are wrong: answer: http 200, grpc-status 0" in done.output
+
+
+@needs_envoy
+@pytest.mark.envoy
+def test_envoy_reports_what_asking_costs(tmp_path: pathlib.Path) -> None:
+    """All four listeners answer, a forbidden path is 403 where policies are asked, and the ratios are there."""
+    report = tmp_path / "envoy.json"
+    done = CliRunner().invoke(
+        main, ["envoy", "--policies", "5", "--rounds", "1", "--seconds", "0.02", "--json", str(report)]
+    )
+    assert done.exit_code == 0, done.output
+    made = json.loads(report.read_text())
+    assert {"ratio_to_constant", "native_added_p50_us", "native_added_p99_us", "native_to_grpcio"} <= set(
+        made["results"]
+    )
+    assert set(made["samples"]) == {"alone", "constant", "native", "grpcio"}
+    assert made["results"]["alone_sidecar_cpu_us"] == 0 < made["results"]["native_sidecar_cpu_us"]
+
+
+@needs_envoy
+@pytest.mark.envoy
+def test_envoy_ends_with_the_first_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A door that allows what the policies forbid is not measured."""
+    monkeypatch.setattr("bench.envoy.DENIED", ALLOWED)
+    done = CliRunner().invoke(main, ["envoy", "--policies", "5", "--rounds", "1", "--seconds", "0.02"])
+    assert done.exit_code == 1
+    assert "native: 16 of 16 answers are wrong: http status: http 200" in done.output
+
+
+def test_attack_reports_what_others_notice(tmp_path: pathlib.Path) -> None:
+    """Per attack: p99 with and without it, growth, and that it was really made; then the worst of all."""
+    report = tmp_path / "attack.json"
+    arguments = [
+        "--attacks",
+        "rapid_reset,idle_connections",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.2",
+        "--json",
+        str(report),
+    ]
+    done = CliRunner().invoke(main, ["attack", *arguments])
+    assert done.exit_code == 0, done.output
+    made = json.loads(report.read_text())
+    assert {"worst_p99_ratio", "worst_growth_mib"} <= set(made["results"])
+    rapid, idle = made["attacks"]["rapid_reset"], made["attacks"]["idle_connections"]
+    assert rapid["closed"]["resets"] == rapid["attack"][0]["connections"] > 0
+    assert idle["attack"][0]["connections"] > 0
+    assert rapid["row"] == "H2-01"
+
+
+def test_attack_ends_when_others_get_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attack that makes answers wrong is worse than one that makes them late."""
+    monkeypatch.setattr("bench.attack.ext_authz", lambda: Questions([(check_request(ALLOWED), *DENY)]))
+    done = CliRunner().invoke(main, ["attack", "--attacks", "rapid_reset", "--rounds", "1", "--seconds", "0.1"])
+    assert done.exit_code == 1
+    assert "answers are wrong: answer: http 200, grpc-status 0" in done.output
+
+
+def test_an_unknown_attack_is_named() -> None:
+    done = CliRunner().invoke(main, ["attack", "--attacks", "rapid_reset,nothing"])
+    assert done.exit_code == 2
+    assert "`nothing` is none of rapid_reset" in done.output
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_each_attack_leaves_the_door_serving(name: str) -> None:
+    """One turn of each attack on a real door: bytes are sent, none is decided that must not be, others are answered."""
+    with native_server(envoy=True, tcp=True) as door:
+        counted = Counted()
+        attack = dataclasses.replace(ATTACKS[name], held=min(2, ATTACKS[name].held))
+        work(attack, door.address, counted)()
+        assert counted.connections > 0
+        assert counted.bytes > 0 or not attack.data
+        with contextlib.closing(Load(door.address, headers(EXT_AUTHZ), connections=1)) as load:
+            checked(load.closed(Questions([(ENVOY_QUESTION, *ALLOW)]), 5, 1), name)
