@@ -1,7 +1,8 @@
 """Builds the native extensions of `fastpath` and the Python messages of `proto/`.
 
 `python setup.py build_ext --inplace` builds what changed; `REMIT_BUILD_ONLY=fastpath.wire,fastpath.value` limits it to
-the modules named, for work on one of them. `REMIT_SANITIZE=1` adds ASan and UBSan.
+the modules named, for work on one of them. `REMIT_SANITIZE=address,undefined` adds these sanitizers (`make
+sanitize` and `make fuzz` do it in folders of their own).
 """
 
 import os
@@ -25,6 +26,7 @@ NATIVE = {
     "fastpath.mcp": ["libcrypto"],
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
+    "fastpath.admission": ["libxxhash"],
     "fastpath.call": ["libcrypto", "libxxhash"],
     "fastpath.causes": ["libxxhash"],
     "fastpath.rowmap": ["libxxhash"],
@@ -32,7 +34,10 @@ NATIVE = {
     "fastpath.http2": ["libnghttp2"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],
+    "bench.load": ["libnghttp2", "libssl", "libcrypto"],
 }
+# What is built in place alone and never installed.
+BENCH = ("bench/load.pyx", "bench/constant.pyx")
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 
@@ -48,11 +53,14 @@ def pkg_config(flag: str, names: list[str]) -> list[str]:
 
 
 def extensions() -> list[Extension]:
-    sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.environ.get("REMIT_SANITIZE") else []
+    wanted = os.environ.get("REMIT_SANITIZE", "")
+    # Undefined behaviour ends the run as a bad access does; nobody reads warnings of a run that went on.
+    sanitize = [f"-fsanitize={wanted}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if wanted else []
     only = {name for name in os.environ.get("REMIT_BUILD_ONLY", "").split(",") if name}
     made = []
-    for path in sorted((HERE / "fastpath").glob("*.pyx")):
-        name = f"fastpath.{path.stem}"
+    bench = [HERE / name for name in BENCH] if "--inplace" in sys.argv else []
+    for path in [*sorted((HERE / "fastpath").glob("*.pyx")), *bench]:
+        name = f"{path.parent.name}.{path.stem}"
         if only and name not in only:
             continue
         libraries = NATIVE.get(name, [])

@@ -69,6 +69,10 @@ class Listeners(Section, frozen=True, kw_only=True):
         Literal["grpcio", "native"],
         doc("who serves the doors: grpcio, or our own HTTP/2 without Python in a call (new; see README, Limits)"),
     ] = "grpcio"
+    threads: Annotated[
+        int,
+        doc("native: threads per door, which share its socket; a connection stays with one", "threads", ge=1, le=64),
+    ] = 1
     ext_authz: Annotated[ExtAuthz | None, doc("the door for Envoy; absent: none")] = None
     agents: Annotated[list[AgentSocket], doc("one Unix socket per agent for its own checks")] = []
     check_address: Annotated[str, doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""
@@ -92,16 +96,44 @@ class Limits(Section, frozen=True, kw_only=True):
     strict_path: Annotated[bool, doc("deny when the raw path differs from its canonical form")] = True
     mcp_status: Annotated[Literal[200, 403], doc("HTTP status of a denied MCP call", "HTTP status")] = 403
     identity_headers: Annotated[bool, doc("set x-remit-agent and x-remit-evaluation-id upstream on allow")] = True
-    workers: Annotated[int, doc("threads per door", "threads", ge=1, le=64)] = 4
-    concurrent_calls: Annotated[int, doc("calls in progress per door; more are refused", "calls", ge=1, le=65_536)] = (
-        1024
-    )
+    workers: Annotated[int, doc("grpcio: threads per door", "threads", ge=1, le=64)] = 4
+    concurrent_calls: Annotated[
+        int, doc("grpcio: calls in progress per door; more are refused", "calls", ge=1, le=65_536)
+    ] = 1024
+    connections: Annotated[
+        int, doc("native: connections per door; more are closed at once", "connections", ge=1, le=1 << 20)
+    ] = 4096
+    connections_per_peer: Annotated[
+        int,
+        doc("native: of these, by one SPIFFE ID or, at a Unix socket, one user", "connections", ge=1, le=1 << 20),
+    ] = 256
     concurrent_streams: Annotated[int, doc("streams per connection", "streams", ge=1, le=4096)] = 256
     metadata_bytes: Annotated[int, doc("header block of one call", "bytes", ge=1024, le=64 * 1024)] = 16 * 1024
+    metadata_lines: Annotated[int, doc("native: header lines of one call", "lines", ge=8, le=1024)] = 64
+    stream_ms: Annotated[
+        int,
+        doc("native: a call must have arrived and its answer been taken within this", "ms", ge=100, le=600_000),
+    ] = 10_000
+    deadline_ms: Annotated[
+        int, doc("native: a call that names no deadline must have arrived within this", "ms", ge=1, le=600_000)
+    ] = 1000
+    held_bytes: Annotated[
+        int,
+        doc("native: requests and answers held for one connection", "bytes", ge=64 * 1024, le=1 << 30),
+    ] = 4 * MIB
+    door_held_bytes: Annotated[
+        int, doc("native: requests and answers held for one door", "bytes", ge=MIB, le=1 << 36)
+    ] = 256 * MIB
+    slow_calls: Annotated[
+        int,
+        doc("native: open calls per door that Python answers (health Watch); more are ERROR", "calls", ge=1, le=65_536),
+    ] = 1024
     connection_age_s: Annotated[int, doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
         600
     )
     connection_idle_s: Annotated[int, doc("an idle connection is closed after this", "s", ge=1, le=86_400)] = 300
+    keepalive_s: Annotated[int, doc("a silent peer is pinged after this", "s", ge=1, le=86_400)] = 20
+    keepalive_timeout_s: Annotated[int, doc("and closed when it does not answer within this", "s", ge=1, le=3600)] = 10
     grace_s: Annotated[
         int, doc("calls in progress may finish within this at SIGTERM or at connection age", "s", ge=0, le=600)
     ] = 30
@@ -187,6 +219,10 @@ class Process(Section, frozen=True, kw_only=True):
 
     run_as: Annotated[str, doc("ordinary user to become when started as root", "user name")] = ""
     allow_root: Annotated[bool, doc("stay root; refused otherwise, since a sidecar needs no right of root")] = False
+    seccomp: Annotated[
+        Literal["on", "log", "off"],
+        doc("system calls that a sidecar does not need: refused, only told to the kernel's log, or made"),
+    ] = "on"
 
 
 class Config(Section, frozen=True, kw_only=True):

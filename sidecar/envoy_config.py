@@ -21,6 +21,8 @@ CLUSTER = "remit"
 AGENT_CLUSTER = "workload_api"
 TIMEOUT_MARGIN_MS = 150  # on top of our own budget, for the way there and back; 200 ms with the default budget
 BODY_BYTES_MAX = 64 * 1024
+# Before a new connection's SETTINGS arrive Envoy knows no limit of ours, and a burst over it would be refused.
+STREAMS = 100
 MCP_NAMESPACES = ("envoy.filters.http.mcp", "mcp_proxy")  # Envoy 1.38 and later, and before
 READS_BODY = frozenset({"input", "*"})  # `*`: a policy reads the context as a whole
 
@@ -122,7 +124,7 @@ def _cluster(name: str, endpoint: str) -> Json:
         "typed_extension_protocol_options": {
             f"envoy.extensions.{http2}": {
                 "@type": _TYPE + http2,
-                "explicit_http_config": {"http2_protocol_options": {}},
+                "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": STREAMS}},
             }
         },
         "load_assignment": {

@@ -22,10 +22,12 @@ from sidecar.authority.errors import DeniedError
 from sidecar.config import AgentSocket, ExtAuthz, HostPort, host_port
 from sidecar.decisions.service import DecisionTail
 from sidecar.errors import ConfigError
+from sidecar.handover import Offer
 from sidecar.identity.tls import server_credentials
+from sidecar.inherited import InheritedSockets
 from sidecar.logs import event
 from sidecar.metrics import MetricsServer
-from sidecar.native import NativeDoor
+from sidecar.native import NativeDoor, raise_descriptors
 from sidecar.runtime import Runtime
 from sidecar.services.authority import FILES as AUTHORITY_FILES
 from sidecar.services.authority import add_authority
@@ -35,7 +37,7 @@ from sidecar.services.doors import Resolve, authz_service, ext_authz_service, ma
 from sidecar.services.explain import Explanation
 from sidecar.services.health import Health
 from sidecar.services.options import server_options
-from sidecar.services.sockets import BoundSocket
+from sidecar.services.sockets import BoundSocket, check_folders
 from sidecar.services.uid_door import UidDoor
 from sidecar.status import StatusView
 
@@ -51,38 +53,75 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 
 
 class Listening:
-    """Owns every socket from `open` to `close`."""
+    """Owns every socket from `prepare` to `close`.
 
-    def __init__(self, runtime: Runtime) -> None:
+    `prepare` makes the doors, `open_doors` lets callers in, `open_rest` serves metrics and the control socket.
+    """
+
+    def __init__(self, runtime: Runtime, inherited: InheritedSockets | None = None) -> None:
+        """`inherited`: doors that somebody else opened; only native ones can be."""
         self._runtime = runtime
+        self._inherited = inherited or InheritedSockets()
         self.addresses: dict[str, str] = {}
-        self.view = StatusView(runtime, self.addresses)
+        self._doors: dict[str, NativeDoor] = {}
+        self.view = StatusView(runtime, self.addresses, self._doors)
         self._native = runtime.config.listeners.listener == "native"
         self._health = Health()
         self._servers: list[grpc.Server | NativeDoor] = []
         self._sockets: list[BoundSocket] = []
+        self._door_sockets: dict[str, BoundSocket] = {}
         self._tail = DecisionTail(runtime.journal)
         self._metrics: MetricsServer | None = None
         self._uid_door: UidDoor | None = None
 
-    def open(self) -> None:
-        """Bind and serve everything that the configuration names. ConfigError when an address cannot be bound."""
-        try:
-            self._open_ext_authz()
-            self._open_agents()
-            self._open_check()
-            self._open_authority()
-            self._open_metrics()
-            self._runtime.on_ready(self._health.put_ready)
-            self._open_control()
-        except BaseException:
-            self.close(0)
-            raise
+    def prepare(self) -> None:
+        """Bind every door; callers of native ones wait. ConfigError when an address cannot be bound."""
+        if self._native:
+            raise_descriptors()
+        self._open_ext_authz()
+        self._open_agents()
+        self._open_check()
+        self._inherited.close()
+
+    def open_doors(self) -> None:
+        """Let callers in."""
+        for door in self._doors.values():
+            door.start()
+
+    def open_rest(self) -> None:
+        """Serve authority, metrics and the control socket. ConfigError when an address cannot be bound."""
+        self._open_authority()
+        self._open_metrics()
+        self._runtime.on_ready(self._health.put_ready)
+        self._open_control()
         event(log, "serving", addresses=self.addresses)
+
+    # ------------------------------------------------------------ another process takes over
+
+    def offers(self) -> list[Offer]:
+        """What a process that takes over gets: every native door."""
+        locks = {name: bound.lock for name, bound in self._door_sockets.items()}
+        return [Offer(name, door.fileno(), locks.get(name, -1)) for name, door in self._doors.items()]
+
+    def leave_doors(self, grace_s: float, notice_s: float) -> None:
+        """End every door when its calls were answered, within `grace_s`; its socket stays, for whoever was given it."""
+        self._health.drain()
+        for door in self._doors.values():
+            door.drain()
+        for end in [door.stop(grace_s, notice_s=notice_s) for door in self._doors.values()]:
+            end.wait()
+        for bound in self._door_sockets.values():
+            bound.let_go()
+        self._door_sockets.clear()
+
+    # ------------------------------------------------------------ the end
 
     def close(self, grace_s: float, hurry: threading.Event | None = None) -> None:
         """Take no new calls, let those in progress end within `grace_s` seconds or until `hurry` is set, then go."""
         self._health.drain()
+        for server in self._servers:
+            if isinstance(server, NativeDoor):
+                server.drain()
         self._tail.close()
         ends = [server.stop(grace_s) for server in self._servers]
         if hurry is not None:
@@ -95,10 +134,12 @@ class Listening:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
-        for socket in self._sockets:
+        for socket in (*self._sockets, *self._door_sockets.values()):
             socket.close()
         self._servers.clear()
+        self._doors.clear()
         self._sockets.clear()
+        self._door_sockets.clear()
 
     def _hurry(self, hurry: threading.Event) -> None:
         hurry.wait()
@@ -145,29 +186,53 @@ class Listening:
     def _open_native(self, name: str, door: ExtAuthz | AgentSocket, *, envoy: bool) -> None:
         """A door of our own HTTP/2: a Unix socket when `door` names one, else mutual TLS at its address."""
         if door.socket:
-            socket = BoundSocket(door.socket, door.group)
-            self._sockets.append(socket)
-            made = self._native_door(name, envoy, spiffe_id=door.spiffe_id, folder=os.path.dirname(socket.path))
-            self._bind_native(name, socket.path, lambda: socket.bind(made.bind_unix))
-            self.addresses[name] = f"unix:{socket.path}"
+            self._native_socket(name, door, envoy)
         else:
-            where = host_port(getattr(door, "address", ""))
-            assert where is not None, "the configuration was checked"
-            made = self._native_door(name, envoy, verifier=self._runtime.verifier)
-            self._runtime.source.subscribe(made.put_identity)
-            port = self._bind_native(name, str(where), lambda: made.bind_tcp(where))
-            self.addresses[name] = str(HostPort(where.host, port or 0))
-        made.start()
+            self._native_tls(name, getattr(door, "address", ""), envoy)
         event(log, "door.open", logging.DEBUG, door=name)
+
+    def _native_socket(self, name: str, door: ExtAuthz | AgentSocket, envoy: bool) -> NativeDoor:
+        path = os.path.abspath(door.socket)
+        given = self._inherited.take(name, path)
+        if given is not None and given.lock < 0:
+            # Its path belongs to who opened it; its folder names who may enter all the same.
+            check_folders(os.path.dirname(path))
+        else:
+            bound = BoundSocket(path, door.group, lock=given.lock if given is not None else -1)
+            self._door_sockets[name] = bound
+        made = self._native_door(name, envoy, spiffe_id=door.spiffe_id, folder=os.path.dirname(path))
+        if given is not None:
+            made.adopt(given.socket)
+        else:
+            self._bind_native(name, path, lambda: bound.bind(made.bind_unix))
+        self.addresses[name] = f"unix:{path}"
+        return made
+
+    def _native_tls(self, name: str, address: str, envoy: bool) -> NativeDoor:
+        where = host_port(address)
+        assert where is not None, "the configuration was checked"
+        given = self._inherited.take(name, address)
+        made = self._native_door(name, envoy, verifier=self._runtime.verifier)
+        self._runtime.source.subscribe(made.put_identity)
+        if given is not None:
+            port = made.adopt(given.socket)
+        else:
+            port = self._bind_native(name, str(where), lambda: made.bind_tcp(where)) or 0
+        self.addresses[name] = str(HostPort(where.host, port))
+        return made
 
     def _native_door(
         self, name: str, envoy: bool, *, spiffe_id: str = "", folder: str = "", verifier: Verifier | None = None
     ) -> NativeDoor:
         limits, pdp = self._runtime.config.limits, self._runtime.pdp
-        made = NativeDoor(name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier)
+        threads = self._runtime.config.listeners.threads
+        made = NativeDoor(
+            name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier, threads=threads
+        )
         self._servers.append(made)
+        self._doors[name] = made
         self._runtime.on_peps(made.put_peps)
-        self._runtime.on_ready(made.listener.put_ready)
+        self._runtime.on_ready(made.put_ready)
         return made
 
     def _bind_native(self, name: str, address: str, bind: Callable[[], int | None]) -> int | None:

@@ -8,7 +8,7 @@ import socket
 import socketserver
 import threading
 import wsgiref.simple_server
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.config import HostPort
 from sidecar.errors import ConfigError
+from sidecar.metrics_doors import families
 
 NS = 1e-9
 CLIENT_TIMEOUT_S = 10
@@ -48,6 +49,12 @@ class Facts(Protocol):
     def reload_counts(self) -> dict[str, int]:
         """{"applied" | "refused": times}."""
 
+    def door_counts(self) -> Mapping[str, Mapping[str, Any]]:
+        """{field of the configuration: counters of that native door, as `fastpath.listener.Listener.counters`}."""
+
+    def refused_calls(self) -> dict[str, int]:
+        """As `sidecar.seccomp.refused`."""
+
     def status(self) -> control_pb2.StatusResponse:
         """What is in force now."""
 
@@ -72,7 +79,10 @@ class SidecarCollector(Collector):
         yield _counter("remit_replayed", "answers given again to a repeated request id", (), {(): counters["replayed"]})
         yield _counter("remit_malformed", "messages that did not decode", (), {(): counters["malformed"]})
         yield _counter("remit_reloads", "reloads by result", ("result",), _single(self._facts.reload_counts()))
+        refused = _single(self._facts.refused_calls())
+        yield _counter("remit_seccomp_refused", "system calls that the seccomp filter refused", ("call",), refused)
         yield from _gauges(self._facts.status())
+        yield from families(self._facts.door_counts())
         authority = self._facts.authority()
         if authority is not None:
             yield from _authority(authority)

@@ -4,10 +4,13 @@
 one `put_*` on the Pdp; whatever fails leaves the last good state in force.
 """
 
+import contextlib
+import datetime
 import logging
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import grpc
@@ -28,12 +31,13 @@ from sidecar.identity.snapshot import Identity
 from sidecar.identity.source import WorkloadSource
 from sidecar.identity.upstream import Upstream
 from sidecar.logs import event
-from sidecar.readiness import STARTING, Conditions, Freshness, reason
+from sidecar.readiness import NO_JOURNAL, STARTING, Conditions, Freshness, reason
 from sidecar.rules import Rules
 from sidecar.services.errors import ErrorCounts
 
 log = logging.getLogger("remit.runtime")
 
+PREPARE_POLL_S = 0.02
 WATCH_S = 0.25  # how late stale policies or a full journal may be noticed; a call notices a full journal at once
 FLUSH_S = 5.0  # time for the last records to reach the collector at a stop
 # Sections that are open sockets and files: a reload cannot change them.
@@ -56,14 +60,19 @@ class Runtime:
     Raises ConfigError or JournalError when the parts cannot be made.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, deferred: bool = False) -> None:
+        """`deferred`: another process has the journal; prepare everything else, until `open_journal`."""
         self.config = config
+        self._deferred = deferred
         self.errors = ErrorCounts()
         self.reloads = {"applied": 0, "refused": 0}
         self.last_problem = ""
         self.not_ready = STARTING
         self._listeners: list[Callable[[bool], None]] = []
         self._pep_listeners: list[Callable[[frozenset[str]], None]] = []
+        self._reload_listeners: list[Callable[[bool], None]] = []
+        self.looks = 0
+        """Times that the watcher looked at readiness; stands still when something that it takes hangs."""
         self._reload_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._wake = threading.Event()
@@ -71,14 +80,19 @@ class Runtime:
         self._shipping = False
         self._was_stale = False
         self._fresh = Freshness()
-        self.journal = _open_journal(config)
+        self.journal = _make_journal(config)
+        if not deferred:
+            _open_journal(self.journal)
         self.pdp = _make_pdp(config, self.journal)
         self.authority = self._make_authority(config)
         self.rules = Rules(config, self.pdp)
         self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
         self.verifier = Verifier()
         self._resolver = PeerResolver(self.verifier, _peps(config))
-        self._upstream, self.shipper = self._make_shipper()
+        self._upstream: Upstream | None = None
+        self.shipper: Shipper | None = None
+        if not deferred:
+            self._upstream, self.shipper = self._make_shipper()
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +101,39 @@ class Runtime:
         self.source.subscribe(self._identity_changed)
         self.source.start()
         self._watcher.start()
+
+    def prepare(self, timeout_s: float) -> None:
+        """Load, and get ready but for the journal. ConfigError when that takes longer than `timeout_s`."""
+        self.load()
+        give_up = time.monotonic() + timeout_s
+        self.refresh()
+        while self.not_ready != NO_JOURNAL:
+            if time.monotonic() > give_up:
+                raise ConfigError(f"not ready within {timeout_s:g} s: {self.not_ready}; the running sidecar goes on")
+            self._wake.wait(PREPARE_POLL_S)
+            self.refresh()
+
+    def open_journal(self, lock: int) -> None:
+        """Take the journal from the process that had it, by the descriptor of its lock; -1: it left it behind."""
+        _open_journal(self.journal, lock)
+        self._open_authority()
+        self._upstream, self.shipper = self._make_shipper()
+        self.refresh()
+        identity = self.source.current()
+        if identity is not None:
+            self._identity_changed(identity)
+        self._record("generation.in_force", "taken over")
+
+    def close_authority(self) -> None:
+        """Leave the authority store to the process that comes next."""
+        if self.authority is not None:
+            self.authority.close()
+
+    def stop_shipping(self) -> None:
+        """Leave what is not shipped to the process that comes next."""
+        if self.shipper is not None and self._shipping:
+            self._shipping = False
+            self.shipper.stop(0)
 
     def close(self) -> None:
         """Ship what is left for a moment, then give everything back."""
@@ -124,8 +171,8 @@ class Runtime:
 
     def load(self) -> None:
         """The first load. A source that cannot be published is reported, and the last published generation serves."""
-        if self.authority is not None:
-            self.authority.open()
+        if not self._deferred:
+            self._open_authority()
         with self._reload_lock:
             try:
                 changed = self.rules.publish(self.config)
@@ -137,9 +184,14 @@ class Runtime:
                     self._record("generation.in_force", "the last one published")
         self.refresh()
 
+    def on_reload(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback` with True when a reload begins and with False when it is over, applied or refused."""
+        with self._reload_lock:
+            self._reload_listeners.append(callback)
+
     def reload(self) -> Reloaded:
         """Load configuration, policies, entities and links again: all of it comes into force, or nothing."""
-        with self._reload_lock:
+        with self._reload_lock, self._told_of_reload():
             problems: tuple[str, ...] = ()
             changed = False
             try:
@@ -155,6 +207,16 @@ class Runtime:
         self.refresh()
         return Reloaded(self.rules.generation, self.rules.digest, changed, problems)
 
+    @contextlib.contextmanager
+    def _told_of_reload(self) -> Iterator[None]:
+        for callback in self._reload_listeners:
+            callback(True)
+        try:
+            yield
+        finally:
+            for callback in self._reload_listeners:
+                callback(False)
+
     def _apply(self, fresh: Config) -> None:
         """The rest of a reload: nothing here can fail."""
         logs.setup(fresh.log.level, fresh.log.format)
@@ -168,15 +230,23 @@ class Runtime:
     def _refused(self, name: str, error: SidecarError) -> None:
         self.last_problem = str(error)
         event(log, name, logging.ERROR, cause=str(error), generation=self.rules.generation)
-        self._record(name, type(error).__name__)
+        self._journal_event(name, type(error).__name__)
 
     def _record(self, name: str, detail: str) -> None:
-        """A change of what decides stands in the same sequence as the decisions."""
         event(log, name, detail=detail, generation=self.rules.generation)
+        self._journal_event(name, detail)
+
+    def _journal_event(self, name: str, detail: str) -> None:
+        """A change of what decides stands in the same sequence as the decisions."""
         self._append(name, detail, self.epoch)
 
     def _append(self, name: str, detail: str, epoch: int) -> None:
         self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=epoch))
+
+    def _open_authority(self) -> None:
+        """Load what calls are decided by. It stands on the journal: what calls spent is recorded there."""
+        if self.authority is not None:
+            self.authority.open()
 
     def _make_authority(self, config: Config) -> Authority | None:
         """The live state that calls are decided by, empty and not ready until it is loaded; None: none is enforced."""
@@ -233,7 +303,8 @@ class Runtime:
         self.refresh()
         if identity is None:
             return
-        self._record("identity.changed", f"{identity.spiffe_id} until {identity.not_after_s}")
+        ends = datetime.datetime.fromtimestamp(identity.not_after_s, datetime.UTC)
+        self._record("identity.changed", f"{identity.spiffe_id} until {ends:%Y-%m-%dT%H:%M:%SZ}")
         # A stream says whose it is at its start, so the first one waits for our name.
         if self.shipper is not None and not self._shipping:
             self._shipping = True
@@ -243,6 +314,7 @@ class Runtime:
         while not self._closing:
             self._wake.wait(WATCH_S)
             self.refresh()
+            self.looks += 1
 
     # ------------------------------------------------------------ the stream upstream
 
@@ -260,7 +332,7 @@ class Runtime:
         return self.config.name or (identity.spiffe_id if identity is not None else "")
 
 
-def _open_journal(config: Config) -> Journal:
+def _make_journal(config: Config) -> Journal:
     section = config.journal
     try:
         return Journal(
@@ -270,14 +342,21 @@ def _open_journal(config: Config) -> Journal:
             on_full=section.on_full,
             sync=section.sync,
             sync_ms=section.sync_ms,
+            deferred=True,
         )
+    except ValueError as error:
+        raise JournalError(f"cannot open the journal `{section.dir}`: {str(error).lower()}; mend `journal`") from error
+
+
+def _open_journal(journal: Journal, lock: int = -1) -> None:
+    folder = journal.directory
+    try:
+        journal.open(lock)
     except BlockingIOError:
-        raise JournalError(
-            f"another process has the journal `{section.dir}`; stop it, or name another folder"
-        ) from None
+        raise JournalError(f"another process has the journal `{folder}`; stop it, or name another folder") from None
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise JournalError(f"cannot open the journal `{section.dir}`: {cause.lower()}; mend `journal`") from error
+        raise JournalError(f"cannot open the journal `{folder}`: {cause.lower()}; mend `journal`") from error
 
 
 def _make_pdp(config: Config, journal: Journal) -> Pdp:

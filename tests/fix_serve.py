@@ -70,6 +70,7 @@ class Served:
             "limits": {"budget_ms": 5000, "grace_s": 5},
             "process": {"allow_root": os.geteuid() == 0},
         }
+        self.refused_calls_expected: set[str] = set()
         self.process: Process | None = None
         self.addresses: dict[str, str] = {}
 
@@ -110,8 +111,13 @@ class Served:
 
     def log(self) -> list[dict[str, Any]]:
         """Its events so far."""
-        lines = (self.folder / "sidecar.log").read_text().splitlines()
+        file = self.folder / "sidecar.log"
+        lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def refused_calls(self) -> set[str]:
+        """System calls that its seccomp filter refused it; no test makes it need one."""
+        return {line["call"] for line in self.log() if line["event"] == "seccomp.refused"}
 
     # ------------------------------------------------------------ control and metrics
 
@@ -199,3 +205,4 @@ def made_sidecar(listener: str = "grpcio") -> Iterator[Served]:
             yield made
         finally:
             made.close()
+        assert made.refused_calls() == made.refused_calls_expected

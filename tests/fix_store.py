@@ -2,7 +2,9 @@
 
 import bisect
 import contextlib
+import copy
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -247,14 +249,12 @@ unless { context.approval.state == "granted" && context.approval.matches && !con
 
 def with_authority(served: Served, **more: Any) -> Served:
     """The sidecar's configuration with an authority, sockets for people and agents, and policies that need a task."""
-    import json
-
     (served.folder / "entities.json").write_text(json.dumps(ENTITIES))
     served.policy.write_text(POLICY)
     served.settings["policy"]["entities"] = "entities.json"
     served.settings["authority"] = {
         "store": "authority",
-        "people": PEOPLE,
+        "people": copy.deepcopy(PEOPLE),
         "workloads": [{"spiffe_id": f"spiffe://{TRUST_DOMAIN}/orchestrator", "roles": ["orchestrator"]}],
         "sockets": [
             {"socket": "bob/sock", "person": "bob"},

@@ -13,6 +13,7 @@ from sidecar.cli.output import Commands
 from sidecar.cli.policy import policy
 from sidecar.cli.revoke import lift, owner, revoke
 from sidecar.cli.serve import serve
+from sidecar.cli.systemd import systemd
 from sidecar.cli.task import task
 from sidecar.version import VERSION
 
@@ -39,7 +40,7 @@ def main() -> None:
     """
 
 
-_CONTROL = (serve, reload, status, policy, collect, decisions, demo, envoy_config, doctor)
+_CONTROL = (serve, reload, status, policy, collect, decisions, demo, envoy_config, systemd, doctor)
 _AUTHORITY = (task, revoke, lift, pending, approve, deny, review, owner, agent, authority)
 for _command in (*_CONTROL, *_AUTHORITY):
     main.add_command(_command)

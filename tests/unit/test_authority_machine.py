@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
 from sidecar.authority import approvals, due, tasks
 from sidecar.authority.approvals import DecideApproval, RequestApproval
@@ -78,6 +87,13 @@ class Authority(RuleBasedStateMachine):
     def stands(self, task: Plain) -> bool:
         return task.living and task.expires_ns > self.book.now_ns
 
+    @initialize(target=tasks)
+    def chain(self) -> MultipleResults[Plain]:
+        """Something to work on from the start: a task, its child, and that one's."""
+        root = self.open(AGENT_A, 20, 150)
+        child = self.delegate(root, AGENT_B, 12, 120, ALICE)
+        return multiple(root, child, self.delegate(child, AGENT_C, 6, 90, ALICE))
+
     @rule(target=tasks, agent=st.sampled_from(AGENTS), calls=st.integers(0, 20), ttl_s=st.integers(10, 200))
     def open(self, agent: str, calls: int, ttl_s: int) -> Plain:
         task = self.book.open(agent, budgets=Budgets(calls=calls), ttl_s=ttl_s, max_depth=2)
@@ -149,10 +165,14 @@ class Authority(RuleBasedStateMachine):
             task.calls -= 1
             self.spent += 1
 
-    @rule(seconds=st.sampled_from([1, 30, 100]))
+    @rule(seconds=st.sampled_from([1, 10, 30]))
     def wait(self, seconds: int) -> None:
-        """Time passes, and the sweep does what is due; a parent ends no later than its children."""
+        """Time passes, and nobody has looked yet what it ended."""
         self.book.pass_s(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        """What is due is done; a child ends no later than its parent."""
         self.book.run(due.sweep)
         now = self.book.now_ns
         for task in sorted(self.all, key=lambda one: len(one.chain), reverse=True):
@@ -223,8 +243,8 @@ class Authority(RuleBasedStateMachine):
 
 
 Authority.TestCase.settings = settings(
-    max_examples=1000 if LONG else 40,
-    stateful_step_count=60 if LONG else 30,
+    max_examples=2000 if LONG else 100,
+    stateful_step_count=60 if LONG else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
