@@ -74,8 +74,17 @@ class Listeners(Section, frozen=True, kw_only=True):
         doc("native: threads per door, which share its socket; a connection stays with one", "threads", ge=1, le=64),
     ] = 1
     ext_authz: Annotated[ExtAuthz | None, doc("the door for Envoy; absent: none")] = None
+    access_log: Annotated[
+        ExtAuthz | None, doc("the door for Envoy's access logs, which settle what calls took; absent: none")
+    ] = None
     agents: Annotated[list[AgentSocket], doc("one Unix socket per agent for its own checks")] = []
     check_address: Annotated[str, doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""
+
+    @property
+    def envoy_doors(self) -> list[tuple[str, ExtAuthz]]:
+        """The doors that Envoys call, by the field that names them."""
+        doors = {"listeners.ext_authz": self.ext_authz, "listeners.access_log": self.access_log}
+        return [(name, door) for name, door in doors.items() if door is not None]
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -286,7 +295,7 @@ def check(config: Config) -> list[str]:
 
 def _addresses(config: Config) -> Iterator[str]:
     named = {
-        "listeners.ext_authz.address": config.listeners.ext_authz and config.listeners.ext_authz.address,
+        **{f"{name}.address": door.address for name, door in config.listeners.envoy_doors},
         "listeners.check_address": config.listeners.check_address,
         "metrics.address": config.metrics.address,
         "authority.address": config.authority and config.authority.address,
@@ -303,8 +312,7 @@ def _spiffe_ids(config: Config) -> Iterator[str]:
     named = [(f"peps[{i}]", one) for i, one in enumerate(config.peps)]
     named += [(f"listeners.agents[{i}].spiffe_id", one.spiffe_id) for i, one in enumerate(config.listeners.agents)]
     named += [("identity.spiffe_id", config.identity.spiffe_id)] if config.identity.spiffe_id else []
-    if config.listeners.ext_authz and config.listeners.ext_authz.spiffe_id:
-        named.append(("listeners.ext_authz.spiffe_id", config.listeners.ext_authz.spiffe_id))
+    named += [(f"{name}.spiffe_id", door.spiffe_id) for name, door in config.listeners.envoy_doors if door.spiffe_id]
     if config.upstream and config.upstream.spiffe_id:
         named.append(("upstream.spiffe_id", config.upstream.spiffe_id))
     for path, text in named:
@@ -320,8 +328,7 @@ def _spiffe_ids(config: Config) -> Iterator[str]:
 def sockets(config: Config) -> list[tuple[str, str]]:
     """(field, path) of every Unix socket that the sidecar makes."""
     made = [(f"listeners.agents[{i}].socket", one.socket) for i, one in enumerate(config.listeners.agents)]
-    if config.listeners.ext_authz and config.listeners.ext_authz.socket:
-        made.append(("listeners.ext_authz.socket", config.listeners.ext_authz.socket))
+    made += [(f"{name}.socket", door.socket) for name, door in config.listeners.envoy_doors if door.socket]
     if config.authority:
         made += [(f"authority.sockets[{i}].socket", one.socket) for i, one in enumerate(config.authority.sockets)]
     return [*made, ("control.socket", config.control.socket)]
@@ -339,14 +346,14 @@ def _sockets(config: Config) -> Iterator[str]:
 
 
 def _contradictions(config: Config) -> Iterator[str]:
-    door = config.listeners.ext_authz
-    if door and bool(door.address) == bool(door.socket):
-        yield "`listeners.ext_authz`: give either `address` (TCP with mutual TLS) or `socket`"
-    if door and door.socket and not door.spiffe_id:
-        yield "`listeners.ext_authz.spiffe_id`: is missing; name the Envoy that the socket belongs to"
-    if door and door.address and not config.peps:
-        yield "`peps`: is empty, so nobody could call `listeners.ext_authz`; list the SPIFFE IDs of your Envoys"
-    if not door and not config.listeners.agents and not config.listeners.check_address:
+    for name, door in config.listeners.envoy_doors:
+        if bool(door.address) == bool(door.socket):
+            yield f"`{name}`: give either `address` (TCP with mutual TLS) or `socket`"
+        if door.socket and not door.spiffe_id:
+            yield f"`{name}.spiffe_id`: is missing; name the Envoy that the socket belongs to"
+        if door.address and not config.peps:
+            yield f"`peps`: is empty, so nobody could call `{name}`; list the SPIFFE IDs of your Envoys"
+    if not config.listeners.ext_authz and not config.listeners.agents and not config.listeners.check_address:
         yield "`listeners`: has no door; give `ext_authz`, `agents` or `check_address`"
     if not config.workload_api:
         yield f"`identity.workload_api`: is empty and {ENDPOINT_VARIABLE} is not set; give unix:///path"

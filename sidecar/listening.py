@@ -29,6 +29,7 @@ from sidecar.logs import event
 from sidecar.metrics import MetricsServer
 from sidecar.native import NativeDoor, raise_descriptors
 from sidecar.runtime import Runtime
+from sidecar.services.access_log import access_log_service
 from sidecar.services.authority import FILES as AUTHORITY_FILES
 from sidecar.services.authority import add_authority
 from sidecar.services.authority_calls import Resolve as ResolveCaller
@@ -49,6 +50,7 @@ CONTROL_MESSAGE_BYTES = 1 << 20
 EXT_AUTHZ_TLS, EXT_AUTHZ_SOCKET = "listeners.ext_authz.address", "listeners.ext_authz.socket"
 CHECK, CONTROL, METRICS = "listeners.check_address", "control.socket", "metrics.address"
 AUTHORITY = "authority.address"
+ACCESS_LOG_TLS, ACCESS_LOG_SOCKET = "listeners.access_log.address", "listeners.access_log.socket"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 
@@ -89,7 +91,8 @@ class Listening:
             door.start()
 
     def open_rest(self) -> None:
-        """Serve authority, metrics and the control socket. ConfigError when an address cannot be bound."""
+        """Serve access logs, authority, metrics and the control socket. ConfigError when one cannot be bound."""
+        self._open_access_log()
         self._open_authority()
         self._open_metrics()
         self._runtime.on_ready(self._health.put_ready)
@@ -253,6 +256,21 @@ class Listening:
         return lambda _: self._runtime.socket_peer(spiffe_id)
 
     # ------------------------------------------------------------ beside the doors
+
+    def _open_access_log(self) -> None:
+        """Envoy's access logs come in Python's own time: what they settle waits for nobody."""
+        door = self._runtime.config.listeners.access_log
+        if door is None:
+            return
+        resolve = self._socket_resolve(door.spiffe_id) if door.socket else self._runtime.tls_peer
+        limits = self._runtime.config.limits
+        server = make_server(limits, limits.ext_authz_bytes, "access_log")
+        service = access_log_service(self._runtime.pdp.report, resolve, self._runtime.errors)
+        server.add_generic_rpc_handlers((service,))
+        if door.socket:
+            self._serve_socket(ACCESS_LOG_SOCKET, server, door.socket, door.group)
+        else:
+            self._serve_tls(ACCESS_LOG_TLS, server, door.address)
 
     def _open_metrics(self) -> None:
         address = host_port(self._runtime.config.metrics.address)

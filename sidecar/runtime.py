@@ -374,9 +374,8 @@ def _make_pdp(config: Config, journal: Journal) -> Pdp:
 
 
 def _peps(config: Config) -> frozenset[str]:
-    """Who may assert another principal: the listed PEPs, and the Envoy that a Unix socket belongs to."""
-    door = config.listeners.ext_authz
-    own = {door.spiffe_id} if door is not None and door.socket else set()
+    """Who may assert another principal: the listed PEPs, and the Envoys that Unix sockets belong to."""
+    own = {door.spiffe_id for _, door in config.listeners.envoy_doors if door.socket}
     return frozenset(own | set(config.peps))
 
 
