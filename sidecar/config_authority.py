@@ -107,6 +107,16 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
     reserve_s: Annotated[
         int, doc("an allowed call that is not reported within this counts as made", "s", ge=1, le=DAY_S)
     ] = 300
+    stream_s: Annotated[
+        int,
+        doc(
+            "longest life of a stream through Envoy (WebSocket, SSE, gRPC stream), printed by `remit envoy-config`: it "
+            "is asked about once, when it opens, so the end of its task reaches it after this at the latest",
+            "s",
+            ge=1,
+            le=DAY_S,
+        ),
+    ] = 300
     beat_ms: Annotated[int, doc("watchers hear from us at least this often", "ms", ge=100, le=60_000)] = 1000
 
     @property

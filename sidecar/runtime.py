@@ -84,11 +84,12 @@ class Runtime:
         if not deferred:
             _open_journal(self.journal)
         self.pdp = _make_pdp(config, self.journal)
-        self.authority = self._make_authority(config)
         self.rules = Rules(config, self.pdp)
         self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
         self.verifier = Verifier()
         self._resolver = PeerResolver(self.verifier, _peps(config))
+        self._followed: Upstream | None = None
+        self.authority = self._make_authority(config)
         self._upstream: Upstream | None = None
         self.shipper: Shipper | None = None
         if not deferred:
@@ -147,8 +148,9 @@ class Runtime:
         if self.shipper is not None and self._shipping:
             shipped = self.shipper.stop(FLUSH_S)
             event(log, "stream.stopped", complete=shipped)
-        if self._upstream is not None:
-            self._upstream.close()
+        for tls in (self._upstream, self._followed):
+            if tls is not None:
+                tls.close()
         self.journal.close()
 
     # ------------------------------------------------------------ who calls
@@ -252,7 +254,21 @@ class Runtime:
         """The live state that calls are decided by, empty and not ready until it is loaded; None: none is enforced."""
         if config.authority is None:
             return None
-        made = Authority(config.authority, self.journal, self._append, self.refresh, config.mapping.namespace)
+        follow = config.authority.follow
+        followed: Any = None
+        if follow is not None and follow.address:
+            self._followed = Upstream(self.source, self.verifier, follow.address, [follow.spiffe_id])
+            followed = self._followed.channel
+        elif follow is not None:
+            followed = lambda: grpc.insecure_channel(f"unix:{follow.socket}")  # noqa: E731  typed by its use
+        made = Authority(
+            config.authority,
+            self.journal,
+            self._append,
+            self.refresh,
+            namespace=config.mapping.namespace,
+            followed=followed,
+        )
         self.pdp.put_authority(made.live)
         return made
 

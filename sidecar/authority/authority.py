@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
+
 from fastpath.authority import Live
 from fastpath.journal import Journal
 from sidecar.authority.callers import Callers
 from sidecar.authority.draft import QUEUE_AGENT, REVOCATIONS, Caller, Draft
 from sidecar.authority.errors import DeniedError, MissingError, StateError
+from sidecar.authority.follow import Follower
 from sidecar.authority.load import JournalTail
 from sidecar.authority.policies import AuthorityPolicies
 from sidecar.authority.store import AuthorityStore, Note, Repeat
@@ -34,9 +37,14 @@ class Authority:
         journal: Journal,
         note: Note,
         changed: Callable[[], None],
+        *,
         namespace: str = "",
+        followed: Callable[[], grpc.Channel] | None = None,
     ) -> None:
-        """`note` puts an event into the journal; `changed` is called when `problem` may have changed."""
+        """`note` puts an event into the journal; `changed` is called when `problem` may have changed.
+
+        `followed` makes a channel to the sidecar that `authority.follow` names.
+        """
         self.section = section
         self.callers = Callers(section)
         self.live = Live(namespace=namespace, reserve_s=section.reserve_s)
@@ -56,14 +64,20 @@ class Authority:
         self.effect_ms_sum = 0.0
         self._journal = journal
         self._note = note
+        self.follower: Follower | None = None
+        if section.follow is not None and followed is not None:
+            self.follower = Follower(section.follow, self.live, followed, self._noted, changed)
 
     @property
     def problem(self) -> str:
         """Why nothing that needs this state may be decided; empty: it may."""
-        return self.store.problem
+        return self.store.problem if self.follower is None else self.follower.problem
 
     def open(self) -> None:
-        """Put in force what is stored, and load who may change it. What fails is said, and leaves `problem` set."""
+        """Put in force what is stored, or follow; load who may change it. What fails is said and leaves `problem`."""
+        if self.follower is not None:
+            self.follower.start()
+            return
         try:
             self.store.open(JournalTail(self._journal))
         except SidecarError as error:
@@ -79,6 +93,8 @@ class Authority:
 
     def close(self) -> None:
         """Give everything back. May be called again."""
+        if self.follower is not None:
+            self.follower.stop()
         self.policies.stop()
         self.store.close()
 
@@ -86,16 +102,20 @@ class Authority:
 
     def require(self, caller: Caller, action: str, **asked: Any) -> None:
         """Raise DeniedError unless the policies let `caller` do this; a refusal is journaled."""
+        self.refuse_following()
         try:
             self.policies.require(caller, action, **asked)
         except DeniedError:
             about = " ".join(f"{name}={value}" for name, value in asked.items() if value)
-            self._note("authority.denied", f"action={action} by={caller.id} {about}".strip(), self.store.epoch)
+            self._noted("authority.denied", f"action={action} by={caller.id} {about}".strip())
             raise
 
     def looked(self, caller: Caller, action: str) -> None:
         """Somebody was shown something: that stands in the journal as well."""
-        self._note("authority.looked", f"action={action} by={caller.id}", self.store.epoch)
+        self._noted("authority.looked", f"action={action} by={caller.id}")
+
+    def _noted(self, name: str, detail: str) -> None:
+        self._note(name, detail, self.live.epoch)
 
     def run(
         self,
@@ -105,10 +125,14 @@ class Authority:
         unpack: Callable[[bytes], Result] | None = None,
     ) -> Result:
         """As AuthorityStore.call. StateError for a sidecar that follows another one: changes are made there."""
+        self.refuse_following()
+        return self.store.call(command, repeat=repeat, pack=pack, unpack=unpack)
+
+    def refuse_following(self) -> None:
+        """StateError for a sidecar that follows another one: it holds no rows of its own."""
         if self.section.follow is not None:
             where = self.section.follow.address or self.section.follow.socket
             raise StateError(f"this sidecar follows the authority at `{where}`; ask there")
-        return self.store.call(command, repeat=repeat, pack=pack, unpack=unpack)
 
     def took(self, since_ns: int) -> None:
         """A revocation that was asked for at `since_ns` (monotonic) is in force now."""
@@ -127,7 +151,7 @@ class Authority:
 
     def figures(self) -> dict[str, int]:
         """For the metrics."""
-        rows = self.store.figures() if not self.store.problem else {}
+        rows = self.store.figures() if not self.problem else {}
         counts = self.live.counts()
         return {
             "tasks": counts["tasks"],

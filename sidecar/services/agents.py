@@ -3,16 +3,16 @@
 from fastpath.authority import Live
 from sidecar._proto.remit.authority.v1 import agents_pb2, agents_pb2_grpc, approvals_pb2, tasks_pb2
 from sidecar.authority.draft import OWNERS, Caller, Draft, hashed
-from sidecar.authority.revocations import check_key, matching
-from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
-from sidecar.services.approvals import list_approvals
-from sidecar.services.authority_calls import Service, answered
-from sidecar.services.authority_messages import (
+from sidecar.authority.messages import (
     approval_message,
     owner_message,
     revocation_message,
     task_message,
 )
+from sidecar.authority.revocations import check_key, matching
+from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
+from sidecar.services.approvals import list_approvals
+from sidecar.services.authority_calls import Service, answered
 from sidecar.services.tasks import list_tasks
 
 

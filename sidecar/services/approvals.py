@@ -16,9 +16,9 @@ from sidecar.authority.draft import (
     hashed,
 )
 from sidecar.authority.errors import invalid
+from sidecar.authority.messages import APPROVAL_SCOPES, APPROVAL_STATES, approval_message
 from sidecar.authority.rows import WAITING, Approval, ApprovalState, Task, decode
 from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
-from sidecar.services.authority_messages import APPROVAL_SCOPES, APPROVAL_STATES, approval_message
 
 WATCH: Watch[Approval, approvals_pb2.ApprovalsChange] = Watch(
     APPROVALS,

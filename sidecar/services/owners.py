@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from sidecar._proto.remit.authority.v1 import owners_pb2, owners_pb2_grpc
 from sidecar.authority import owners
 from sidecar.authority.draft import OWNERS, Caller
+from sidecar.authority.messages import owner_message
 from sidecar.authority.rows import Owner, decode
 from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
-from sidecar.services.authority_messages import owner_message
 
 WATCH: Watch[Owner, owners_pb2.OwnersChange] = Watch(
     OWNERS,

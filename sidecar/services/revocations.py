@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from sidecar._proto.remit.authority.v1 import revocations_pb2, revocations_pb2_grpc
 from sidecar.authority import revocations
 from sidecar.authority.draft import REVOCATIONS, Caller, Draft
+from sidecar.authority.messages import mode_of, revocation_kind, revocation_message
 from sidecar.authority.rows import Revocation, decode
 from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
-from sidecar.services.authority_messages import kind_of, mode_of, revocation_message
 
 WATCH: Watch[Revocation, revocations_pb2.RevocationsChange] = Watch(
     REVOCATIONS,
@@ -26,7 +26,7 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
     def Revoke(self, request: revocations_pb2.RevokeRequest, caller: Caller) -> revocations_pb2.RevokeResponse:
         began_ns = time.monotonic_ns()
         asked = revocations.Revoke(
-            kind=kind_of(request.kind),
+            kind=revocation_kind(request.kind),
             key=request.key,
             mode=mode_of(request.mode),
             reason=request.reason,
@@ -47,7 +47,7 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
     @answered
     def Lift(self, request: revocations_pb2.LiftRequest, caller: Caller) -> revocations_pb2.LiftResponse:
         asked = revocations.Lift(
-            kind=kind_of(request.kind), key=request.key, mode=mode_of(request.mode), reason=request.reason
+            kind=revocation_kind(request.kind), key=request.key, mode=mode_of(request.mode), reason=request.reason
         )
         self.authority.require(caller, "revocation.lift", kind=str(asked.kind), key=asked.key, mode=str(asked.mode))
 
@@ -63,7 +63,7 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
     ) -> revocations_pb2.ListRevocationsResponse:
         self.authority.require(caller, "revocation.read")
         self.authority.looked(caller, "revocation.read")
-        prefix = kind_of(request.kind).encode() + b"\0" if request.kind else b""
+        prefix = revocation_kind(request.kind).encode() + b"\0" if request.kind else b""
         with self.authority.store.read() as draft:
             found = page(draft, REVOCATIONS, prefix, request.page_size, request.page_token, lambda _, __: True)
             rows = [revocation_message(decode(stored, Revocation)) for _, stored in found.rows]

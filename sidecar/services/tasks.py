@@ -6,21 +6,22 @@ from typing import Any
 from sidecar._proto.remit.authority.v1 import tasks_pb2, tasks_pb2_grpc
 from sidecar.authority import tasks
 from sidecar.authority.draft import AGENT_TASKS, CHILDREN, OWNER_TASKS, TASKS, Caller, Draft, hashed
-from sidecar.authority.rows import LIVING, Budgets, Task, decode
-from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
-from sidecar.services.authority_messages import (
+from sidecar.authority.messages import (
     TASK_STATES,
     budgets_of,
     closed_message,
     scope_of,
     task_message,
 )
+from sidecar.authority.rows import LIVING, Budgets, Task, decode
+from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
 
 WATCH: Watch[Task, tasks_pb2.TasksChange] = Watch(
     TASKS,
     Task,
     tasks_pb2.TasksChange,
-    put=lambda row: {"put": task_message(row)},
+    # What calls spent is known where they are decided; a follower counts its own.
+    put=lambda row: {"put": task_message(row, tasks.undrawn(row))},
     gone=lambda row: {"forget": row.id},
     keep=lambda row: row.state in LIVING,
 )

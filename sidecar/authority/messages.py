@@ -237,12 +237,20 @@ def owner_message(row: Owner) -> owners_pb2.Owner:
     )
 
 
-def kind_of(number: int) -> Kind:
+def revocation_kind(number: int) -> Kind:
     """InvalidError when it is missing or unknown."""
     kind = KINDS.get(number)
     if kind is None:
         raise invalid("kind", "is missing, or none of the kinds")
     return kind
+
+
+def task_state(number: int) -> TaskState:
+    """InvalidError when it is missing or unknown."""
+    state = TASK_STATES.get(number)
+    if state is None:
+        raise invalid("state", "is missing, or none of the states of a task")
+    return state
 
 
 def mode_of(number: int) -> Mode:
