@@ -44,7 +44,7 @@ from sidecar.status import StatusView
 
 log = logging.getLogger("remit.listening")
 
-CONTROL_THREADS = 16  # of which half can be decision tails that stay open
+CONTROL_THREADS = 64  # decision tails and watchers keep theirs, and are bounded to leave some
 CONTROL_MESSAGE_BYTES = 1 << 20
 # Addresses are named by the field of the configuration that asked for them.
 EXT_AUTHZ_TLS, EXT_AUTHZ_SOCKET = "listeners.ext_authz.address", "listeners.ext_authz.socket"

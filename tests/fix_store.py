@@ -87,10 +87,18 @@ class MemorySpending:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, int]] = {}
         self.stopped: set[str] = set()
+        self.owed: list[tuple[str, Budgets]] = []
 
     def left(self, task: str) -> Budgets | None:
         row = self.rows.get(task)
-        return None if row is None else Budgets(**row)
+        if row is None:
+            return None
+        owed = [amount for id_, amount in self.owed if id_ == task]
+        sums = {axis: sum(getattr(one, axis) for one in owed) if row[axis] != UNLIMITED else 0 for axis in AXES}
+        return Budgets(**{axis: row[axis] + sums[axis] for axis in AXES})
+
+    def owe(self, task: str, amount: Budgets) -> None:
+        self.owed.append((task, amount))
 
     def draw(self, task: str, amount: Budgets) -> bool:
         row = self.rows[task]
@@ -106,7 +114,8 @@ class MemorySpending:
 
     def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
         self.stopped |= set(tasks)
-        return {id_: Budgets(**self.rows[id_]) for id_ in tasks if id_ in self.rows}
+        left = {id_: self.left(id_) for id_ in tasks}
+        return {id_: row for id_, row in left.items() if row is not None}
 
 
 class Book:
@@ -134,8 +143,10 @@ class Book:
 
     def run(self, command: Callable[..., Any], *arguments: Any) -> Any:
         """The command's result; its changes are made. What it raises leaves everything as it was."""
+        self.spending.owed.clear()
         draft = self.draft()
         result = command(draft, *arguments)
+        self.spending.owed.clear()
         self.epoch += 1
         for (table, key), value in draft.writes.items():
             rows = self.store.rows.setdefault(table, {})

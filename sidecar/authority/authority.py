@@ -12,7 +12,7 @@ import grpc
 from fastpath.authority import Live
 from fastpath.journal import Journal
 from sidecar.authority.callers import Callers
-from sidecar.authority.draft import QUEUE_AGENT, REVOCATIONS, Caller, Draft
+from sidecar.authority.draft import QUEUE_AGENT, REVOCATIONS, Caller, Draft, quoted
 from sidecar.authority.errors import DeniedError, MissingError, StateError
 from sidecar.authority.follow import Follower
 from sidecar.authority.load import JournalTail
@@ -106,13 +106,13 @@ class Authority:
         try:
             self.policies.require(caller, action, **asked)
         except DeniedError:
-            about = " ".join(f"{name}={value}" for name, value in asked.items() if value)
-            self._noted("authority.denied", f"action={action} by={caller.id} {about}".strip())
+            about = " ".join(f"{name}={quoted(value)}" for name, value in asked.items() if value)
+            self._noted("authority.denied", f"by={quoted(caller.id)} action={action} {about}".strip())
             raise
 
     def looked(self, caller: Caller, action: str) -> None:
         """Somebody was shown something: that stands in the journal as well."""
-        self._noted("authority.looked", f"action={action} by={caller.id}")
+        self._noted("authority.looked", f"by={quoted(caller.id)} action={action}")
 
     def _noted(self, name: str, detail: str) -> None:
         self._note(name, detail, self.live.epoch)

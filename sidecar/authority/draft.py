@@ -6,6 +6,8 @@ raises leaves nothing behind. It scans before it writes: scans do not see its ow
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -15,6 +17,7 @@ from sidecar.authority.rows import Answered, Approval, Budgets, Owner, Revocatio
 
 SECOND_NS = 1_000_000_000
 Row = TypeVar("Row", bound=msgspec.Struct)
+_PLAIN = re.compile(r"[^\s\"=]+")
 
 TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS = "tasks", "children", "agent_tasks", "owner_tasks"
 APPROVALS, TASK_APPROVALS, ASKED = "approvals", "task_approvals", "asked"
@@ -92,10 +95,13 @@ class Spending(Protocol):
     """Budgets of the open tasks as calls spend them. What a command that fails changed is undone."""
 
     def left(self, task: str) -> Budgets | None:
-        """What is left at this moment; None when the task is not known."""
+        """What is left at this moment, with what is owed; None when the task is not known."""
 
     def draw(self, task: str, amount: Budgets) -> bool:
         """Take `amount` (no negative number in it) at once; False, and nothing taken, when there is not as much."""
+
+    def owe(self, task: str, amount: Budgets) -> None:
+        """`amount` goes to the task with this command: commands behind it find it there, calls once it is durable."""
 
     def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
         """Let no further call spend from these, and say what is left of each."""
@@ -160,8 +166,14 @@ class Draft:
 
     def event(self, name: str, by: Caller, **detail: object) -> None:
         """A line in the journal: what changed what decides, and who asked for it."""
-        said = " ".join(f"{key}={value}" for key, value in {**detail, "by": by.id}.items() if value not in ("", None))
-        self.events.append((name, said))
+        said = {"by": by.id, **detail}
+        self.events.append((name, " ".join(f"{key}={quoted(value)}" for key, value in said.items() if value != "")))
+
+
+def quoted(value: object) -> str:
+    """A value of an event's detail; what could be taken for the next one is quoted as JSON."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def hashed(*parts: str | bytes) -> bytes:

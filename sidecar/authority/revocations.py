@@ -5,9 +5,9 @@ import re
 import msgspec
 
 from fastpath import spiffe_id
-from sidecar.authority.draft import REVOCATIONS, SECOND_NS, TASKS, Caller, Draft, hashed
+from sidecar.authority.draft import REVOCATIONS, SECOND_NS, Caller, Draft, hashed
 from sidecar.authority.errors import invalid, missing
-from sidecar.authority.rows import LIVING, Kind, Mode, Revocation, Task
+from sidecar.authority.rows import LIVING, Kind, Mode, Revocation
 from sidecar.authority.tasks import check_text, close_tasks, get_task
 from sidecar.errors import IdentityError
 
@@ -126,11 +126,6 @@ def matching(draft: Draft, kind: Kind, key: str) -> list[Revocation]:
     """The revocations of one target, in every mode."""
     rows = (draft.find(REVOCATIONS, row_key(kind, key, mode), Revocation) for mode in Mode)
     return [row for row in rows if row is not None]
-
-
-def task_of(draft: Draft, key: str) -> Task | None:
-    """The task that a revocation names, if it is still kept."""
-    return draft.find(TASKS, key.encode() or b"\0", Task)
 
 
 def _drop(draft: Draft, key: bytes, row: Revocation) -> None:

@@ -38,10 +38,17 @@ class LiveSpending:
     def __init__(self, live: LiveView) -> None:
         self._live = live
         self._undo: list[Change] = []
+        self._owed: list[tuple[str, Budgets]] = []
 
     def left(self, task: str) -> Budgets | None:
         row = self._live.task(task)
-        return None if row is None else Budgets(*(row[axis] for axis in AXES))
+        if row is None:
+            return None
+        owed = [amount for id_, amount in self._owed if id_ == task]
+        return Budgets(*(_with(row[axis], [getattr(one, axis) for one in owed]) for axis in AXES))
+
+    def owe(self, task: str, amount: Budgets) -> None:
+        self._owed.append((task, amount))
 
     def draw(self, task: str, amount: Budgets) -> bool:
         before = self._live.task(task)
@@ -70,19 +77,26 @@ class LiveSpending:
         left = {id_: self.left(id_) for id_ in known}
         return {id_: row for id_, row in left.items() if row is not None}
 
-    def mark(self) -> int:
+    def mark(self) -> tuple[int, int]:
         """Where `undo` goes back to."""
-        return len(self._undo)
+        return len(self._undo), len(self._owed)
 
-    def undo(self, mark: int = 0) -> None:
+    def undo(self, mark: tuple[int, int] = (0, 0)) -> None:
         """Take back what was changed since `mark`."""
-        if len(self._undo) > mark:
-            self._live.apply(self._undo[mark:][::-1], self._live.epoch)
-            del self._undo[mark:]
+        changes, owed = mark
+        del self._owed[owed:]
+        if len(self._undo) > changes:
+            self._live.apply(self._undo[changes:][::-1], self._live.epoch)
+            del self._undo[changes:]
 
     def keep(self) -> None:
         """What was changed is durable now."""
         self._undo.clear()
+        self._owed.clear()
+
+
+def _with(left: int, owed: list[int]) -> int:
+    return left if left == UNLIMITED else left + sum(owed)
 
 
 def _short(before: Mapping[str, int], after: Mapping[str, int], axis: str, amount: int) -> int:

@@ -35,6 +35,7 @@ from sidecar.authority.rows import Answered, DamagedRow, encode
 from sidecar.authority.spending import LiveSpending, LiveView
 from sidecar.errors import ProtocolError, SidecarError
 from sidecar.logs import event
+from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
 
 log = logging.getLogger("remit.authority")
 
@@ -153,7 +154,7 @@ class AuthorityStore:
         or is older than what was decided by (DB-18); nothing is in force then.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._prepare_folder()
             self._lock = lock_folder(self.folder)
             self._manifest = self._read_or_make()
             database = Database(self.folder / self._manifest.file, self._map_bytes_max)
@@ -194,6 +195,17 @@ class AuthorityStore:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _prepare_folder(self) -> None:
+        """Make the folder. StoreError when others may enter it, or another machine may change it (DB-17)."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_mode & 0o077:
+            raise StoreError(f"others may enter `{self.folder}`; run chmod 700 `{self.folder}`")
+        magic = filesystem_magic(str(self.folder))
+        if magic in REMOTE:
+            raise StoreError(f"`{self.folder}` lies on a remote file system ({REMOTE[magic]}); name a local folder")
+        if magic in VOLATILE:
+            event(log, "authority.volatile", logging.WARNING, folder=str(self.folder), kind=VOLATILE[magic])
 
     def _read_or_make(self) -> Manifest:
         found = read_manifest(self.folder)

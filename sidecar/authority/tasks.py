@@ -456,6 +456,7 @@ def _refund(draft: Draft, closed: Task, total: Budgets) -> Budgets:
         drawn = Budgets(*(getattr(parent.drawn, axis) - n for axis, n in zip(AXES, amounts, strict=True)))
         parent = msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
         draft.put(TASKS, parent.id.encode(), parent)
+        draft.spending.owe(parent.id, refunded)
         draft.tell("budget", id=parent.id, calls=refunded.calls, cost=refunded.cost, bytes=refunded.bytes)
     return refunded
 

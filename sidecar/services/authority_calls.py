@@ -24,7 +24,7 @@ log = logging.getLogger("remit.authority")
 PAGE, PAGE_MAX = 100, 1000
 LOOK_MAX = 10_000
 """Rows that one page may look at; it can be shorter than asked and still have a next one."""
-WATCHERS = 16
+WATCHERS = 32  # streams per server; each takes a thread as long as it lasts
 KEY_BYTES_MAX = 128
 TEXT_MAX = 1500  # a status message travels in a header
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

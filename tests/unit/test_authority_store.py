@@ -632,6 +632,37 @@ def test_one_process_has_a_store(tmp_path: pathlib.Path) -> None:
         second.store.close()
 
 
+def test_a_folder_that_others_may_enter_or_change_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DB-17: neither other users, nor another machine."""
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(StoreError, match="others may enter"):
+        Kept(tmp_path / "open").store.open()
+    monkeypatch.setattr("sidecar.authority.store.filesystem_magic", lambda _: 0x6969)
+    with pytest.raises(StoreError, match=r"remote file system \(nfs\)"):
+        Kept(tmp_path / "s").store.open()
+
+
+def test_a_child_and_its_parent_that_end_in_one_commit_give_back_all_that_is_left(tmp_path: pathlib.Path) -> None:
+    """What a child gives back is its parent's at once, for whatever comes behind it in the same commit."""
+    with kept(tmp_path / "s") as one:
+        root = one.open(budgets=Budgets(calls=20))
+        at = root
+        for calls in (12, 6):
+            asked = DelegateTask(parent=at.id, agent=AGENT_B, scope=ALL, budgets=Budgets(calls=calls))
+            at = one.run(tasks.delegate_task, asked, BY_A)
+
+        def both(draft: Draft) -> None:
+            tasks.complete_task(draft, ChangeTask(id=at.id), ALICE)
+            tasks.complete_task(draft, ChangeTask(id=at.parent), ALICE)
+
+        one.store.call(both)
+        row = one.live.task(root.id)
+        assert row is not None
+        assert row["calls"] == 20
+
+
 # ---------------------------------------------------------------- size
 
 
