@@ -12,8 +12,8 @@ import grpc
 from fastpath.authority import Live
 from fastpath.journal import Journal
 from sidecar.authority.callers import Callers
-from sidecar.authority.draft import QUEUE_AGENT, REVOCATIONS, Caller, Draft, quoted
-from sidecar.authority.errors import DeniedError, MissingError, StateError
+from sidecar.authority.draft import QUEUE_AGENT, Caller, Draft, quoted
+from sidecar.authority.errors import DeniedError, MissingError, StateError, StoreError
 from sidecar.authority.follow import Follower
 from sidecar.authority.load import JournalTail
 from sidecar.authority.policies import AuthorityPolicies
@@ -26,6 +26,14 @@ log = logging.getLogger("remit.authority")
 
 Result = TypeVar("Result")
 EFFECT_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise StoreError(f"the authority store `{folder}` cannot be made: {cause}; mend `authority.store`") from None
 
 
 class Authority:
@@ -49,6 +57,8 @@ class Authority:
         self.callers = Callers(section)
         self.live = Live(namespace=namespace, reserve_s=section.reserve_s)
         folder = Path(section.store)
+        # Before the policies make a folder in it: whoever makes it first says who may enter.
+        _make_private(folder)
         self.policies = AuthorityPolicies(folder / "policies", section.policies, self.callers)
         self.store = AuthorityStore(
             folder,
@@ -151,12 +161,11 @@ class Authority:
 
     def figures(self) -> dict[str, int]:
         """For the metrics."""
-        rows = self.store.figures() if not self.problem else {}
         counts = self.live.counts()
         return {
             "tasks": counts["tasks"],
-            "revocations": rows.get(REVOCATIONS, counts["revocations"]),
+            "revocations": counts["revocations"],
             "owners_disabled": counts["owners"],
             "approvals_granted": counts["approvals"],
-            "approvals_pending": rows.get(QUEUE_AGENT, 0),
+            "approvals_pending": 0 if self.problem or self.follower is not None else self.store.count(QUEUE_AGENT),
         }

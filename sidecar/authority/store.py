@@ -25,7 +25,7 @@ import msgspec
 from sidecar.authority.backup import write_backup
 from sidecar.authority.clock import Clock
 from sidecar.authority.database import EPOCH, Database, DatabaseRows, is_full, remove
-from sidecar.authority.draft import ANSWERS, DUE, META, SECOND_NS, TABLES, Caller, Draft, Limits, hashed, read_due
+from sidecar.authority.draft import ANSWERS, DUE, META, SECOND_NS, Caller, Draft, Limits, hashed, read_due
 from sidecar.authority.due import FORGET_ANSWER, sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, RepeatedError, StoreError
 from sidecar.authority.feed import Fed, Feed
@@ -43,6 +43,7 @@ BATCH = 256
 RETRY_S = 2.0
 IDLE_S = 5.0
 MANIFEST_EVERY = 1000  # epochs
+COUNT_MAX = 10_000
 UNIX = b"unix_ns"
 LOOK = 1
 """A date in the past: what is due next is to be looked up."""
@@ -567,13 +568,13 @@ class AuthorityStore:
             raise StoreError(self.problem or "the authority store is closed")
         return write_backup(database, self._manifest, folder, self.clock.now())
 
-    def figures(self) -> dict[str, int]:
-        """Rows by table; for the metrics. Empty when there is no store."""
+    def count(self, table: str, most: int = COUNT_MAX) -> int:
+        """How many rows a table has, not further than `most`. StoreError when there is no store."""
         database = self._database
         if database is None:
-            return {}
+            raise StoreError(self.problem or "the authority store is closed")
         with database.read() as rows:
-            return {table: rows.count(table) for table in TABLES}
+            return rows.count(table, most)
 
 
 def _opposite(name: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
