@@ -277,6 +277,15 @@ cdef Text server_of(const Request *request) noexcept nogil:
     return id_
 
 
+cdef Text serial_of(Text credential) noexcept nogil:
+    """`0a1b` of the credential `x509-svid:0a1b`."""
+    cdef const char *colon = <const char *> memchr(credential.p, c':', credential.n) if credential.n else NULL
+    if colon != NULL:
+        credential.n -= <uint32_t> (colon + 1 - credential.p)
+        credential.p = colon + 1
+    return credential
+
+
 cdef Text trust_domain_of(Text spiffe_id) noexcept nogil:
     """The part between `spiffe://` and the path (SPIFFE-ID section 2.1)."""
     cdef Text name
@@ -299,7 +308,7 @@ cdef void look_everywhere(
         return
     look_revoked(s, REVOKED_AGENT, agent, now, arena, out)
     look_revoked(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), now, arena, out)
-    look_revoked(s, REVOKED_CREDENTIAL, credential, now, arena, out)
+    look_revoked(s, REVOKED_CREDENTIAL, serial_of(credential), now, arena, out)
     look_revoked(s, REVOKED_TOOL, id_of(request.resource), now, arena, out)
     look_revoked(s, REVOKED_SERVER, server_of(request), now, arena, out)
     look_revoked(s, REVOKED_DESTINATION, request.destination, now, arena, out)

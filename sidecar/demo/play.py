@@ -11,6 +11,7 @@ import traceback
 from rich.console import Console
 from rich.table import Table
 
+from sidecar.demo.authority import open_standing_tasks
 from sidecar.demo.scenes import SCENES, Scene
 from sidecar.demo.stage import Stage, short_folder
 
@@ -74,7 +75,8 @@ def main(stay: bool, listener: str = "grpcio") -> int:
     try:
         with contextlib.ExitStack() as ended:
             with console.status("starting SVIDs, upstreams, collector, sidecar and Envoy"):
-                stage = ended.enter_context(Stage(folder, overrides={"listeners.listener": listener}))
+                stage = ended.enter_context(Stage(folder, tasks=True, overrides={"listeners.listener": listener}))
+                open_standing_tasks(stage)
             missed = play(stage, console)
             console.print(f"{len(SCENES) - missed} of {len(SCENES)} scenes as expected", style="bold")
             if stay:

@@ -257,7 +257,7 @@ TARGETS = {
     "tool": "files/open",
     "server": "files",
     "destination": "db.internal",
-    "credential": "x509-svid:01",
+    "credential": "01",
     "owner": OWNER,
     "trust_domain": "example.org",
 }
