@@ -139,6 +139,7 @@ class AuthorityStore:
         self._sequence: Callable[[], int] = lambda: 0
         self._stopping = False
         self._latched = False
+        self._attempts = 0
         self._writer = threading.Thread(target=self._write_all, name="authority", daemon=True)
 
     @property
@@ -473,31 +474,43 @@ class AuthorityStore:
         """Write all that was acknowledged into a fresh file, read it back, and go on with that (DB-03, DB-04)."""
         if self._epoch != self.live.epoch:
             return  # only a restart makes the live state whole again
-        old, number = self._database, self._manifest.number + 1
+        # A name of its own for each attempt: a manifest that was written but not synchronised may name the last one.
+        self._attempts += 1
+        number = self._manifest.number + self._attempts
         manifest = msgspec.structs.replace(self._manifest, number=number, epoch=self._epoch, unix_ns=self.clock.now())
-        path = self.folder / manifest.file
+        fresh: Database | None = None
         try:
-            if old is not None:
-                old.close()
-            self._database = None
-            remove(path)
-            again = Database(self.folder / self._manifest.file, self._map_bytes_max)
-            try:
-                again.copy(path)
-            finally:
-                again.close()
-            sync_file(path)
-            fresh = Database(path, self._map_bytes_max)
-            self._verify(fresh)
+            fresh = self._rewritten(self.folder / manifest.file)
             write_manifest(self.folder, manifest)
         except (lmdb.Error, OSError, SidecarError) as error:
             event(log, "authority.not_healed", logging.WARNING, cause=_cause(error))
+            if fresh is not None:
+                fresh.close()
             return
         remove(self.folder / self._manifest.file)
         self._manifest, self._database = manifest, fresh
-        self._latched, self.problem = False, ""
+        self._latched, self.problem, self._attempts = False, "", 0
         event(log, "authority.healed", epoch=self._epoch)
         self._changed()
+
+    def _rewritten(self, path: Path) -> Database:
+        """A database at `path` with all that was acknowledged, durable and read back."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        again = Database(self.folder / self._manifest.file, self._map_bytes_max)
+        try:
+            again.copy(path)
+        finally:
+            again.close()
+        sync_file(path)
+        fresh = Database(path, self._map_bytes_max)
+        try:
+            self._verify(fresh)
+        except BaseException:
+            fresh.close()
+            raise
+        return fresh
 
     def _verify(self, database: Database) -> None:
         """Every row is what was written, and none that was acknowledged is missing."""
@@ -526,8 +539,10 @@ class AuthorityStore:
                 first = next(rows.scan(DUE), None)
             self._next_due = read_due(first[0]).at_ns if first else now + int(IDLE_S * SECOND_NS)
             if first and self._next_due <= now:
-                self._commit([Ticket(sweep, None, None, None)])
-                self._next_due = LOOK
+                swept: Ticket[int] = Ticket(sweep, None, None, None)
+                self._commit([swept])
+                # What could not be done is tried again, but not at once: the disk may be full.
+                self._next_due = LOOK if swept.error is None else now + int(IDLE_S * SECOND_NS)
         if not self._latched and time.monotonic() >= self._snapshot_due:
             self._snapshot()
             if self._epoch > self._manifest.epoch:

@@ -415,6 +415,30 @@ def test_a_full_disk_fails_the_commit_and_not_the_store(
         assert one.run(revoke, Revoke(kind=Kind.AGENT, key=AGENT_A), ALICE).revocation.epoch == 2
 
 
+def test_a_sweep_that_fails_is_tried_again_after_a_while(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is no reason to try without pause; what time has ended is not allowed meanwhile all the same."""
+    hands = Hands()
+    with kept(tmp_path / "s", clock=hands.clock()) as one:
+        task = one.open(ttl_s=10)
+        broken = commit_fails(monkeypatch, lmdb.DiskError("No space left on device"))
+        tries: list[float] = []
+        real = one.store._failed
+        monkeypatch.setattr(one.store, "_failed", lambda *given: (tries.append(time.monotonic()), real(*given)))
+        hands.pass_s(11)
+        with pytest.raises(StateError, match="has expired"):
+            one.run(tasks.complete_task, ChangeTask(id=task.id), ALICE)
+        wait_for("a try", lambda: tries)
+        with pytest.raises(ExhaustedError):
+            one.open()
+        assert len(tries) <= 3
+        broken.undo()
+        monkeypatch.setattr("sidecar.authority.store.IDLE_S", 0.0)
+        one.open()
+        wait_for("the end", lambda: one.store.totals["task.expired"])
+
+
 def test_a_disk_that_fails_latches_the_store_until_all_of_it_stands_in_a_fresh_file(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
