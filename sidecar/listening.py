@@ -174,9 +174,9 @@ class Listening:
     def _open_native(self, name: str, door: ExtAuthz | AgentSocket, *, envoy: bool) -> None:
         """A door of our own HTTP/2: a Unix socket when `door` names one, else mutual TLS at its address."""
         if door.socket:
-            made = self._native_socket(name, door, envoy)
+            self._native_socket(name, door, envoy)
         else:
-            made = self._native_tls(name, getattr(door, "address", ""), envoy)
+            self._native_tls(name, getattr(door, "address", ""), envoy)
         event(log, "door.open", logging.DEBUG, door=name)
 
     def _native_socket(self, name: str, door: ExtAuthz | AgentSocket, envoy: bool) -> NativeDoor:
