@@ -19,7 +19,7 @@ class EmptyStage:
 
     def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
         self.folder = folder
-        assert overrides == {"listeners.listener": "grpcio"}
+        assert overrides == {"listeners.listener": "native"}
 
     def __enter__(self) -> "EmptyStage":
         return self
