@@ -1,6 +1,6 @@
 """One hostile peer as a process of its own: the attack named, again and again, until standard input ends.
 
-It runs with the least priority on the load client's core, so that it takes what the client leaves. `quiet` attacks
+It runs with less priority on the load client's core, so that it takes what the client leaves. `quiet` attacks
 nobody and only keeps the core as busy as an attack would, so that quiet and attack differ by what the server does.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import click
 
 from bench.attacks import ATTACKS, Attack
-from bench.servers import LOAD_CORE, pin
+from bench.servers import LOAD_CORE, pin, spins
 
 QUIET = "quiet"
 LEAST = 19  # nice
@@ -119,8 +119,11 @@ def work(attack: Attack, address: Address, counted: Counted) -> Callable[[], Non
 def main(name: str, port: int) -> None:
     """Attack 127.0.0.1:PORT until standard input ends; then print what it came to as JSON."""
     pin(LOAD_CORE)
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    os.nice(LEAST)
+    if spins():
+        os.nice(LEAST)
+    else:
+        # A load client in real time goes first anyway.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     counted = Counted()
     turn = _spin if name == QUIET else work(ATTACKS[name], ("127.0.0.1", port), counted)
     print("ready", flush=True)

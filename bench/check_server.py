@@ -43,7 +43,7 @@ DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
 def make_journal(folder: Path) -> Journal:
     """A journal as a sidecar keeps it, small enough for a bench."""
-    return Journal(str(folder), segment_bytes=16 * MIB, cap_bytes=64 * MIB, on_full="drop_oldest", sync="interval")
+    return Journal(str(folder), segment_bytes=64 * MIB, cap_bytes=256 * MIB, on_full="drop_oldest", sync="interval")
 
 
 def make_pdp(count: int, journal: Journal) -> Pdp:

@@ -25,7 +25,7 @@ from bench.latency import spread
 from bench.load import Load, Questions
 from bench.questions import ALLOWED, DENIED, web_headers
 from bench.runs import Run, Wrong, checked
-from bench.servers import LOAD_CORE, SERVER_CORE, Pki, Server, cpu_s, pin, remit
+from bench.servers import LOAD_CORE, SERVER_CORE, Pki, Server, cpu_s, pin, remit, spins
 from sidecar.demo.envoy import Bootstrap, Envoy, Json, binary
 from sidecar.envoy_config import Needs, http_filter, sidecar_cluster
 from sidecar.errors import ConfigError
@@ -175,7 +175,7 @@ def latencies(
     for number in bar.track(range(rounds), description="open loop"):
         for side in sides if number % 2 == 0 else reversed(sides):
             with stand.connected(side) as load:
-                run = stand.judged(load.open(asked(), calls, rate, in_flight=IN_FLIGHT), side)
+                run = stand.judged(load.open(asked(), calls, rate, in_flight=IN_FLIGHT, spin=spins()), side)
             made[side].append({**spread(run["latency_ns"]), "late_p99": spread(run["late_ns"])["0.99"]})
     return made
 

@@ -62,7 +62,7 @@ def stages(made: Json) -> str:
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.set(xlabel="µs of CPU per call")
         axes.invert_yaxis()
-        axes.legend(fontsize=7, ncols=2)
+        axes.legend(fontsize=7, ncols=2, loc="lower right")
 
     return _drawn("CPU per call by stage", draw)
 
@@ -130,7 +130,7 @@ def envoy(made: Json) -> str:
             axes.barh(
                 number, median(values), xerr=[[median(values) - values[0]], [values[-1] - median(values)]], capsize=3
             )
-            axes.annotate(f" {median(values):,.0f}", (0, number), va="center", color="white")
+            axes.annotate(f" {median(values):,.0f}", (values[-1], number), va="center")
         axes.set_yticks(range(len(made["samples"])), list(made["samples"]))
         axes.set(xlabel="calls/s; Envoy and sidecar on one core (bar: median, line: all rounds)")
         axes.invert_yaxis()

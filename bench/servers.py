@@ -34,6 +34,11 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
 
 
+def spins() -> bool:
+    """Whether the load client may keep its core busy while it waits: as a real-time thread it would be throttled."""
+    return os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 def cpu_s(pid: int) -> float:
     """What all threads of a process have run so far, also those that ended."""
     return time.clock_gettime(~pid << 3 | CLOCK_OF_PROCESS)

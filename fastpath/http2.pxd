@@ -150,6 +150,7 @@ cdef struct Conn:
     void *tls                # SSL *, or NULL
     void *verified           # Verified *, owned, of a TLS peer; or NULL
     int secured              # the TLS handshake is done
+    int over                 # TLS has ended; what came before the end may still be in the inbox
     int refusal              # Refusal of the peer's chain
     Peer peer                # who calls, as verified; its texts are in `verified`, `credential` and the listener
     char credential[64]

@@ -303,11 +303,18 @@ cdef void _parse(Loop self, Conn *conn, size_t n) noexcept nogil:
 cdef ssize_t _read(Loop self, Conn *conn) noexcept nogil:
     """Bytes into the inbox; 0 when there are none now or the peer is gone, which sets the cause."""
     cdef ssize_t got
+    cdef size_t n = 0
     if conn.tls != NULL:
-        got = tls_read(conn, self.inbox, INBOX)
-        if got == -2:
+        # All records that are there come before the first answer: a call and its reset arrive in records of their own.
+        while n < INBOX:
+            got = tls_read(conn, self.inbox + n, INBOX - n)
+            if got <= 0:
+                break
+            n += got
+        conn.over = got == -2
+        if n == 0 and conn.over:
             conn.cause = CAUSE_PEER
-        return max(<ssize_t> 0, got)
+        return n
     got = recv(conn.fd, self.inbox, INBOX, 0)
     if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
         conn.cause = CAUSE_PEER
@@ -354,7 +361,7 @@ cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
                 conn.heard_ns = self.door.now_ns
                 _parse(self, conn, got)
                 reads += 1
-                if conn.tls == NULL and got < INBOX:
+                if got < INBOX and not conn.over:
                     break
                 # What the peer made us say counts before more of it is parsed.
                 _flush(self, conn)

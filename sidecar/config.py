@@ -66,9 +66,9 @@ class Listeners(Section, frozen=True, kw_only=True):
     """The doors of the data plane."""
 
     listener: Annotated[
-        Literal["grpcio", "native"],
-        doc("who serves the doors: grpcio, or our own HTTP/2 without Python in a call (new; see README, Limits)"),
-    ] = "grpcio"
+        Literal["native", "grpcio"],
+        doc("who serves the doors: our own HTTP/2 without Python in a call, or grpcio"),
+    ] = "native"
     threads: Annotated[
         int,
         doc("native: threads per door, which share its socket; a connection stays with one", "threads", ge=1, le=64),

@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -27,7 +29,6 @@ from sidecar.identity.tls import server_credentials
 from sidecar.inherited import InheritedSockets
 from sidecar.logs import event
 from sidecar.metrics import MetricsServer
-from sidecar.native import NativeDoor, raise_descriptors
 from sidecar.runtime import Runtime
 from sidecar.services.access_log import access_log_service
 from sidecar.services.authority import FILES as AUTHORITY_FILES
@@ -41,6 +42,9 @@ from sidecar.services.options import server_options
 from sidecar.services.sockets import BoundSocket, check_folders
 from sidecar.services.uid_door import UidDoor
 from sidecar.status import StatusView
+
+if TYPE_CHECKING:
+    from sidecar.native import NativeDoor
 
 log = logging.getLogger("remit.listening")
 
@@ -79,7 +83,7 @@ class Listening:
     def prepare(self) -> None:
         """Bind every door; callers of native ones wait. ConfigError when an address cannot be bound."""
         if self._native:
-            raise_descriptors()
+            _native().raise_descriptors()
         self._open_ext_authz()
         self._open_agents()
         self._open_check()
@@ -122,9 +126,8 @@ class Listening:
     def close(self, grace_s: float, hurry: threading.Event | None = None) -> None:
         """Take no new calls, let those in progress end within `grace_s` seconds or until `hurry` is set, then go."""
         self._health.drain()
-        for server in self._servers:
-            if isinstance(server, NativeDoor):
-                server.drain()
+        for door in self._doors.values():
+            door.drain()
         self._tail.close()
         ends = [server.stop(grace_s) for server in self._servers]
         if hurry is not None:
@@ -194,7 +197,7 @@ class Listening:
             self._native_tls(name, getattr(door, "address", ""), envoy)
         event(log, "door.open", logging.DEBUG, door=name)
 
-    def _native_socket(self, name: str, door: ExtAuthz | AgentSocket, envoy: bool) -> NativeDoor:
+    def _native_socket(self, name: str, door: ExtAuthz | AgentSocket, envoy: bool) -> "NativeDoor":
         path = os.path.abspath(door.socket)
         given = self._inherited.take(name, path)
         if given is not None and given.lock < 0:
@@ -211,7 +214,7 @@ class Listening:
         self.addresses[name] = f"unix:{path}"
         return made
 
-    def _native_tls(self, name: str, address: str, envoy: bool) -> NativeDoor:
+    def _native_tls(self, name: str, address: str, envoy: bool) -> "NativeDoor":
         where = host_port(address)
         assert where is not None, "the configuration was checked"
         given = self._inherited.take(name, address)
@@ -226,10 +229,10 @@ class Listening:
 
     def _native_door(
         self, name: str, envoy: bool, *, spiffe_id: str = "", folder: str = "", verifier: Verifier | None = None
-    ) -> NativeDoor:
+    ) -> "NativeDoor":
         limits, pdp = self._runtime.config.limits, self._runtime.pdp
         threads = self._runtime.config.listeners.threads
-        made = NativeDoor(
+        made: NativeDoor = _native().NativeDoor(
             name, pdp, limits, envoy=envoy, spiffe_id=spiffe_id, folder=folder, verifier=verifier, threads=threads
         )
         self._servers.append(made)
@@ -373,6 +376,18 @@ def _bind(name: str, server: grpc.Server, address: str, credentials: grpc.Server
 def _always(caller: Caller) -> ResolveCaller:
     """Whoever may enter the socket's folder is this one."""
     return lambda _: caller
+
+
+def _native() -> ModuleType:
+    """What serves native doors. ConfigError where the build left it out, since its libraries were missing."""
+    try:
+        from sidecar import native
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"`listeners.listener`: this build has no native doors (`{error.name}` is missing): install libnghttp2-dev "
+            "and libssl-dev and build again, or set it to grpcio"
+        ) from None
+    return native
 
 
 def _not_bound(name: str, address: str) -> ConfigError:

@@ -3,16 +3,18 @@
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastpath.journal import JournalState
 from sidecar import seccomp
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.authority.authority import EFFECT_MS
 from sidecar.metrics import AuthorityFacts
-from sidecar.native import NativeDoor
 from sidecar.runtime import Runtime
 from sidecar.version import VERSION
+
+if TYPE_CHECKING:
+    from sidecar.native import NativeDoor
 
 _JOURNAL = {JournalState.JOURNAL_OK: "ok", JournalState.JOURNAL_FULL: "full", JournalState.JOURNAL_FAILED: "failed"}
 
@@ -20,7 +22,7 @@ _JOURNAL = {JournalState.JOURNAL_OK: "ok", JournalState.JOURNAL_FULL: "full", Jo
 class StatusView:
     """Reads one runtime; also what sidecar.metrics calls Facts."""
 
-    def __init__(self, runtime: Runtime, listeners: Mapping[str, str], doors: Mapping[str, NativeDoor]) -> None:
+    def __init__(self, runtime: Runtime, listeners: Mapping[str, str], doors: Mapping[str, "NativeDoor"]) -> None:
         """`listeners`: bound address, and `doors`: native door, by configuration field; read at each call, so both may
         grow.
         """

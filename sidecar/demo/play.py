@@ -63,7 +63,7 @@ def _row(table: Table, scene: Scene, actual: str) -> bool:
     return missed
 
 
-def main(stay: bool, listener: str = "grpcio") -> int:
+def main(stay: bool, listener: str = "native") -> int:
     """Play the demo; 0 when every scene went as expected. `stay` keeps everything up until SIGINT or SIGTERM,
     `listener` is the configuration's `listeners.listener`."""
     # A pipe has no width; the table is made for a wide one.

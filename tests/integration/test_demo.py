@@ -20,7 +20,7 @@ class EmptyStage:
     def __init__(self, folder: Path, *, tasks: bool, overrides: Mapping[str, object]) -> None:
         self.folder = folder
         assert tasks
-        assert overrides == {"listeners.listener": "grpcio"}
+        assert overrides == {"listeners.listener": "native"}
 
     def __enter__(self) -> "EmptyStage":
         return self
