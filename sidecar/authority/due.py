@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from sidecar.authority import approvals, revocations, tasks
 from sidecar.authority.draft import ANSWERS, DUE, SYSTEM, Draft, read_due
-from sidecar.authority.rows import Answered
+from sidecar.authority.rows import Answered, Kind
 
 SWEEP = 1000
 FORGET_ANSWER = "I"
@@ -16,10 +16,16 @@ def _forget_answer(draft: Draft, key: bytes) -> None:
         draft.drop(ANSWERS, key)
 
 
+def _purge_task(draft: Draft, key: bytes) -> None:
+    """A task that is not kept any longer needs no revocations of its own either."""
+    if tasks.purge_task(draft, key):
+        revocations.drop_all(draft, Kind.TASK, key.decode())
+
+
 _DO: Mapping[str, Callable[[Draft, bytes], None]] = {
     tasks.EXPIRE: lambda draft, key: tasks.expire_task(draft, key, SYSTEM),
     tasks.FORGET: tasks.forget_task,
-    tasks.PURGE: tasks.purge_task,
+    tasks.PURGE: _purge_task,
     approvals.EXPIRE: lambda draft, key: approvals.expire_approval(draft, key, SYSTEM),
     approvals.PURGE: approvals.purge_approval,
     revocations.EXPIRE: lambda draft, key: revocations.expire_revocation(draft, key, SYSTEM),

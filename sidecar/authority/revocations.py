@@ -86,6 +86,12 @@ def expire_revocation(draft: Draft, key: bytes, by: Caller) -> None:
         draft.event("revocation.expired", by, kind=row.kind, key=row.key, mode=row.mode)
 
 
+def drop_all(draft: Draft, kind: Kind, key: str) -> None:
+    """What was revoked is no more: neither are its revocations, in whatever mode."""
+    for row in matching(draft, kind, key):
+        _drop(draft, row_key(kind, key, row.mode), row)
+
+
 def row_key(kind: Kind, key: str, mode: Mode) -> bytes:
     """Where a revocation is stored: those of a kind stand together."""
     return kind.encode() + b"\0" + hashed(key) + mode[:1].encode()

@@ -252,16 +252,17 @@ def forget_task(draft: Draft, key: bytes) -> None:
     draft.tell("forget", id=key.decode())
 
 
-def purge_task(draft: Draft, key: bytes) -> None:
-    """A closed task is not kept any longer."""
+def purge_task(draft: Draft, key: bytes) -> bool:
+    """A closed task is not kept any longer; whether there was one."""
     task = draft.find(TASKS, key, Task)
     if task is None or task.state in LIVING:
-        return
+        return False
     draft.drop(TASKS, key, task)
     draft.drop(AGENT_TASKS, hashed(task.agent) + key)
     draft.drop(OWNER_TASKS, hashed(task.owner) + key)
     if task.parent:
         draft.drop(CHILDREN, task.parent.encode() + key)
+    return True
 
 
 def close_tasks(draft: Draft, root: Task, command: str, reason: str, by: Caller) -> Closed:

@@ -7,7 +7,8 @@ import pytest
 
 from sidecar.authority import tasks
 from sidecar.authority.approvals import RequestApproval, get_approval, request_approval
-from sidecar.authority.draft import CHILDREN, TASKS, Caller
+from sidecar.authority.draft import CHILDREN, REVOCATIONS, TASKS, Caller
+from sidecar.authority.due import sweep
 from sidecar.authority.errors import AuthorityError, ChangedError, DeniedError, InvalidError, MissingError, StateError
 from sidecar.authority.owners import ChangeOwner, disable_owner
 from sidecar.authority.revocations import Kind, Mode, Revoke, revoke
@@ -252,6 +253,18 @@ def test_a_revocation_that_ends_or_only_restricts_leaves_the_task(book: Book) ->
     book.run(revoke, Revoke(kind=Kind.TASK, key=task.id, ttl_s=60), ALICE)
     assert get(book, task.id).state is TaskState.OPEN
     assert book.run(revoke, Revoke(kind=Kind.TASK, key=task.id), ALICE).closed == (task.id,)
+
+
+def test_revocations_of_a_task_go_with_it(book: Book) -> None:
+    """Rows do not gather for ever: a task that is not kept any longer can be named by no call."""
+    task = book.open()
+    do(book, task, "revoke")
+    book.run(revoke, Revoke(kind=Kind.TASK, key=task.id, mode=Mode.STEP_UP), ALICE)
+    book.pass_s(book.limits.keep_closed_s)
+    book.run(sweep)
+    assert not list(book.store.scan(TASKS))
+    assert not list(book.store.scan(REVOCATIONS))
+    assert [change for change, _ in book.told[-2:]] == ["lift", "lift"]
 
 
 # ---------------------------------------------------------------- what cannot be asked
