@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev \
-  libnghttp2-dev nghttp2-server nghttp2-client strace
+  libnghttp2-dev libseccomp2 nghttp2-server nghttp2-client strace
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup run test test-differential test-faults bench lint format lock clean
+.PHONY: setup run test test-differential test-faults fuzz fuzz-merge sanitize bench lint format lock clean
+
+, := ,
 
 setup: .setup-debian .setup-venv .setup-envoy
 	@$(PY) setup.py -q build_ext --inplace
@@ -17,6 +19,13 @@ setup: .setup-debian .setup-venv .setup-envoy
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 	  if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
 	  $$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@touch $@
+
+# For `make fuzz` alone.
+.setup-clang: Makefile
+	@dpkg -s clang libclang-rt-14-dev >/dev/null 2>&1 || { if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
+	  $$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends \
+	  clang libclang-rt-14-dev >/dev/null; }
 	@touch $@
 
 .setup-venv: requirements.lock pyproject.toml
@@ -49,15 +58,58 @@ test-differential: setup
 test-faults: setup
 	@REMIT_FAULTS=long $(PY) -m pytest --timeout 3600 tests/fault
 
-bench: setup
-	@$(PY) -m bench decide --json bench-decide.json
-	@$(PY) -m bench publish --json bench-publish.json
-	@$(PY) -m bench check --json bench-check.json
+# A copy of the tree whose extensions are built with sanitizers: $(1) folder, $(2) compiler settings.
+define instrumented
+@mkdir -p $(1)
+@git ls-files -z --cached --others --exclude-standard | xargs -0 cp -u --parents --preserve=timestamps -t $(1)
+@cd $(1) && $(2) $(abspath $(PY)) setup.py -q build_ext --inplace
+endef
+
+# Received bytes to reply under ASan and UBSan by libFuzzer, for FUZZ_S seconds; what it finds is put into var/fuzz.
+FUZZ_S ?= 600
+FUZZ_ENV := REMIT_PYTHON=$(abspath $(PY)) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0
+FUZZ_LINK = $$($(PY) -c "import sysconfig as s; v = s.get_config_var; print('-I' + s.get_path('include'), '-L' + \
+  v('LIBDIR'), '-Wl,-rpath,' + v('LIBDIR'), '-lpython' + v('LDVERSION'))")
+
+build/fuzz/connection: setup .setup-clang
+	$(call instrumented,build/fuzz,CC=clang LDSHARED="clang -shared" REMIT_SANITIZE=fuzzer-no-link$(,)address$(,)undefined)
+	@clang -g -O1 -Wall -fsanitize=fuzzer,address,undefined -rdynamic tests/fuzz/connection.c -o $@ $(FUZZ_LINK)
+
+fuzz: build/fuzz/connection
+	@mkdir -p var/fuzz/corpus && $(PY) -m tests.fuzz.seeds var/fuzz/corpus
+	@cd build/fuzz && $(FUZZ_ENV) ./connection -max_total_time=$(FUZZ_S) -max_len=16384 -timeout=60 -print_final_stats=1 \
+	  -artifact_prefix=$(CURDIR)/var/fuzz/ $(CURDIR)/var/fuzz/corpus $(CURDIR)/tests/fuzz/corpus
+
+# Keep what the last run reached and tests/fuzz/corpus does not, as small as it gets.
+fuzz-merge: build/fuzz/connection
+	@cd build/fuzz && $(FUZZ_ENV) ./connection -merge=1 -max_len=1024 $(CURDIR)/tests/fuzz/corpus $(CURDIR)/var/fuzz/corpus
+
+# gcc's sanitizers are libraries that must be there before the interpreter. A leak of the interpreter's own is no finding.
+SANITIZED := tests/unit tests/fuzz tests/integration/test_http2_abuse.py tests/integration/test_native_grpc.py \
+  tests/integration/test_native_tls.py
+sanitize: setup
+	$(call instrumented,build/sanitize,REMIT_SANITIZE=address$(,)undefined)
+	@cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 REMIT_SANITIZED=1 $(abspath $(PY)) -m pytest $(SANITIZED)
+
+# What the benches run beside us and `setup` does not bring: Cerbos from npm, perf for the stages of a call. Without one
+# of them the benches say what they leave out.
+.setup-peers: bench/peers/package-lock.json
+	@for p in npm perf; do command -v $$p >/dev/null 2>&1 || missing="$$missing $$(echo $$p | sed 's/^perf$$/linux-perf/')"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
+	  DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends $$missing >/dev/null || true; fi
+	@npm ci --prefix bench/peers --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || echo "without Cerbos"
+
+# About half an hour on a machine that does nothing else; bench.html tells all.
+bench: setup .setup-peers
+	@for q in decide publish check envoy attack; do echo "bench $$q"; $(PY) -m bench $$q --json bench-$$q.json || exit 1; done
+	@$(PY) -m bench report --html bench.html $(foreach q,decide publish check envoy attack,bench-$(q).json)
 
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(VENV)/bin/cython-lint fastpath/*.pyx fastpath/*.pxd fastpath/c/*.pxd
+	@$(VENV)/bin/cython-lint fastpath/*.pyx fastpath/*.pxd fastpath/c/*.pxd bench/*.pyx bench/*.pxd bench/c/*.pxd
 	@$(PY) -m mypy
 	@$(PY) -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest.allow --ignore-unused-allowlist $$(cd fastpath && ls *.pyi | sed 's/\.pyi//;s/^/fastpath./')
 

@@ -1,7 +1,8 @@
 """Builds the native extensions of `fastpath` and the Python messages of `proto/`.
 
 `python setup.py build_ext --inplace` builds what changed; `REMIT_BUILD_ONLY=fastpath.wire,fastpath.value` limits it to
-the modules named, for work on one of them. `REMIT_SANITIZE=1` adds ASan and UBSan.
+the modules named, for work on one of them. `REMIT_SANITIZE=address,undefined` adds these sanitizers (`make
+sanitize` and `make fuzz` do it in folders of their own).
 """
 
 import os
@@ -26,12 +27,20 @@ NATIVE = {
     "fastpath.canonical": ["libutf8proc"],
     "fastpath.verify": ["libcrypto"],
     "fastpath.names": ["libxxhash"],
+    "fastpath.admission": ["libxxhash"],
     "fastpath.call": ["libcrypto", "libxxhash"],
     "fastpath.causes": ["libxxhash"],
+    "fastpath.rowmap": ["libxxhash"],
+    "fastpath.authority": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],
+    "bench.load": ["libnghttp2", "libssl", "libcrypto"],
 }
+# What is built in place alone and never installed.
+BENCH = ("bench/load.pyx", "bench/constant.pyx")
+# The native doors; without their libraries everything else is built, and `listeners.listener: grpcio` serves.
+DOORS = ("fastpath.http2", "fastpath.tls", "fastpath.listener")
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 
@@ -46,13 +55,32 @@ def pkg_config(flag: str, names: list[str]) -> list[str]:
     return done.stdout.split()
 
 
+def without_doors() -> bool:
+    """Whether a library of the native doors is missing; said once, aloud."""
+    try:
+        command = ["pkg-config", "--print-errors", "--exists", "libnghttp2", "libssl"]
+        done = subprocess.run(command, capture_output=True)
+    except FileNotFoundError:
+        return False  # pkg_config says so
+    if done.returncode:
+        sys.stderr.write(
+            f"{done.stderr.decode().strip()}\nbuilding without the native doors; only `listeners.listener: grpcio` "
+            "will serve. To have them: apt-get install libnghttp2-dev libssl-dev, and build again\n"
+        )
+    return done.returncode != 0
+
+
 def extensions() -> list[Extension]:
-    sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.environ.get("REMIT_SANITIZE") else []
+    wanted = os.environ.get("REMIT_SANITIZE", "")
+    # Undefined behaviour ends the run as a bad access does; nobody reads warnings of a run that went on.
+    sanitize = [f"-fsanitize={wanted}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if wanted else []
     only = {name for name in os.environ.get("REMIT_BUILD_ONLY", "").split(",") if name}
+    left_out = {*DOORS, "bench.load"} if without_doors() else set()
     made = []
-    for path in sorted((HERE / "fastpath").glob("*.pyx")):
-        name = f"fastpath.{path.stem}"
-        if only and name not in only:
+    bench = [HERE / name for name in BENCH] if "--inplace" in sys.argv else []
+    for path in [*sorted((HERE / "fastpath").glob("*.pyx")), *bench]:
+        name = f"{path.parent.name}.{path.stem}"
+        if (only and name not in only) or name in left_out:
             continue
         libraries = NATIVE.get(name, [])
         made.append(

@@ -1,102 +1,160 @@
-"""The server of `bench check`: one plain TCP door of the kind asked for, a real rule table, journal on.
+"""A server of the benches: doors of the kinds asked for on one Pdp, with a real rule table and the journal on.
 
-Prints one JSON line {"port": ..} when it serves, answers each line on standard input with one of counters, and ends
-with standard input.
+Prints one JSON line with the port or path of each door when they serve, answers each line on standard input with one
+of counters, and ends with standard input.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import grpc
 
+from bench import constant
+from bench.questions import ALLOWED, DOMAIN, ENVOY, check_request, policies
 from fastpath.call import Pdp
 from fastpath.journal import Journal
-from fastpath.listener import Listener, PepList
 from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
+from fastpath.verify import Verifier
 from sidecar.config import MIB, Limits
 from sidecar.config_mapping import mapping_config
 from sidecar.policy.compile import compile_image
 from sidecar.services.doors import ext_authz_service, make_server
 from sidecar.services.errors import ErrorCounts
 
-ENVOY = "spiffe://bench.example/envoy"
-AGENT = "spiffe://bench.example/agents/0"
+if TYPE_CHECKING:
+    from fastpath.listener import Listener
+
 ENVOY_KIND = 2
-BUDGET_MS = 5000
+BUDGET_MS = 5000  # on a busy machine a thread can lose its core for long; that is not the question here
+DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
 
-def policies(count: int) -> str:
-    """One permit per agent, each with a condition on the call; the asking agent has one of them."""
-    return "\n".join(
-        f'permit(principal == Agent::"spiffe://bench.example/agents/{number}", action, resource) '
-        'when { context has http && context.http.path like "/v1/*" };'
-        for number in range(count)
-    )
+def make_journal(folder: Path) -> Journal:
+    """A journal as a sidecar keeps it, small enough for a bench."""
+    return Journal(str(folder), segment_bytes=64 * MIB, cap_bytes=256 * MIB, on_full="drop_oldest", sync="interval")
 
 
-def make_pdp(count: int, folder: str) -> Pdp:
-    """A Pdp over `count` policies that writes its journal to `folder`."""
-    journal = Journal(folder, segment_bytes=16 * MIB, cap_bytes=64 * MIB, on_full="drop_oldest", sync="interval")
-    # On a busy machine a thread can lose its core for longer than the default budget; that is not the question here.
+def make_pdp(count: int, journal: Journal) -> Pdp:
+    """A Pdp over `count` policies."""
     pdp = Pdp(journal, budget_ms=BUDGET_MS)
     image = compile_image(policies(count), entities=[], positional_ids=True, columns=True).image
-    pdp.put_rules(
-        Generation.from_bytes(image, generation=1), Mapping(mapping_config({"trust_domains": ["bench.example"]}))
-    )
-    pdp.put_state(epoch=0, bundle_generation=0, not_ready="")
+    mapping = Mapping(mapping_config({"trust_domains": [DOMAIN]}))
+    pdp.put_rules(Generation.from_bytes(image, generation=1), mapping)
+    pdp.put_state(epoch=0, bundle_generation=1, not_ready="")
     return pdp
 
 
-def serve_native(pdp: Pdp) -> int:
-    """The port of a native door."""
-    door = Listener(pdp, envoy=True, spiffe_id=ENVOY, message_bytes=MIB)
-    door.put_peps(PepList([ENVOY]))
-    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    port = int(listening.getsockname()[1])
-    threading.Thread(target=door.serve, args=(listening.detach(),), daemon=True).start()
-    return port
+class Doors:
+    """The doors of one process."""
+
+    def __init__(self, pdp: Pdp, folder: Path, pki: Path, connections: int) -> None:
+        """`connections`: as many as may be open, of one peer too; 0: what a door allows by default."""
+        self._pdp, self._folder, self._pki = pdp, folder, pki
+        self._limits = {"connections": connections, "connections_per_peer": connections} if connections else {}
+        self._grpc: list[grpc.Server] = []
+        self._native: list[Listener] = []
+        self._peer = VerifiedPeer(ENVOY_KIND, ENVOY, "bench")
+
+    def open(self, kind: str) -> int | str:
+        """The port, or the path of a Unix socket."""
+        if kind.startswith("grpcio"):
+            return self._open_grpcio(f"unix:{self._folder}/grpcio" if kind == "grpcio_uds" else "127.0.0.1:0")
+        verifier = Verifier() if kind == "mtls" else None
+        listening = self._socket(kind)
+        where = str(self._folder / kind) if kind == "uds" else int(listening.getsockname()[1])
+        self._serve(listening, verifier)
+        return where
+
+    def _socket(self, kind: str) -> socket.socket:
+        if kind != "uds":
+            return socket.create_server(("127.0.0.1", 0), backlog=1024)
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(str(self._folder / kind))
+        made.listen(1024)
+        return made
+
+    def _serve(self, listening: socket.socket, verifier: Verifier | None) -> None:
+        # Imported late: `--constant` must come first.
+        from fastpath.listener import Listener, PepList
+        from fastpath.tls import TlsIdentity
+
+        limits: dict[str, Any] = {"message_bytes": MIB, "deadline_ms": BUDGET_MS, **self._limits}
+        door = Listener(self._pdp, envoy=True, spiffe_id="" if verifier else ENVOY, verifier=verifier, **limits)
+        door.put_peps(PepList([ENVOY]))
+        if verifier is not None:
+            root = (self._pki / "roots.pem").read_bytes()
+            verifier.put_bundles({DOMAIN: [_der(root)]}, 1)
+            door.put_identity(
+                TlsIdentity((self._pki / "server.pem").read_bytes(), (self._pki / "server.key").read_bytes())
+            )
+        threading.Thread(target=door.serve, args=(listening.detach(),), daemon=True).start()
+        self._native.append(door)
+
+    def _open_grpcio(self, address: str) -> int | str:
+        server = make_server(Limits(), MIB, "bench")
+        service = ext_authz_service(self._pdp.ext_authz, lambda _: self._peer, ErrorCounts())
+        server.add_generic_rpc_handlers((service,))
+        port = server.add_insecure_port(address)
+        server.start()
+        self._grpc.append(server)
+        return address.removeprefix("unix:") if address.startswith("unix:") else int(port)
+
+    def counters(self) -> dict[str, Any]:
+        """{"decisions": {"ext_authz allow": n, ..}, "doors": the native doors' own counters}."""
+        decisions: Any = self._pdp.counters()["decisions"]
+        told = {f"{door} {outcome}": n for (door, outcome), n in decisions.items() if n}
+        return {"decisions": told, "doors": [door.counters() for door in self._native]}
 
 
-def serve_grpcio(pdp: Pdp) -> int:
-    """The port of a grpcio door."""
-    server = make_server(Limits(), MIB, "bench")
-    peer = VerifiedPeer(ENVOY_KIND, ENVOY, "bench")
-    server.add_generic_rpc_handlers((ext_authz_service(pdp.ext_authz, lambda _: peer, ErrorCounts()),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    _running.append(server)
-    return int(port)
+def _der(pem: bytes) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
 
 
-_running: list[grpc.Server] = []
+def answer(pdp: Pdp) -> bytes:
+    """What the Pdp answers to an allowed question."""
+    code, raw = pdp.ext_authz(check_request(ALLOWED), VerifiedPeer(ENVOY_KIND, ENVOY, "bench"))
+    if code:
+        raise ValueError(f"the bench's own question got status {code}")
+    return bytes(raw)
+
+
+def serve(doors: Doors, kinds: Iterable[str]) -> None:
+    print(json.dumps({kind: doors.open(kind) for kind in kinds}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(doors.counters()), flush=True)
 
 
 @click.command()
-@click.option("--listener", type=click.Choice(["grpcio", "native"]), required=True)
+@click.option("--doors", "kinds", required=True, help=f"Which of {', '.join(DOORS)}, with commas.")
 @click.option("--policies", "count", type=int, required=True)
-def main(listener: str, count: int) -> None:
+@click.option(
+    "--pki", type=click.Path(path_type=Path), required=True, help="Folder with the PEM files of bench.servers."
+)
+@click.option("--connections", default=0, help="Allow so many connections, to a single peer too.")
+@click.option("--constant", "always", is_flag=True, help="Native doors answer a constant instead of deciding.")
+def main(kinds: str, count: int, pki: Path, connections: int, always: bool) -> None:
     """Serve until standard input ends."""
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        pdp = make_pdp(count, str(Path(folder) / "journal"))
-        port = serve_native(pdp) if listener == "native" else serve_grpcio(pdp)
-        print(json.dumps({"port": port}), flush=True)
-        for _ in sys.stdin:
-            counters = pdp.counters()
-            decisions = counters["decisions"]
-            told = {f"{door} {outcome}": n for (door, outcome), n in decisions.items() if n}
-            print(
-                json.dumps(told | {f"reason {name}": n for name, n in counters["causes"].items() if name != "ok"}),
-                flush=True,
-            )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with tempfile.TemporaryDirectory(prefix="bench") as name, make_journal(Path(name) / "journal") as journal:
+        pdp = make_pdp(count, journal)
+        if always:
+            constant.install(answer(pdp))
+        serve(Doors(pdp, Path(name), pki, connections), kinds.split(","))
 
 
 if __name__ == "__main__":

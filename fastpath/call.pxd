@@ -1,4 +1,5 @@
 """One call from received bytes to the bytes of its answer."""
+from fastpath.authority cimport Live
 from fastpath.causes cimport Causes
 from fastpath.counters cimport Counters
 from fastpath.decide cimport Authority, Decision, Peer
@@ -33,6 +34,7 @@ cdef class InForce:
     cdef Force force
     cdef Generation _generation
     cdef Mapping _mapping
+    cdef Live _live
     cdef bytes _not_ready
 
 
@@ -64,6 +66,7 @@ cdef class Pdp:
     cdef Causes causes
     cdef Generation _generation
     cdef Mapping _mapping
+    cdef Live _live          # or None: no authority is enforced
     cdef bytes _not_ready
     cdef list _scratch       # idle Scratch objects, one per call in flight at the peak
     cdef size_t arena_bytes

@@ -2,6 +2,7 @@
 
 from typing_extensions import disjoint_base
 
+from fastpath.authority import Live
 from fastpath.journal import Journal
 from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
@@ -27,6 +28,8 @@ class Pdp:
     def put_mapping(self, mapping: Mapping) -> None: ...
     def put_rules(self, generation: Generation | None, mapping: Mapping) -> None:
         """Put both in force together: no call sees one without the other (an atomic reload)."""
+    def put_authority(self, live: Live | None) -> None:
+        """Enforce tasks, revocations, owners and approvals from now on; None: none of them."""
     def put_state(self, *, epoch: int, bundle_generation: int, not_ready: str) -> None:
         """Live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
     def put_clock(self, now_ns: int, now_unix_ns: int, boot: int, sequence: int) -> None:
@@ -37,5 +40,7 @@ class Pdp:
     def batch_check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
     def explain(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
         """Like check, as a dry run; the record names the door."""
+    def report(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
+        """What became of an allowed call: (gRPC status code, ReportResponse bytes or the status message)."""
     def counters(self) -> dict[str, object]:
         """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""

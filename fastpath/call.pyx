@@ -4,18 +4,28 @@ Python enters with the bytes and the verified peer and leaves with the reply; ev
 and touches no Python object. What the call reads (generation, mapping, state) is taken once at its start, so that one
 answer never mixes two of them.
 """
+from fastpath.authority cimport (
+    SETTLED_MAX,
+    Live,
+    Settled,
+    authority_close,
+    authority_epoch,
+    authority_redo,
+    authority_release,
+    authority_reopen,
+)
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
 from fastpath.causes cimport Causes, causes_add
 from fastpath.columns cimport COL_CRED_BOUND, COL_CRED_KIND, COL_CRED_TTL_S
 from fastpath.counters cimport counters_add, counters_bump, counters_view
-from fastpath.decide cimport OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
+from fastpath.decide cimport OUTCOME_ALLOW, OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
 from fastpath.envoy cimport HttpCall, envoy_decode
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
 from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
 from fastpath.peer cimport VerifiedPeer
-from fastpath.record cimport RECORD_BYTES_MAX, record_encode
+from fastpath.record cimport RECORD_BYTES_MAX, record_encode, record_settled
 from fastpath.replay cimport (
     REPLAY_ANSWERED,
     REPLAY_NEW,
@@ -31,9 +41,11 @@ from fastpath.request cimport (
     DOOR_EXPLAIN,
     DOOR_EXT_AUTHZ,
     DOOR_EXT_AUTHZ_NETWORK,
+    DOOR_REPORT,
     Request,
     request_init,
 )
+from fastpath.settle cimport REPORT_SETTLED, REPORT_UNKNOWN, Report, report_read, report_reply
 from fastpath.table cimport Generation
 from fastpath.target cimport column
 from fastpath.value cimport Arena, arena_take, cell_bool, cell_long, cell_string, uid_make
@@ -135,6 +147,13 @@ cdef void _fail(Decision *decision, const char *reason) noexcept nogil:
     decision.cacheable = 0
 
 
+cdef void _unrecorded(Call *c, const char *reason) noexcept nogil:
+    """What the journal did not take is not answered, and so has cost nothing."""
+    if c.decision.outcome == OUTCOME_ALLOW and c.authority.live != NULL:
+        authority_release(c.authority.live, c.decision.evaluation_id, c.decision.sequence)
+    _fail(&c.decision, reason)
+
+
 cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
     """Decide, record, count. The record is in the journal before the answer exists: nothing answered is lost."""
     cdef Out record
@@ -148,9 +167,9 @@ cdef void _decide(Pdp pdp, Call *c) noexcept nogil:
         record.failed = 0
         record_encode(&record, c.peer, c.request, c.table, &c.authority, &c.decision)
         if record.failed:
-            _fail(&c.decision, b"limit")
+            _unrecorded(c, b"limit")
         elif pdp.journal.append(record.p, record.n) == 0:
-            _fail(&c.decision, b"journal.full" if pdp.journal.state == JOURNAL_FULL else b"journal.failed")
+            _unrecorded(c, b"journal.full" if pdp.journal.state == JOURNAL_FULL else b"journal.failed")
     counters_add(&pdp.counters_, c.request.door, &c.decision)
 
 
@@ -351,6 +370,45 @@ cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
         _status(c, c.code, text_of(b"not_ready.batch"))
 
 
+cdef bint _journaled(Pdp pdp, Call *c, const Report *report, const Settled *changes, int n) noexcept nogil:
+    """Whether the journal has what the report changes, which comes before the change itself."""
+    cdef Out record
+    if not pdp.has_journal:
+        return True
+    record.p, record.n, record.cap, record.failed = c.record, 0, RECORD_BYTES_MAX, 0
+    record_settled(
+        &record, c.request.started_unix_ns, c.table.generation if c.table != NULL else 0, c.authority.epoch,
+        report.evaluation, report.executed, changes, n)
+    return not record.failed and pdp.journal.append(record.p, record.n) != 0
+
+
+cdef void _report(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """Settle what an allowed call took. Who made the call may report it, and an Envoy what it asked for."""
+    cdef Settled changes[SETTLED_MAX]
+    cdef Report report
+    cdef Text agent
+    cdef int n
+    if not _open_request(pdp, c, DOOR_REPORT) or _refused_peer(pdp, c):
+        return
+    if report_read(message, &report):
+        _malformed(pdp, c)
+        return
+    if c.authority.live == NULL:
+        report_reply(&c.reply, REPORT_UNKNOWN)
+        return
+    agent = text_of(b"") if c.peer.kind == PEER_ENVOY else c.peer.spiffe_id
+    n = authority_close(
+        c.authority.live, report.evaluation, agent, report.executed, report.cost, report.size, changes)
+    if n < 0:
+        report_reply(&c.reply, REPORT_UNKNOWN)
+    elif _journaled(pdp, c, &report, changes, n):
+        authority_redo(c.authority.live, changes, n)
+        report_reply(&c.reply, REPORT_SETTLED)
+    else:
+        authority_reopen(c.authority.live, report.evaluation)
+        _status(c, GRPC_UNAVAILABLE, text_of(b"journal.failed"))
+
+
 cdef class InForce:
     """Owns what one Force points to."""
 
@@ -365,6 +423,8 @@ cdef void call_answer(
     c.table = force.table
     c.rules = force.rules
     c.authority = force.authority
+    if c.authority.live != NULL:
+        c.authority.epoch = authority_epoch(c.authority.live)
     c.revision = force.revision
     c.arena = arena
     c.record = record
@@ -376,6 +436,8 @@ cdef void call_answer(
         _check(pdp, c, message)
     elif door == DOOR_EXPLAIN:
         _explain(pdp, c, message)
+    elif door == DOOR_REPORT:
+        _report(pdp, c, message)
     else:
         _batch(pdp, c, message)
     causes_add(pdp.causes, c.decision.reason)
@@ -423,6 +485,11 @@ cdef class Pdp:
         self._put()
         del before
 
+    def put_authority(self, Live live):
+        """Enforce tasks, revocations, owners and approvals from now on; None: none of them."""
+        self._live = live
+        self._put()
+
     def put_state(self, *, epoch, bundle_generation, str not_ready):
         """Put live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
         if bundle_generation != self.live.bundle_generation:
@@ -444,10 +511,12 @@ cdef class Pdp:
         # replace a newer one.
         cdef InForce made = InForce.__new__(InForce)
         made._generation, made._mapping = self._generation, self._mapping
+        made._live = self._live
         made._not_ready = self._not_ready if self._mapping is not None else b"not_ready.mapping"
         made.force.table = &made._generation.table if made._generation is not None else NULL
         made.force.rules = made._mapping.rules if made._mapping is not None else NULL
         made.force.authority = self.live
+        made.force.authority.live = made._live.state if made._live is not None else NULL
         made.force.authority.not_ready.p = made._not_ready
         made.force.authority.not_ready.n = <uint32_t> len(made._not_ready)
         made.force.revision = self.revision
@@ -466,6 +535,10 @@ cdef class Pdp:
     def explain(self, bytes request not None, VerifiedPeer peer not None):
         """Like check, as a dry run; the record names the door."""
         return self._answer(DOOR_EXPLAIN, request, peer)
+
+    def report(self, bytes request not None, VerifiedPeer peer not None):
+        """What became of an allowed call: (gRPC status code, ReportResponse bytes or the status message)."""
+        return self._answer(DOOR_REPORT, request, peer)
 
     def counters(self):
         """{"decisions": {(door, outcome): n}, "causes": {reason: n}, "latency_ns": {door: (bounds, counts, sum)}}."""

@@ -1,4 +1,5 @@
 """The decision: the one place that makes an ALLOW."""
+from fastpath.authority cimport LiveState, Standing
 from fastpath.program cimport EvalContext, EvalError
 from fastpath.request cimport Request
 from fastpath.rows cimport Table
@@ -38,6 +39,7 @@ cdef struct Authority:       # live state; read by decide, put in by the control
     uint64_t boot            # random per process start; first half of every evaluation id
     uint64_t sequence        # last evaluation number; the second half
     Text not_ready           # reason code while the sidecar must not decide ("not_ready.svid", ..), else empty
+    LiveState *live          # tasks, revocations, owners, approvals; NULL: none are enforced
     const Cell *columns      # COLUMN_COUNT cells of live state for this call, or NULL: the absent values stay
 
 
@@ -54,6 +56,7 @@ cdef struct Decision:
     uint8_t outcome          # Outcome
     uint8_t cacheable        # no dynamic column was read
     uint8_t late
+    uint8_t crossable        # a DENY that an emergency approval could cross: only forbids stand in the way
     Text reason              # stable code: "ok", "policy.none", "task.scope", "path.not_canonical", ..
     Text obligation          # of the first determining policy that has one
     # Determining: the satisfied forbids, else the permits of an ALLOW; none when an erring forbid denied.
@@ -69,6 +72,7 @@ cdef struct Decision:
     int64_t latency_ns
     uint64_t sequence
     Text input_missing       # name behind reason `input.missing.<name>`
+    Standing standing        # where the call stood: task, chain, approval, revocation, and what it took
 
 
 cdef struct All:             # where a caller wants every policy, not the first LISTED_MAX; indexes into the table

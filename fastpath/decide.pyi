@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from typing_extensions import disjoint_base
 
+from fastpath.authority import Live
 from fastpath.table import Generation
 
 class Outcome(IntEnum):
@@ -54,6 +55,7 @@ class Evaluator:
     def put_peer(
         self, *, kind: int = ..., not_after_s: int = ..., bundle_generation: int = 0, refusal: str = ""
     ) -> None: ...
+    def put_authority(self, live: Live | None) -> None: ...
     def put_state(
         self,
         *,

@@ -1,9 +1,20 @@
 """The decision: peer, request, generation and live state in; outcome, reasons and what the record needs out."""
 from collections import namedtuple
 
+from fastpath.authority cimport (
+    Live,
+    Standing,
+    authority_enter,
+    authority_epoch,
+    authority_note_step_up,
+    authority_observes,
+    authority_take,
+)
 from fastpath.bounds cimport View, view_cell
 from fastpath.candidates cimport candidates_walk, scope_matches
 from fastpath.columns cimport (
+    COL_APPROVAL_BREAK_GLASS,
+    COL_APPROVAL_STATE,
     COL_CALL_BODY_COMPLETE,
     COL_CALL_PROTOCOL,
     COL_DEST,
@@ -21,13 +32,15 @@ from fastpath.image cimport (
     NODE_PRESENT,
     NONE32,
     POLICY_CURABLE,
+    POLICY_NEVER,
     POLICY_OBLIGES,
     POLICY_SHADOW,
+    POLICY_TASKLESS,
     Node,
     Policy,
 )
 from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
-from fastpath.request cimport EXTRAS_MAX
+from fastpath.request cimport DOOR_EXPLAIN, EXTRAS_MAX
 from fastpath.rows cimport policy_order, span_text, table_node, table_note, table_policy
 from fastpath.table cimport Generation, table_resolve, table_resolve_all
 from fastpath.value cimport (
@@ -90,6 +103,9 @@ cdef struct Run:             # one evaluation over the candidates
     uint32_t forbids_erring
     uint32_t obliged_permit  # first satisfied permit with an obligation, or NONE32
     uint32_t obliged_forbid
+    Standing *standing
+    uint32_t taskless        # satisfied permits that need no task
+    uint32_t crossed         # satisfied forbids that break-glass crossed
 
 
 # ---------------------------------------------------------------- texts and clocks
@@ -173,6 +189,7 @@ cdef void note_satisfied(Run *run, const Policy *policy, uint32_t index) noexcep
             run.obliged_forbid = index
     else:
         select(run.t, &run.permits, index, EVAL_OK)
+        run.taskless += (policy.flags & POLICY_TASKLESS) != 0
         if policy.flags & POLICY_OBLIGES and goes_before(run.t, index, run.obliged_permit):
             run.obliged_permit = index
     if run.all is not NULL and run.all.satisfied_count < run.all.cap:
@@ -187,6 +204,27 @@ cdef bint too_late(Run *run) noexcept nogil:
     return monotonic_ns(run.authority) > run.deadline_ns
 
 
+cdef inline bint crosses(const Run *run, const Policy *policy) noexcept nogil:
+    """Break-glass crosses every forbid that is not marked @never."""
+    return run.standing.break_glass and policy.effect == EFFECT_FORBID and not policy.flags & POLICY_NEVER
+
+
+cdef int run_without_approval(Run *run, const Policy *policy, bint *satisfied) noexcept nogil:
+    """Evaluate as if nobody had approved: what nobody may cross does not look at an emergency."""
+    cdef Cell all_columns[COLUMN_COUNT]
+    cdef Cell kept[COL_APPROVAL_BREAK_GLASS - COL_APPROVAL_STATE + 1]
+    cdef Cell *columns = <Cell *> run.context.columns
+    cdef int i, error
+    columns_absent(all_columns)
+    for i in range(<int> COL_APPROVAL_STATE, <int> COL_APPROVAL_BREAK_GLASS + 1):
+        cell_copy(&kept[i - COL_APPROVAL_STATE], columns + i)
+        cell_copy(columns + i, all_columns + i)
+    error = program_run(run.t, policy, &run.context, run.arena, satisfied)
+    for i in range(<int> COL_APPROVAL_STATE, <int> COL_APPROVAL_BREAK_GLASS + 1):
+        cell_copy(columns + i, &kept[i - COL_APPROVAL_STATE])
+    return error
+
+
 cdef int visit(void *state, uint32_t index) noexcept nogil:
     cdef Run *run = <Run *> state
     cdef const Policy *policy = table_policy(run.t, index)
@@ -196,7 +234,10 @@ cdef int visit(void *state, uint32_t index) noexcept nogil:
         return 0
     if too_late(run):
         return STOP_LATE
-    error = program_run(run.t, policy, &run.context, run.arena, &satisfied)
+    if run.standing.break_glass and policy.flags & POLICY_NEVER:
+        error = run_without_approval(run, policy, &satisfied)
+    else:
+        error = program_run(run.t, policy, &run.context, run.arena, &satisfied)
     if policy.flags & POLICY_SHADOW:
         # A shadow never decides, not even by what it could not evaluate.
         if error != EVAL_OK or satisfied:
@@ -206,7 +247,9 @@ cdef int visit(void *state, uint32_t index) noexcept nogil:
         note_error(run, index, error)
         run.forbids_erring += policy.effect == EFFECT_FORBID
         return error if error == EVAL_UNSENT or error == EVAL_LIMIT else 0
-    if satisfied:
+    if satisfied and crosses(run, policy):
+        run.crossed += 1
+    elif satisfied:
         note_satisfied(run, policy, index)
     return 0
 
@@ -318,6 +361,7 @@ cdef void forbidden(Run *run, Decision *out) noexcept nogil:
         # An obligation that is named where it would not help sends people for approvals in vain.
         if hard:
             out.obligation = obligation_of(run.t, run.hard_forbid)
+            out.crossable = run.permits.total > 0 and run.forbids_erring == 0
         finish(out, OUTCOME_DENY, reason)
     else:
         out.obligation = obligation_of(run.t, run.obliged_forbid)
@@ -340,6 +384,37 @@ cdef void conclude(Run *run, Decision *out) noexcept nogil:
         finish(out, OUTCOME_ALLOW, literal(b"ok"))
     else:
         finish(out, OUTCOME_DENY, literal(b"policy.none"))
+
+
+cdef Text ungoverned(const Run *run) noexcept nogil:
+    """Why authority does not stand behind what the policies allow; empty: it does."""
+    cdef const Standing *standing = run.standing
+    if standing.task_fault.n and not (run.taskless and standing.task.n == 0):
+        return standing.task_fault
+    if standing.owner_fault.n:
+        return standing.owner_fault
+    return literal(b"")
+
+
+cdef void govern(Run *run, const Request *request, Decision *out) noexcept nogil:
+    """What policies allow still needs a task that covers it, an owner who answers for it, and no revocation."""
+    cdef Text fault
+    if run.standing.live is NULL:
+        return
+    fault = ungoverned(run)
+    out.crossable &= fault.n == 0
+    if out.outcome != OUTCOME_ALLOW and out.outcome != OUTCOME_STEP_UP:
+        return
+    if fault.n == 0 and run.standing.read_only and not authority_observes(run.standing.live, request, run.t):
+        fault = literal(b"revoked.read_only")
+    if fault.n:
+        out.obligation = literal(b"")
+        finish(out, OUTCOME_DENY, fault)
+    elif out.outcome == OUTCOME_ALLOW and run.standing.step_up and not run.standing.approved:
+        out.obligation = literal(b"approval")
+        finish(out, OUTCOME_STEP_UP, literal(b"revoked.step_up"))
+    elif out.outcome == OUTCOME_ALLOW and run.crossed:
+        out.obligation = literal(b"review")
 
 
 cdef void list_all(const Run *run, Decision *out) noexcept nogil:
@@ -365,8 +440,24 @@ cdef void keep_determining(const Run *run, All *all) noexcept nogil:
     all.satisfied_count = kept
 
 
+cdef bint stand(
+    const Peer *peer, Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out
+) noexcept nogil:
+    """See where the call stands; false when that decides it."""
+    cdef Standing *standing = &out.standing
+    if authority.live is NULL:
+        return True
+    authority_enter(authority.live, request, peer.credential, table, arena, standing)
+    out.epoch = standing.epoch
+    if standing.refusal.n == 0:
+        return True
+    finish(out, OUTCOME_ERROR if standing.refusal_is_ours else OUTCOME_DENY, standing.refusal)
+    return False
+
+
 cdef void evaluate(
-    Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out, All *all
+    const Peer *peer, Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out,
+    All *all
 ) noexcept nogil:
     cdef Run run
     cdef int stop
@@ -377,8 +468,11 @@ cdef void evaluate(
     run.all = all
     run.deadline_ns = request.deadline_ns
     run.obliged_permit = run.obliged_forbid = run.hard_forbid = NONE32
+    run.standing = &out.standing
     authority_fill(authority, request)
     request_context(table, request, &run.context)
+    if not stand(peer, request, table, authority, arena, out):
+        return
     stop = candidates_walk(table, &run.context, visit, &run)
     if stop:
         # Lists of a walk that did not end would pass for complete.
@@ -389,10 +483,11 @@ cdef void evaluate(
         stopped(&run, stop, out)
     else:
         conclude(&run, out)
+        govern(&run, request, out)
         if all is not NULL:
             keep_determining(&run, all)
     list_all(&run, out)
-    out.cacheable = only_request_read(table)
+    out.cacheable = authority.live is NULL and only_request_read(table)
 
 
 cdef void judge(
@@ -420,7 +515,23 @@ cdef void judge(
         # One uid cannot have the parent as a resource and lack it as a principal.
         finish(out, OUTCOME_DENY, literal(b"request.ambiguous.resource"))
         return
-    evaluate(request, table, authority, arena, out, all)
+    evaluate(peer, request, table, authority, arena, out, all)
+
+
+cdef void settle(Request *request, const Authority *authority, Arena *arena, Decision *out) noexcept nogil:
+    """The last step: an ALLOW takes what it costs, a STEP_UP can be asked an approval for. A dry run does neither."""
+    cdef Text fault
+    if authority.live is NULL or request.dry_run or request.door == DOOR_EXPLAIN:
+        return
+    if out.outcome == OUTCOME_ALLOW:
+        fault = authority_take(authority.live, request, out.evaluation_id, out.sequence, &out.standing)
+        if fault.n:
+            out.obligation = literal(b"")
+            finish(out, OUTCOME_DENY, fault)
+    elif out.outcome == OUTCOME_STEP_UP or out.crossable:
+        authority_note_step_up(
+            authority.live, request, out.evaluation_id, out.sequence, out.reason, out.crossable, arena, &out.standing
+        )
 
 
 cdef void hex16(uint64_t value, char *out) noexcept nogil:
@@ -441,7 +552,7 @@ cdef void decide(
         all.satisfied_count = all.erring_count = 0
     if started == 0:
         started = monotonic_ns(authority)
-    out.epoch = authority.epoch
+    out.epoch = authority.epoch if authority.live is NULL else authority_epoch(authority.live)
     out.sequence = remit_next(&authority.sequence)
     hex16(authority.boot, out.evaluation_id)
     hex16(out.sequence, out.evaluation_id + 16)
@@ -452,6 +563,7 @@ cdef void decide(
     if request.deadline_ns and now > request.deadline_ns:
         out.late = 1
         finish(out, OUTCOME_ERROR, literal(b"late"))
+    settle(request, authority, arena, out)
     if out.outcome == OUTCOME_ERROR:
         # What an evaluation has left behind goes with an answer of its own only.
         out.cacheable = 0
@@ -633,6 +745,7 @@ cdef class Evaluator:
     cdef Peer peer
     cdef Authority authority
     cdef int strict
+    cdef Live live                   # keeps what `authority` points to
     cdef bytes _refusal              # text that `peer` borrows
     cdef bytes _not_ready            # text that `authority` borrows
 
@@ -651,6 +764,11 @@ cdef class Evaluator:
         self.peer.bundle_generation = bundle_generation
         self.peer.refusal.p = self._refusal
         self.peer.refusal.n = <uint32_t> len(self._refusal)
+
+    def put_authority(self, Live live):
+        """Enforce live authority from now on, None for none; not while another thread evaluates."""
+        self.live = live
+        self.authority.live = live.state if live is not None else NULL
 
     def put_state(self, *, epoch=0, bundle_generation=0, str not_ready="", now_ns=0, now_unix_ns=0, boot=0):
         """Decide in this state from now on, 0 for a clock of its own; not while another thread evaluates."""

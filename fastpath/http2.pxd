@@ -5,6 +5,8 @@ bytes have been parsed. Nothing here calls Python or blocks.
 """
 from fastpath.c.nghttp2 cimport nghttp2_session
 from fastpath.decide cimport Peer
+from fastpath.lane cimport LaneTable, Ticket
+from fastpath.reserve cimport Reserve
 from fastpath.wire cimport Text
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -15,6 +17,8 @@ cdef enum Method:            # what a request's :path names
     METHOD_CHECK = 2
     METHOD_BATCH = 3
     METHOD_HEALTH = 4        # grpc.health.v1.Health/Check
+    METHOD_WATCH = 5         # grpc.health.v1.Health/Watch, answered through the slow lane
+    METHOD_REPORT = 6
 
 
 cdef enum Cause:             # why a connection ended
@@ -33,7 +37,13 @@ cdef enum Cause:             # why a connection ended
     CAUSE_MEMORY = 12
     CAUSE_CREDENTIALS = 13   # a Unix peer that may not enter, or a chain that does not verify
     CAUSE_FULL = 14          # too many connections
-    CAUSES = 15
+    CAUSE_CROWD = 15         # too many connections of this peer
+    CAUSE_DIED = 16          # the process behind a Unix connection is gone
+    CAUSES = 17
+
+
+cdef enum:
+    STATUSES = 17            # gRPC status codes
 
 
 cdef struct Limits:          # bounds of one door; times in ns
@@ -41,7 +51,11 @@ cdef struct Limits:          # bounds of one door; times in ns
     uint32_t streams         # open at once per connection
     uint32_t headers         # lines of one request
     uint32_t header_bytes    # names and values of one request, and 32 for each (RFC 9113 section 6.5.2)
-    uint32_t connections
+    uint32_t connections     # of the door, all its loops
+    int64_t held             # bytes of requests and replies that one connection may make us hold
+    int64_t door_held        # and all connections of the door
+    int64_t keepalive_ns     # of silence before a ping
+    int64_t ping_ns          # within which it must be answered
     int64_t handshake_ns
     int64_t settings_ns
     int64_t stream_ns        # a request must have arrived, and its answer been taken, within this
@@ -53,7 +67,6 @@ cdef struct Limits:          # bounds of one door; times in ns
 
 cdef struct Stats:           # work done; written by the loop's thread alone
     uint64_t accepted
-    uint64_t open
     uint64_t closed[CAUSES]
     uint64_t bytes_in
     uint64_t bytes_out
@@ -69,14 +82,23 @@ cdef struct Stats:           # work done; written by the loop's thread alone
     uint64_t buffered_max    # most bytes of requests and replies that one connection held
     uint64_t internal        # answers that the data plane left empty
     uint64_t verified        # chains verified
+    uint64_t slow            # calls that went to Python
+    uint64_t slow_full       # calls refused since the slow lane was full
+    uint64_t goaways[CAUSES]  # final GOAWAY frames sent
+    uint64_t statuses[STATUSES]  # calls answered with a gRPC status alone, by the status
 
 
-cdef struct Door:            # one listening socket; shared by its connections
+cdef struct Door:            # one loop of a listening socket; shared by its connections
     Limits limits
     Stats stats
+    LaneTable *lane
+    int loop                 # its number
     int serves_envoy         # ext_authz, else Check and BatchCheck
     int64_t now_ns           # the loop's clock
-    int64_t held             # bytes of requests and replies on all connections
+    Reserve reserve          # of nghttp2's memory
+    int64_t held             # bytes of requests and replies on this loop's connections; atomic
+    Door **beside            # all loops of the listening socket, this one too
+    int loops
 
 
 cdef struct Bucket:          # tokens that come back with time
@@ -110,17 +132,25 @@ cdef struct Stream:
     uint8_t *reply           # owned; prefix and message as they leave
     uint32_t reply_n
     uint32_t reply_at
+    Ticket *ticket           # of a call in the slow lane, or NULL
+    uint8_t *after           # owned; message that follows `reply` on a stream of several, newest only
+    uint32_t after_n
+    int code                 # gRPC status that ends a stream of several messages; -1: not yet
+    int deferred             # such a stream has nothing to send now
 
 
 cdef struct Conn:
     Conn *prev
     Conn *next
     Door *door
+    void *guest              # Guest * of the peer, once it is counted
     nghttp2_session *session
-    int fd
+    int fd                   # -1: closed, to be freed after the events at hand
+    int pidfd                # of the process behind a Unix connection; -1: the kernel has none
     void *tls                # SSL *, or NULL
     void *verified           # Verified *, owned, of a TLS peer; or NULL
     int secured              # the TLS handshake is done
+    int over                 # TLS has ended; what came before the end may still be in the inbox
     int refusal              # Refusal of the peer's chain
     Peer peer                # who calls, as verified; its texts are in `verified`, `credential` and the listener
     char credential[64]
@@ -170,6 +200,8 @@ cdef bint http2_full(const Conn *conn) noexcept nogil
 # Answer with one message (copied), or with a status alone.
 cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil
 cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
+# Send a message (copied; NULL: none) on a stream of several, and with a `code` of 0 or more end it with that status.
+cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int code) noexcept nogil
 # Bytes to send, into `out` as far as they fit; how many.
 cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil
 # Whether the session has nothing more to read and nothing to write.

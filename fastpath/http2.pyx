@@ -5,34 +5,37 @@ all of that is counted and refused here (RFC 9113 sections 8.2.1, 8.3, 10.5).
 """
 from fastpath.c.nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_ENHANCE_YOUR_CALM,
-    NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_CANCEL, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM,
+    NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_CANCEL, NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM,
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE,
-    NGHTTP2_GOAWAY, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR,
-    NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_PING, NGHTTP2_PROTOCOL_ERROR,
-    NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
-    NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_data_provider,
-    nghttp2_data_source, nghttp2_frame, nghttp2_frame_hd, nghttp2_nv, nghttp2_option, nghttp2_option_new,
+    NGHTTP2_FLOW_CONTROL_ERROR, NGHTTP2_GOAWAY, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_INTERNAL_ERROR,
+    NGHTTP2_NO_ERROR, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_PING, NGHTTP2_PRIORITY,
+    NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS,
+    NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
+    NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_data_provider, nghttp2_data_source,
+    nghttp2_data_source_read_callback, nghttp2_frame, nghttp2_frame_hd, nghttp2_mem, nghttp2_nv, nghttp2_option,
+    nghttp2_option_new,
     nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_closed_streams,
     nghttp2_option_set_user_recv_extension_type, nghttp2_session, nghttp2_session_callbacks,
     nghttp2_session_callbacks_new, nghttp2_session_callbacks_set_on_begin_frame_callback,
-    nghttp2_session_callbacks_set_on_begin_headers_callback,
-    nghttp2_session_callbacks_set_on_data_chunk_recv_callback, nghttp2_session_callbacks_set_on_frame_recv_callback,
-    nghttp2_session_callbacks_set_on_frame_send_callback, nghttp2_session_callbacks_set_on_header_callback,
-    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback,
+    nghttp2_session_callbacks_set_on_begin_headers_callback, nghttp2_session_callbacks_set_on_data_chunk_recv_callback,
+    nghttp2_session_callbacks_set_on_frame_recv_callback, nghttp2_session_callbacks_set_on_frame_send_callback,
+    nghttp2_session_callbacks_set_on_header_callback, nghttp2_session_callbacks_set_on_invalid_frame_recv_callback,
     nghttp2_session_callbacks_set_on_invalid_header_callback, nghttp2_session_callbacks_set_on_stream_close_callback,
     nghttp2_session_callbacks_set_unpack_extension_callback, nghttp2_session_del,
     nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_outbound_queue_size,
     nghttp2_session_get_stream_user_data, nghttp2_session_mem_recv, nghttp2_session_mem_send,
-    nghttp2_session_server_new2, nghttp2_session_set_local_window_size, nghttp2_session_set_stream_user_data,
-    nghttp2_session_want_read, nghttp2_session_want_write, nghttp2_settings_entry, nghttp2_submit_goaway,
-    nghttp2_submit_ping, nghttp2_submit_response, nghttp2_submit_rst_stream, nghttp2_submit_settings,
-    nghttp2_submit_shutdown_notice, nghttp2_submit_trailer,
+    nghttp2_session_resume_data, nghttp2_session_server_new3, nghttp2_session_set_local_window_size,
+    nghttp2_session_set_stream_user_data, nghttp2_session_want_read, nghttp2_session_want_write, nghttp2_settings_entry,
+    nghttp2_submit_goaway, nghttp2_submit_ping, nghttp2_submit_response, nghttp2_submit_rst_stream,
+    nghttp2_submit_settings, nghttp2_session_terminate_session, nghttp2_submit_shutdown_notice, nghttp2_submit_trailer,
 )
 from fastpath.grpc_text cimport (
-    CODE_INTERNAL, CODE_RESOURCE_EXHAUSTED, CODE_UNIMPLEMENTED, grpc_content_type,
-    grpc_message, grpc_timeout_ns,
+    CODE_DEADLINE_EXCEEDED, CODE_INTERNAL, CODE_RESOURCE_EXHAUSTED, CODE_UNAVAILABLE, CODE_UNIMPLEMENTED,
+    grpc_content_type, grpc_message, grpc_timeout_ns,
 )
-from fastpath.wire cimport Text
+from fastpath.lane cimport lane_gone
+from fastpath.reserve cimport reserve_mem, reserve_was_short
+from fastpath.wire cimport Text, text_of
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
@@ -42,8 +45,6 @@ cdef enum:
     PREFIX = 5               # flag and length of a gRPC message
     BODY_FIRST = 2048        # first allocation for a message; it grows with what really arrives
     WINDOW = 1 << 20         # bytes that a connection may send before we take them
-    HELD_MAX = 4 << 20       # bytes of requests and replies, all streams of a connection
-    DOOR_HELD_MAX = 256 << 20    # and of all connections
     QUEUE_MAX = 1000         # frames of ours that wait
     RESETS_BURST = 100       # streams that a peer may reset at once, and per second
     RESETS_PER_S = 10
@@ -67,8 +68,16 @@ cdef enum Seen:              # headers that may come once
     SEEN_PATH = 256
 
 cdef int64_t SECOND_NS = 1000000000
-cdef int64_t KEEPALIVE_NS = 20 * SECOND_NS
 cdef int64_t NO_TIMEOUT = -1
+
+cdef extern from * nogil:
+    """
+    /* Only the loop's own thread writes it, the others read it. */
+    static inline void remit_held(int64_t *p, int64_t by) { __atomic_store_n(p, *p + by, __ATOMIC_RELAXED); }
+    static inline int64_t remit_holds(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    """
+    void remit_held(int64_t *p, int64_t by)
+    int64_t remit_holds(const int64_t *p)
 
 cdef nghttp2_session_callbacks *_callbacks = NULL
 cdef nghttp2_option *_option = NULL
@@ -101,9 +110,17 @@ cdef int _fault(Conn *conn) noexcept nogil:
 
 cdef void _hold(Conn *conn, int64_t bytes) noexcept nogil:
     conn.held += bytes
-    conn.door.held += bytes
+    remit_held(&conn.door.held, bytes)
     if conn.held > <int64_t> conn.door.stats.buffered_max:
         conn.door.stats.buffered_max = conn.held
+
+
+cdef int64_t _door_held(const Door *door) noexcept nogil:
+    cdef int64_t total = 0
+    cdef int i
+    for i in range(door.loops):
+        total += remit_holds(&door.beside[i].held)
+    return total
 
 
 # ---------------------------------------------------------------- streams
@@ -121,6 +138,7 @@ cdef Stream *_open(Conn *conn, int32_t id) noexcept nogil:
     stream.timeout_ns = NO_TIMEOUT
     stream.authority_n = -1
     stream.http_status = b"200"
+    stream.code = -1
     stream.prev = conn.last
     if conn.last != NULL:
         conn.last.next = stream
@@ -161,8 +179,11 @@ cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
         conn.last = stream.prev
     conn.stream_count -= 1
     conn.active_ns = conn.door.now_ns
-    _hold(conn, -<int64_t> (stream.body_cap + stream.reply_n))
+    if stream.ticket != NULL:
+        lane_gone(conn.door.lane, stream.ticket)
+    _hold(conn, -<int64_t> (stream.body_cap + stream.reply_n + stream.after_n))
     free(stream.body)
+    free(stream.after)
     free(stream.reply)
     free(stream)
 
@@ -195,10 +216,14 @@ cdef int _method(const Door *door, const uint8_t *p, size_t n) noexcept nogil:
     """A method is its exact name."""
     if _is(p, n, b"/grpc.health.v1.Health/Check"):
         return METHOD_HEALTH
+    if _is(p, n, b"/grpc.health.v1.Health/Watch"):
+        return METHOD_WATCH
     if door.serves_envoy:
         return METHOD_EXT_AUTHZ if _is(p, n, b"/envoy.service.auth.v3.Authorization/Check") else METHOD_NONE
     if _is(p, n, b"/remit.authz.v1.Authorization/Check"):
         return METHOD_CHECK
+    if _is(p, n, b"/remit.authz.v1.Authorization/Report"):
+        return METHOD_REPORT
     return METHOD_BATCH if _is(p, n, b"/remit.authz.v1.Authorization/BatchCheck") else METHOD_NONE
 
 
@@ -285,6 +310,9 @@ cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, v
     if hd.type == NGHTTP2_HEADERS:
         conn.last_id = max(conn.last_id, hd.stream_id)
         return 0
+    if hd.type == NGHTTP2_PRIORITY and hd.stream_id == 0:
+        # RFC 9113 section 6.3; since priorities are off, nghttp2 does not look.
+        return _end(conn, CAUSE_PROTOCOL)
     if _take(&conn.frames, conn.door.now_ns, FRAMES_BURST, FRAMES_PER_S):
         return 0
     return _end(conn, CAUSE_FLOOD)
@@ -302,7 +330,7 @@ cdef int _on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame,
         return 0
     if conn.stream_count >= conn.door.limits.streams:
         # nghttp2 holds a peer to our SETTINGS only after it acknowledged them.
-        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
+        _reset(conn, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     stream = _open(conn, frame.hd.stream_id)
     if stream == NULL:
@@ -321,7 +349,7 @@ cdef int _on_header(nghttp2_session *session, const nghttp2_frame *frame, const 
     stream.headers += 1
     stream.header_bytes += <uint32_t> (name_n + value_n + 32)
     if stream.headers > conn.door.limits.headers or stream.header_bytes > conn.door.limits.header_bytes:
-        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_ENHANCE_YOUR_CALM)
+        _reset(conn, stream.id, NGHTTP2_ENHANCE_YOUR_CALM)
         # Counted here and not when it is sent: until then much more could be parsed.
         return _fault(conn) or NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if name_n and name[0] == c":":
@@ -336,7 +364,7 @@ cdef int _on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame
     # Left out silently, a header that a rule looks for would be absent: the stream ends instead.
     cdef Conn *conn = <Conn *> user
     conn.door.stats.headers_in += 1
-    nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_PROTOCOL_ERROR)
+    _reset(conn, frame.hd.stream_id, NGHTTP2_PROTOCOL_ERROR)
     return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
 
 
@@ -349,7 +377,9 @@ cdef int _grow(Conn *conn, Stream *stream, size_t n) noexcept nogil:
         return 0
     while cap < need:
         cap *= 2
-    if conn.held + <int64_t> cap - stream.body_cap > HELD_MAX or conn.door.held > DOOR_HELD_MAX:
+    if conn.held + <int64_t> cap - stream.body_cap > conn.door.limits.held or (
+        _door_held(conn.door) > conn.door.limits.door_held
+    ):
         return 1
     moved = <uint8_t *> realloc(stream.body, cap)
     if moved == NULL:
@@ -457,6 +487,9 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
     cdef Stream *stream
     if frame.hd.type == NGHTTP2_RST_STREAM:
         conn.door.stats.resets_out += 1
+        if frame.rst_stream.error_code == <uint32_t> NGHTTP2_FLOW_CONTROL_ERROR:
+            # A window past 2^31-1 ends the connection (RFC 9113 sections 6.9.1 and 6.9.2); nghttp2 resets the stream.
+            nghttp2_session_terminate_session(session, NGHTTP2_FLOW_CONTROL_ERROR)
         # NO_ERROR follows an answer that did not wait for the whole request, ENHANCE_YOUR_CALM was counted before.
         if frame.rst_stream.error_code != <uint32_t> NGHTTP2_NO_ERROR and (
             frame.rst_stream.error_code != <uint32_t> NGHTTP2_ENHANCE_YOUR_CALM
@@ -464,11 +497,13 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
             return _fault(conn)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         conn.told = conn.draining != 1
+        if conn.told:
+            conn.door.stats.goaways[conn.drain_cause if conn.draining else <int> CAUSE_PROTOCOL] += 1
     elif frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         stream = _stream(session, frame.hd.stream_id)
         if stream != NULL and not stream.ended:
             # Answered before the request ended: what is left of it is not wanted (RFC 9113 section 8.1).
-            nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_NO_ERROR)
+            _reset(conn, stream.id, NGHTTP2_NO_ERROR)
     return 0
 
 
@@ -483,18 +518,49 @@ cdef void _constant(nghttp2_nv *nv, const char *name, const char *value) noexcep
     nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 
+cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, uint32_t *flags) noexcept nogil:
+    """Trailers instead of more data; 0, or what a read callback returns when memory is short."""
+    cdef nghttp2_nv trailer
+    cdef char number[2]
+    flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+    if code == 0:
+        _constant(&trailer, b"grpc-status", b"0")
+    else:
+        _header(&trailer, b"grpc-status", number, _decimal(code, number))
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, &trailer, 1) else 0
+
+
 cdef ssize_t _on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
                       nghttp2_data_source *source, void *user) noexcept nogil:
+    """The one message of an answer."""
     cdef Stream *stream = <Stream *> source.ptr
     cdef size_t n = min(length, <size_t> (stream.reply_n - stream.reply_at))
-    cdef nghttp2_nv trailer
     memcpy(buf, stream.reply + stream.reply_at, n)
     stream.reply_at += <uint32_t> n
-    if stream.reply_at == stream.reply_n:
-        flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
-        _constant(&trailer, b"grpc-status", b"0")
-        if nghttp2_submit_trailer(session, id, &trailer, 1):
-            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if stream.reply_at == stream.reply_n and _end_data(session, id, 0, flags):
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    return <ssize_t> n
+
+
+cdef ssize_t _on_read_more(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
+                           nghttp2_data_source *source, void *user) noexcept nogil:
+    """What there is of several messages; their stream waits while there is nothing."""
+    cdef Stream *stream = <Stream *> source.ptr
+    cdef size_t n
+    if stream.reply_at == stream.reply_n and stream.after != NULL:
+        _hold(<Conn *> user, -<int64_t> stream.reply_n)
+        free(stream.reply)
+        stream.reply, stream.reply_n, stream.reply_at = stream.after, stream.after_n, 0
+        stream.after, stream.after_n = NULL, 0
+    n = min(length, <size_t> (stream.reply_n - stream.reply_at))
+    memcpy(buf, stream.reply + stream.reply_at, n)
+    stream.reply_at += <uint32_t> n
+    if stream.reply_at == stream.reply_n and stream.after == NULL:
+        if stream.code >= 0:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if _end_data(session, id, stream.code, flags) else <ssize_t> n
+        if n == 0:
+            stream.deferred = 1
+            return NGHTTP2_ERR_DEFERRED
     return <ssize_t> n
 
 
@@ -526,11 +592,12 @@ cdef int http2_setup() noexcept nogil:
 
 cdef int http2_open(Conn *conn) noexcept nogil:
     cdef nghttp2_settings_entry entries[3]
+    cdef nghttp2_mem mem = reserve_mem(&conn.door.reserve)
     cdef int64_t now = conn.door.now_ns
     conn.resets.tokens, conn.resets.at_ns = RESETS_BURST, now
     conn.faults.tokens, conn.faults.at_ns = FAULTS_BURST, now
     conn.frames.tokens, conn.frames.at_ns = FRAMES_BURST, now
-    if nghttp2_session_server_new2(&conn.session, _callbacks, conn, _option):
+    if nghttp2_session_server_new3(&conn.session, _callbacks, conn, _option, &mem):
         return 1
     entries[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
     entries[0].value = conn.door.limits.streams
@@ -547,6 +614,8 @@ cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
     cdef ssize_t got
     conn.door.stats.bytes_in += n
     got = nghttp2_session_mem_recv(conn.session, p, n)
+    if reserve_was_short(&conn.door.reserve):
+        _end(conn, CAUSE_MEMORY)
     if got >= 0:
         if nghttp2_session_get_outbound_queue_size(conn.session) > QUEUE_MAX + conn.door.limits.streams:
             _end(conn, CAUSE_FLOOD)
@@ -576,29 +645,71 @@ cdef bint http2_message(Stream *stream, Text *message) noexcept nogil:
 
 
 cdef bint http2_full(const Conn *conn) noexcept nogil:
-    return conn.held > HELD_MAX or conn.door.held > DOOR_HELD_MAX
+    return conn.held > conn.door.limits.held or _door_held(conn.door) > conn.door.limits.door_held
 
 
-cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:
+cdef uint8_t *_framed(const uint8_t *p, size_t n) noexcept nogil:
+    """A message with its prefix, owned by the caller; NULL when memory is short."""
+    cdef uint8_t *made = <uint8_t *> malloc(PREFIX + n)
+    if made != NULL:
+        made[0] = 0
+        made[1], made[2], made[3], made[4] = <uint8_t> (n >> 24), <uint8_t> (n >> 16), <uint8_t> (n >> 8), <uint8_t> n
+        memcpy(made + PREFIX, p, n)
+    return made
+
+
+cdef void _respond(Conn *conn, Stream *stream, nghttp2_data_source_read_callback read) noexcept nogil:
     cdef nghttp2_nv headers[2]
     cdef nghttp2_data_provider body
-    stream.answered = 1
-    stream.reply = <uint8_t *> malloc(PREFIX + n)
-    if stream.reply == NULL:
-        nghttp2_submit_rst_stream(conn.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_INTERNAL_ERROR)
-        return
-    stream.reply[0] = 0
-    stream.reply[1], stream.reply[2] = <uint8_t> (n >> 24), <uint8_t> (n >> 16)
-    stream.reply[3], stream.reply[4] = <uint8_t> (n >> 8), <uint8_t> n
-    memcpy(stream.reply + PREFIX, p, n)
-    stream.reply_n = <uint32_t> (PREFIX + n)
-    _hold(conn, stream.reply_n)
     _constant(&headers[0], b":status", b"200")
     _constant(&headers[1], b"content-type", b"application/grpc")
     body.source.ptr = stream
-    body.read_callback = _on_read
+    body.read_callback = read
     if nghttp2_submit_response(conn.session, stream.id, headers, 2, &body):
         _end(conn, CAUSE_MEMORY)
+
+
+cdef void _reset(Conn *conn, int32_t id, uint32_t code) noexcept nogil:
+    """End one stream; when memory is short for even that, the connection."""
+    if nghttp2_submit_rst_stream(conn.session, NGHTTP2_FLAG_NONE, id, code):
+        _end(conn, CAUSE_MEMORY)
+
+
+cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:
+    stream.answered = 1
+    stream.reply = _framed(p, n)
+    if stream.reply == NULL:
+        _reset(conn, stream.id, NGHTTP2_INTERNAL_ERROR)
+        return
+    stream.reply_n = <uint32_t> (PREFIX + n)
+    _hold(conn, stream.reply_n)
+    _respond(conn, stream, _on_read)
+
+
+cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int code) noexcept nogil:
+    cdef uint8_t *made
+    if code < 0 and conn.draining == 2:
+        code = CODE_UNAVAILABLE
+    if not stream.answered and p == NULL and code > 0:
+        stream.code = code
+        http2_refuse(conn, stream, code, text_of(b""))
+        return
+    if p != NULL:
+        made = _framed(p, n)
+        if made == NULL:
+            _reset(conn, stream.id, NGHTTP2_INTERNAL_ERROR)
+            return
+        _hold(conn, <int64_t> (PREFIX + n) - stream.after_n)
+        free(stream.after)
+        stream.after, stream.after_n = made, <uint32_t> (PREFIX + n)
+    stream.code = code
+    if not stream.answered:
+        stream.answered = 1
+        _respond(conn, stream, _on_read_more)
+    elif stream.deferred:
+        stream.deferred = 0
+        if nghttp2_session_resume_data(conn.session, stream.id) == NGHTTP2_ERR_NOMEM:
+            _end(conn, CAUSE_MEMORY)
 
 
 cdef size_t _decimal(int code, char *out) noexcept nogil:
@@ -617,6 +728,8 @@ cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept 
     cdef size_t n = 4
     stream.answered = 1
     stream.refusal = code
+    if 0 <= code < STATUSES:
+        conn.door.stats.statuses[code] += 1
     _constant(&headers[0], b":status", stream.http_status)
     _constant(&headers[1], b"content-type", b"application/grpc")
     _header(&headers[2], b"grpc-status", number, _decimal(code, number))
@@ -645,6 +758,8 @@ cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil:
             break
         memcpy(out + n, p, got)
         n += got
+    if reserve_was_short(&conn.door.reserve):
+        _end(conn, CAUSE_MEMORY)
     return n
 
 
@@ -663,6 +778,7 @@ cdef size_t http2_farewell(Conn *conn, uint8_t *out) noexcept nogil:
         code = NGHTTP2_PROTOCOL_ERROR
     elif conn.cause == CAUSE_MEMORY:
         code = NGHTTP2_INTERNAL_ERROR
+    conn.door.stats.goaways[conn.cause] += 1
     memset(out, 0, 9)
     out[2], out[3] = 8, 7
     for i in range(4):
@@ -678,29 +794,55 @@ cdef void http2_drain(Conn *conn, int cause) noexcept nogil:
     conn.drain_cause = cause
     conn.drained_ns = conn.door.now_ns
     # What the peer sent before it heard of the end is still answered; its ping reply says that it has heard.
-    nghttp2_submit_shutdown_notice(conn.session)
-    nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL)
+    if nghttp2_submit_shutdown_notice(conn.session) or nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL):
+        _end(conn, CAUSE_MEMORY)
 
 
 cdef void http2_drain_last(Conn *conn) noexcept nogil:
+    cdef Stream *stream = conn.first
     if conn.draining == 2:
         return
     conn.draining = 2
-    nghttp2_submit_goaway(
+    while stream != NULL:
+        # A stream of several messages would go on for ever.
+        if stream.ticket != NULL and stream.answered and stream.code < 0:
+            http2_push(conn, stream, NULL, 0, CODE_UNAVAILABLE)
+        stream = stream.next
+    if nghttp2_submit_goaway(
         conn.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn.session), NGHTTP2_NO_ERROR,
-        NULL, 0)
+        NULL, 0
+    ):
+        _end(conn, CAUSE_MEMORY)
+
+
+cdef void _tick_slow(Conn *conn, Stream *stream) noexcept nogil:
+    """A call in the slow lane: its first answer is due by its deadline or ours, the end of its stream by its own."""
+    cdef int64_t timeout = stream.timeout_ns
+    if timeout < 0 and not stream.answered:
+        timeout = conn.door.limits.deadline_ns
+    if timeout < 0 or conn.door.now_ns - stream.opened_ns < timeout or stream.code >= 0:
+        return
+    if stream.answered:
+        http2_push(conn, stream, NULL, 0, CODE_DEADLINE_EXCEEDED)
+    else:
+        conn.door.stats.refused += 1
+        http2_refuse(conn, stream, CODE_DEADLINE_EXCEEDED, text_of(b"late"))
+        stream.code = CODE_DEADLINE_EXCEEDED
 
 
 cdef void http2_tick(Conn *conn) noexcept nogil:
     cdef int64_t now = conn.door.now_ns
     cdef Stream *stream = conn.first
-    while stream != NULL and now - stream.opened_ns > conn.door.limits.stream_ns:
-        if stream.queued == 0:
-            nghttp2_submit_rst_stream(conn.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_CANCEL)
+    while stream != NULL:
+        if stream.ticket != NULL and stream.code < 0:
+            _tick_slow(conn, stream)
+        elif now - stream.opened_ns > conn.door.limits.stream_ns and stream.queued == 0:
+            _reset(conn, stream.id, NGHTTP2_CANCEL)
         stream = stream.next
-    if not conn.pinged and now - conn.heard_ns > KEEPALIVE_NS:
+    if not conn.pinged and now - conn.heard_ns > conn.door.limits.keepalive_ns:
         conn.pinged, conn.pinged_ns = 1, now
-        nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL)
+        if nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL):
+            _end(conn, CAUSE_MEMORY)
 
 
 cdef void http2_close(Conn *conn) noexcept nogil:
@@ -709,3 +851,5 @@ cdef void http2_close(Conn *conn) noexcept nogil:
     if conn.session != NULL:
         nghttp2_session_del(conn.session)
         conn.session = NULL
+        # What this connection lacked is not the fault of the next.
+        reserve_was_short(&conn.door.reserve)

@@ -54,6 +54,7 @@ cpdef enum PolicyFlag:
     POLICY_SHADOW = 4    # @shadow: evaluated and recorded, never decides
     POLICY_OBLIGES = 8   # its Note has an obligation
     POLICY_GONE = 16     # of a delta: removed or changed; its scope is an empty list of actions, which matches nothing
+    POLICY_TASKLESS = 32  # @task("none"): this permit needs no task to stand behind the call
 
 
 cpdef enum NodeFlag:

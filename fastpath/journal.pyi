@@ -37,13 +37,20 @@ class Journal:
         sync: Literal["none", "interval", "each"] = "none",
         sync_ms: int = 100,
         helper: bool = True,
+        deferred: bool = False,
     ) -> None:
         """Open or make the journal in `directory` (mode 0700) and repair what the last run left.
 
-        `helper` False leaves calling maintain() to the caller. ValueError for arguments that do not fit together;
+        `deferred`: nothing is opened, and appends are refused, until `open`. `helper` False leaves calling maintain()
+        to the caller. ValueError for arguments that do not fit together;
         BlockingIOError when another process has the directory; PermissionError when others may enter it; OSError when
         the first segment cannot be allocated.
         """
+    def open(self, lock: int = -1) -> None:
+        """Open what was `deferred`, with the errors of the constructor. `lock`: what `give` returned to the process
+        that wrote before us; ours from now on."""
+    def give(self) -> int:
+        """Close as `close` does, and return a descriptor of the directory's lock for the process that writes next."""
     state: int
     """A JournalState."""
     next_sequence: int

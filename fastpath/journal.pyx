@@ -61,7 +61,7 @@ cdef class Journal:
         pthread_condattr_destroy(&attributes)
 
     def __init__(self, directory, *, size_t segment_bytes=SEGMENT_BYTES, uint64_t cap_bytes=CAP_BYTES,
-                 str on_full="deny", str sync="none", int sync_ms=100, bint helper=True):
+                 str on_full="deny", str sync="none", int sync_ms=100, bint helper=True, bint deferred=False):
         if on_full not in ("deny", "drop_oldest"):
             raise ValueError(f"`on_full` is `{on_full}`; it is `deny` or `drop_oldest`")
         if sync not in ("none", "interval", "each"):
@@ -70,16 +70,25 @@ cdef class Journal:
             raise ValueError(f"`segment_bytes` is at least {SEGMENT_BYTES_MIN} and fits twice into `cap_bytes`")
         self.size = segment_bytes
         self.sync_each = sync == "each"
-        spool = Spool(Path(directory), segment_bytes, cap_bytes, durable=sync != "none")
-        self._impl = _Keeper(spool, on_full, sync, sync_ms)
+        self._impl = _Keeper(Path(directory), cap_bytes, on_full, sync, sync_ms, helper)
+        if not deferred:
+            self.open()
+
+    def open(self, int lock=-1):
+        """Take the directory of a journal that was made `deferred`."""
+        impl = self._impl
+        if impl.spool is not None or self.closing:
+            raise ValueError(f"journal `{impl.directory}` is open, or was")
+        spool = Spool(impl.directory, self.size, impl.cap_bytes, durable=impl.sync != "none", lock=lock)
+        impl.spool, impl.id = spool, spool.id
         try:
             self._open()
         except BaseException:
             self._release(clean=False)
             raise
-        if helper:
-            self._impl.thread = threading.Thread(target=self._maintain_always, name="remit-journal", daemon=True)
-            self._impl.thread.start()
+        if impl.helper:
+            impl.thread = threading.Thread(target=self._maintain_always, name="remit-journal", daemon=True)
+            impl.thread.start()
 
     def __dealloc__(self):
         if self.lock != NULL:
@@ -324,6 +333,13 @@ cdef class Journal:
         with impl.turn:
             self._release(clean=True)
 
+    def give(self):
+        """Close, and return the descriptor of the directory's lock, which stays taken while it is open anywhere."""
+        with self._impl.turn:
+            lock = self._impl.open_spool().give_lock()
+        self.close()
+        return lock
+
     def _release(self, *, clean):
         cdef size_t end = self.at
         cdef Slot last = self.current
@@ -356,10 +372,12 @@ cdef class Journal:
 class _Keeper:
     """What the journal needs of Python: the directory, the operator's choices, the helper thread."""
 
-    def __init__(self, spool, on_full, sync, sync_ms):
-        self.spool = spool
-        self.id = spool.id
-        self.directory = spool.directory
+    def __init__(self, directory, cap_bytes, on_full, sync, sync_ms, helper):
+        self.spool = None
+        self.id = ""
+        self.directory = directory
+        self.cap_bytes = cap_bytes
+        self.helper = helper
         self.on_full = on_full
         self.sync = sync
         self.sync_ms = sync_ms

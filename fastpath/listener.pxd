@@ -1,8 +1,10 @@
-"""A native door: one thread, one epoll loop, from the listening socket to the decision and back without Python."""
+"""A native door: threads with an epoll loop each, from the listening socket to the decision without Python."""
+from fastpath.admission cimport Admission
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport Pdp
 from fastpath.held cimport Slot
 from fastpath.http2 cimport Conn, Door
+from fastpath.lane cimport Lane
 from fastpath.value cimport Arena
 from fastpath.verify cimport REFUSALS
 from fastpath.wire cimport Text
@@ -19,11 +21,13 @@ cdef class PepList:
     cdef list _names         # keeps the bytes of the IDs
 
 
-cdef class Listener:
+cdef class Loop:             # one thread of a door; connections stay with it
     cdef Pdp pdp
     cdef Slot trust          # of the Verifier; None on a Unix socket
     cdef Slot identity       # of TlsIdentity; empty: no handshake succeeds
     cdef Slot peps           # of PepList
+    cdef Admission admission    # of the door
+    cdef Lane lane           # of the door
     cdef Door door
     cdef uint64_t refusals[REFUSALS]   # chains refused in handshakes
     cdef Arena arena         # of the call under way
@@ -32,20 +36,33 @@ cdef class Listener:
     cdef uint8_t *inbox
     cdef uint8_t *outbox
     cdef Conn *first         # open connections
+    cdef Conn *closed        # closed while events were at hand that may name them
     cdef int epoll
-    cdef int wake            # eventfd: `stop` was called
+    cdef int wake            # eventfd: something is in another thread's hand for this loop
     cdef int listening       # the caller's socket while `serve` runs
+    cdef int accepting       # it is in epoll
     cdef int spare           # closed for a moment to accept and refuse when no descriptor is left
     cdef int local           # the socket is a Unix one: who may enter is judged by uid and gid
     cdef uint32_t group      # gid that may enter
-    cdef int ready           # health
+    cdef int ready           # health; set by any thread
     cdef int stopping        # `stop` was called; set by any thread
     cdef int64_t grace_ns    # of it
+    cdef int64_t notice_ns   # of it: how long a peer may take to hear that the end is near
     cdef int64_t stop_at_ns  # when what is open is closed; 0: not stopping
-    cdef int serving
     cdef int secure          # mutual TLS
     cdef bytes _spiffe_id    # whom the Unix socket belongs to
     cdef const char *_spiffe_id_p
     cdef uint32_t _spiffe_id_n
 
     cdef int _memory(self, size_t arena_bytes) except -1
+    cdef int _join(self, int fd) except -1
+
+
+cdef class Listener:
+    cdef list _loops         # of Loop
+    cdef Door **_doors       # owned; of the loops, in their order
+    cdef Admission _admission
+    cdef Slot _identity
+    cdef Slot _peps
+    cdef readonly Lane lane  # calls of this door for Python
+    cdef int _serving

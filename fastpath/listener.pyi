@@ -6,6 +6,7 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from fastpath.call import Pdp
+from fastpath.lane import Lane
 from fastpath.tls import TlsIdentity
 from fastpath.verify import Verifier
 
@@ -16,8 +17,17 @@ class PepList:
     def __init__(self, ids: Iterable[str]) -> None: ...
 
 @disjoint_base
+class Loop:
+    """One thread of a Listener, which makes and runs it."""
+
+    def run(self) -> None: ...
+
+@disjoint_base
 class Listener:
-    """One door, one thread. `serve` runs it; every other method is for any thread."""
+    """One door. `serve` runs it on its threads; every other method is for any thread."""
+
+    lane: Lane
+    """Calls for Python: grpc.health.v1 Watch."""
 
     def __init__(
         self,
@@ -27,18 +37,25 @@ class Listener:
         spiffe_id: str = "",
         group: int = -1,
         verifier: Verifier | None = None,
+        threads: int = 1,
         message_bytes: int = 262144,
         streams: int = 256,
         headers: int = 64,
         header_bytes: int = 16384,
         connections: int = 4096,
+        connections_per_peer: int = 256,
+        held_bytes: int = 4194304,
+        door_held_bytes: int = 268435456,
         handshake_ms: int = 5000,
         settings_ms: int = 2000,
         stream_ms: int = 10000,
         deadline_ms: int = 1000,
         idle_ms: int = 300000,
+        keepalive_ms: int = 20000,
+        ping_ms: int = 10000,
         age_ms: int = 600000,
         grace_ms: int = 30000,
+        slow_calls: int = 1024,
         arena_bytes: int = 4194304,
     ) -> None:
         """`envoy`: the door serves ext_authz, else Check and BatchCheck. With `verifier` it is mutual TLS; without, a
@@ -50,8 +67,18 @@ class Listener:
     def put_ready(self, ready: bool) -> None:
         """What grpc.health.v1 answers for "" and "ready"; "live" is always SERVING."""
     def serve(self, fd: int) -> None:
-        """Accept on the listening socket `fd`, which stays the caller's, until `stop`. OSError when it cannot."""
-    def stop(self, grace_ms: int) -> None:
-        """Take no new connections, tell the open ones (GOAWAY), end when all have left or after `grace_ms`."""
+        """Accept on the listening socket `fd`, which stays the caller's, until `stop`. OSError when it cannot.
+
+        The first loop runs on the calling thread, the others on threads of their own that end before this returns.
+        """
+    def stop(self, grace_ms: int, notice_ms: int = 1000) -> None:
+        """Take no new connections, tell the open ones (GOAWAY), end when all have left or after `grace_ms`.
+
+        A peer that does not say within `notice_ms` that it has heard is told the last stream that will be answered.
+        """
     def counters(self) -> dict[str, Any]:
-        """Work done: connections, bytes, frames, headers, calls; "closed": {cause: n}, "refusals": {reason: n}."""
+        """Work done: connections, bytes, frames, headers, calls; "closed" and "goaways": {cause: n}, "refusals": {why a
+        chain was refused: n}, "statuses": {gRPC status that was the whole answer: n}, "loops": connections that each
+        loop took. And as of now: "open" connections, "held" bytes of requests and replies, "slow_waiting" calls for
+        Python.
+        """

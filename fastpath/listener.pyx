@@ -1,14 +1,19 @@
-"""The loop of a native door: accept, read, parse, decide, write, look at the clock.
+"""The loops of a native door: accept, read, parse, decide, write, look at the clock.
 
-Everything between `serve` and its end runs without the GIL, so an interpreter that is busy stops no call. What a call
+Everything between `serve` and its end runs without the GIL, so an interpreter that is busy stops no call; what needs
+Python leaves through the slow lane (fastpath/lane.pxd) and wakes its loop when it comes back. What a call
 reads is taken from the Pdp's slot at its start (fastpath/held.pxd); who calls is judged at the handshake and again at
 each call, since a connection outlives credentials, bundles and lists.
 """
+from fastpath.admission cimport (
+    Admission, Guest, admission_count, admission_enter, admission_hand_over, admission_least, admission_leave,
+    admission_left, admission_open, admission_over, admission_take,
+)
 from fastpath.c.linux cimport (
-    AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
-    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_DOMAIN, SO_PEERCRED, SO_PEERGROUPS,
-    TCP_NODELAY, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_write, getsockopt, recv,
-    send, setsockopt, shutdown, socklen_t, ucred,
+    AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_DOMAIN, SO_PEERCRED,
+    SO_PEERGROUPS, SO_PEERPIDFD, TCP_NODELAY, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
+    eventfd_read, eventfd_write, getsockopt, recv, send, setsockopt, shutdown, socklen_t, ucred,
 )
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp, call_answer
@@ -19,19 +24,22 @@ from fastpath.grpc_text cimport (
 )
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.http2 cimport (
-    CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE, CAUSE_MEMORY,
-    CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, METHOD_BATCH, METHOD_EXT_AUTHZ,
-    METHOD_HEALTH, Stats, Stream, http2_close, http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_full,
-    http2_message, http2_next, http2_open, http2_over, http2_pull, http2_refuse, http2_reply, http2_setup, http2_tick,
+    CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
+    CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, METHOD_BATCH,
+    METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_REPORT, METHOD_WATCH, STATUSES, Stats, Stream, http2_close, http2_drain,
+    http2_drain_last, http2_farewell, http2_feed, http2_full, http2_message, http2_next, http2_open, http2_over,
+    http2_pull, http2_push, http2_refuse, http2_reply, http2_setup, http2_tick,
 )
+from fastpath.lane cimport Answer, Lane, lane_ask, lane_fetch
 from fastpath.record cimport RECORD_BYTES_MAX
-from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ
+from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT
+from fastpath.reserve cimport reserve_close, reserve_open
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
 from fastpath.verify cimport (
     REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
 )
 from fastpath.wire cimport Reader, Text, WIRE_BYTES, WireField, reader_next, reader_open, text_is, text_of
-from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, errno
+from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOPROTOOPT, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
@@ -41,6 +49,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, geteuid
 
 import os
+import threading
 
 cdef extern from * nogil:
     """
@@ -60,19 +69,19 @@ cdef enum:
     TICK_MS = 250            # how late a deadline may be noticed
     GROUPS_MAX = 256         # supplementary groups of a Unix peer that are looked at
     INT64_BITS = 63
+    PROCESS = 1              # added to a Conn * in epoll: the process behind it, not its socket
 
 cdef int64_t MS_NS = 1000000
 cdef int64_t MICROSECOND_NS = 1000
-cdef int64_t PING_NS = 10 * <int64_t> 1000000000     # a ping must be answered within this
-cdef int64_t NOTICE_NS = 1 * <int64_t> 1000000000    # how long a draining peer may take to hear of it
+NOTICE_MS = 1000         # how long a draining peer may take to hear of it
 
 CAUSE_NAMES = ("none", "peer", "protocol", "resets", "faults", "flood", "handshake", "settings", "idle", "stall", "age",
-               "drain", "memory", "credentials", "full")
+               "drain", "memory", "credentials", "full", "crowd", "died")
 
 
 # ---------------------------------------------------------------- one call
 
-cdef bint _pep(Listener self, Conn *conn) noexcept nogil:
+cdef bint _pep(Loop self, Conn *conn) noexcept nogil:
     """Whether the caller is a PEP by the list now in force."""
     cdef Held *held = slot_enter(self.peps)
     cdef const Peps *peps
@@ -91,7 +100,7 @@ cdef bint _pep(Listener self, Conn *conn) noexcept nogil:
     return found
 
 
-cdef void _identify(Listener self, Conn *conn) noexcept nogil:
+cdef void _identify(Loop self, Conn *conn) noexcept nogil:
     """Who calls, as of now: the chain again when the bundles changed, the kind by the list of PEPs."""
     cdef Held *held
     cdef const Trust *trust
@@ -115,7 +124,7 @@ cdef bint _late(const Stream *stream, int64_t now, int64_t deadline_ns) noexcept
     return timeout < MICROSECOND_NS or now - stream.opened_ns >= timeout
 
 
-cdef void _health(Listener self, Conn *conn, Stream *stream, Text message) noexcept nogil:
+cdef void _health(Loop self, Conn *conn, Stream *stream, Text message) noexcept nogil:
     """grpc.health.v1.Health/Check: HealthCheckRequest{service = 1} to HealthCheckResponse{status = 1}."""
     cdef Reader reader
     cdef WireField field
@@ -140,7 +149,17 @@ cdef void _health(Listener self, Conn *conn, Stream *stream, Text message) noexc
     http2_reply(conn, stream, answer, 2)
 
 
-cdef void _ask(Listener self, Conn *conn, int door, Text message, Call *call) noexcept nogil:
+cdef void _slow(Loop self, Conn *conn, Stream *stream, const char *method, Text message) noexcept nogil:
+    """Leave a call to Python; a lane without room is our state, not the caller's fault."""
+    stream.ticket = lane_ask(&self.lane.table, self.door.loop, conn, stream, method, message)
+    if stream.ticket != NULL:
+        self.door.stats.slow += 1
+        return
+    self.door.stats.slow_full += 1
+    http2_refuse(conn, stream, CODE_UNAVAILABLE, text_of(b"slow.full"))
+
+
+cdef void _ask(Loop self, Conn *conn, int door, Text message, Call *call) noexcept nogil:
     self.arena.used, self.arena.failed = 0, 0
     call_answer(self.pdp, door, message, &conn.peer, &self.arena, self.reply, self.record, call)
 
@@ -150,7 +169,7 @@ cdef bint _is_bundle_change(const Call *call) noexcept nogil:
     return call.reply.n == strlen(reason) and memcmp(call.reply.p, reason, call.reply.n) == 0
 
 
-cdef void _decide(Listener self, Conn *conn, Stream *stream, Text message) noexcept nogil:
+cdef void _decide(Loop self, Conn *conn, Stream *stream, Text message) noexcept nogil:
     cdef Call call
     cdef Text why
     cdef int door = DOOR_CHECK
@@ -158,6 +177,8 @@ cdef void _decide(Listener self, Conn *conn, Stream *stream, Text message) noexc
         door = DOOR_EXT_AUTHZ
     elif stream.method == METHOD_BATCH:
         door = DOOR_BATCH
+    elif stream.method == METHOD_REPORT:
+        door = DOOR_REPORT
     _identify(self, conn)
     self.door.stats.calls += 1
     _ask(self, conn, door, message, &call)
@@ -176,7 +197,7 @@ cdef void _decide(Listener self, Conn *conn, Stream *stream, Text message) noexc
         http2_reply(conn, stream, call.reply.p, call.reply.n)
 
 
-cdef void _answer(Listener self, Conn *conn, Stream *stream) noexcept nogil:
+cdef void _answer(Loop self, Conn *conn, Stream *stream) noexcept nogil:
     cdef Text message
     if not http2_message(stream, &message):
         self.door.stats.refused += 1
@@ -189,13 +210,15 @@ cdef void _answer(Listener self, Conn *conn, Stream *stream) noexcept nogil:
         http2_refuse(conn, stream, CODE_RESOURCE_EXHAUSTED, text_of(b"request.memory"))
     elif stream.method == METHOD_HEALTH:
         _health(self, conn, stream, message)
+    elif stream.method == METHOD_WATCH:
+        _slow(self, conn, stream, b"grpc.health.v1.Health/Watch", message)
     else:
         _decide(self, conn, stream, message)
 
 
 # ---------------------------------------------------------------- one connection
 
-cdef void _listen_for(Listener self, Conn *conn, bint writing) noexcept nogil:
+cdef void _listen_for(Loop self, Conn *conn, bint writing) noexcept nogil:
     """While bytes of ours wait nothing more is read: a peer that does not take answers gets to ask nothing."""
     cdef epoll_event event
     if conn.writing == writing:
@@ -222,7 +245,7 @@ cdef ssize_t _write(Conn *conn, const void *p, size_t n) noexcept nogil:
     return done
 
 
-cdef bint _write_rest(Listener self, Conn *conn) noexcept nogil:
+cdef bint _write_rest(Loop self, Conn *conn) noexcept nogil:
     """Whether nothing is left over from before."""
     cdef ssize_t done
     while conn.out_at < conn.out_n:
@@ -247,7 +270,7 @@ cdef void _keep(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
     conn.out_at, conn.out_n = 0, n
 
 
-cdef void _flush(Listener self, Conn *conn) noexcept nogil:
+cdef void _flush(Loop self, Conn *conn) noexcept nogil:
     cdef size_t n
     cdef ssize_t done
     while conn.cause == CAUSE_NONE and _write_rest(self, conn):
@@ -263,7 +286,7 @@ cdef void _flush(Listener self, Conn *conn) noexcept nogil:
         _listen_for(self, conn, conn.out != NULL)
 
 
-cdef void _parse(Listener self, Conn *conn, size_t n) noexcept nogil:
+cdef void _parse(Loop self, Conn *conn, size_t n) noexcept nogil:
     """Feed what stands in the inbox, and answer what is complete after each slice."""
     cdef size_t at = 0
     cdef Stream *stream
@@ -277,21 +300,28 @@ cdef void _parse(Listener self, Conn *conn, size_t n) noexcept nogil:
             _answer(self, conn, stream)
 
 
-cdef ssize_t _read(Listener self, Conn *conn) noexcept nogil:
+cdef ssize_t _read(Loop self, Conn *conn) noexcept nogil:
     """Bytes into the inbox; 0 when there are none now or the peer is gone, which sets the cause."""
     cdef ssize_t got
+    cdef size_t n = 0
     if conn.tls != NULL:
-        got = tls_read(conn, self.inbox, INBOX)
-        if got == -2:
+        # All records that are there come before the first answer: a call and its reset arrive in records of their own.
+        while n < INBOX:
+            got = tls_read(conn, self.inbox + n, INBOX - n)
+            if got <= 0:
+                break
+            n += got
+        conn.over = got == -2
+        if n == 0 and conn.over:
             conn.cause = CAUSE_PEER
-        return max(<ssize_t> 0, got)
+        return n
     got = recv(conn.fd, self.inbox, INBOX, 0)
     if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
         conn.cause = CAUSE_PEER
     return max(<ssize_t> 0, got)
 
 
-cdef bint _secure(Listener self, Conn *conn) noexcept nogil:
+cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
     """Whether TLS is established; goes on with the handshake when it is not."""
     cdef Held *held
     cdef epoll_event event
@@ -311,12 +341,15 @@ cdef bint _secure(Listener self, Conn *conn) noexcept nogil:
     if not done:
         return False
     conn.writing = 0
-    if http2_open(conn):
+    conn.cause = _count(self, conn, conn.peer.spiffe_id)
+    if conn.cause == CAUSE_NONE and http2_open(conn):
         conn.cause = CAUSE_MEMORY
+    if conn.cause == CAUSE_NONE and self.stop_at_ns:
+        http2_drain(conn, CAUSE_DRAIN)
     return conn.cause == CAUSE_NONE
 
 
-cdef void _serve_conn(Listener self, Conn *conn) noexcept nogil:
+cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
     cdef ssize_t got = 0
     cdef int reads = 0
     if _secure(self, conn):
@@ -328,7 +361,7 @@ cdef void _serve_conn(Listener self, Conn *conn) noexcept nogil:
                 conn.heard_ns = self.door.now_ns
                 _parse(self, conn, got)
                 reads += 1
-                if conn.tls == NULL and got < INBOX:
+                if got < INBOX and not conn.over:
                     break
                 # What the peer made us say counts before more of it is parsed.
                 _flush(self, conn)
@@ -342,10 +375,12 @@ cdef void _serve_conn(Listener self, Conn *conn) noexcept nogil:
         _close(self, conn)
 
 
-cdef void _close(Listener self, Conn *conn) noexcept nogil:
+cdef void _close(Loop self, Conn *conn) noexcept nogil:
+    """End a connection. What names it in the events at hand is told by its fd; `_bury` frees it after them."""
     cdef uint8_t last[32]
     self.door.stats.closed[conn.cause] += 1
-    self.door.stats.open -= 1
+    admission_count(self.admission, self.door.loop, -1)
+    admission_leave(self.admission, <Guest *> conn.guest)
     if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
         _write(conn, last, http2_farewell(conn, last))
     tls_end(conn, conn.cause != CAUSE_PEER)
@@ -353,6 +388,9 @@ cdef void _close(Listener self, Conn *conn) noexcept nogil:
     shutdown(conn.fd, SHUT_WR)
     recv(conn.fd, self.inbox, INBOX, 0)
     close(conn.fd)
+    conn.fd = -1
+    if conn.pidfd >= 0:
+        close(conn.pidfd)
     http2_close(conn)
     free(conn.out)
     if conn.prev != NULL:
@@ -361,37 +399,63 @@ cdef void _close(Listener self, Conn *conn) noexcept nogil:
         self.first = conn.next
     if conn.next != NULL:
         conn.next.prev = conn.prev
-    free(conn)
+    conn.next = self.closed
+    self.closed = conn
+
+
+cdef void _bury(Loop self) noexcept nogil:
+    cdef Conn *conn
+    while self.closed != NULL:
+        conn = self.closed
+        self.closed = conn.next
+        free(conn)
 
 
 # ---------------------------------------------------------------- accepting
 
-cdef bint _may_enter(Listener self, int fd, Conn *conn) noexcept nogil:
-    """Whether the process behind a Unix socket is one of ours, as the kernel knows it (UD-01); fills the credential."""
+cdef int _may_enter(Loop self, Conn *conn) noexcept nogil:
+    """Why the process behind a Unix socket may not enter, as the kernel knows it (UD-01), or CAUSE_NONE."""
     cdef ucred peer
     cdef uint32_t groups[GROUPS_MAX]
     cdef socklen_t n = sizeof(ucred)
     cdef uint32_t i
     cdef bint member
-    if getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n):
-        return False
+    if getsockopt(conn.fd, SOL_SOCKET, SO_PEERCRED, &peer, &n):
+        return CAUSE_CREDENTIALS
     conn.peer.credential.n = snprintf(conn.credential, sizeof(conn.credential), b"unix:%u", peer.uid)
     conn.peer.credential.p = conn.credential
     member = peer.uid == 0 or peer.uid == geteuid() or peer.gid == self.group
     n = sizeof(groups)
-    if not member and getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) == 0:
+    if not member and getsockopt(conn.fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) == 0:
         for i in range(n // sizeof(uint32_t)):
             member = member or groups[i] == self.group
-    return member
+    if not member:
+        return CAUSE_CREDENTIALS
+    return _hold_process(self, conn)
 
 
-cdef Conn *_new_conn(Listener self, int fd) noexcept nogil:
+cdef int _hold_process(Loop self, Conn *conn) noexcept nogil:
+    """Watch the process that connected: a pid can be used again, a pidfd cannot (UD-02). Linux 6.5."""
+    cdef socklen_t n = sizeof(int)
+    cdef epoll_event event
+    if getsockopt(conn.fd, SOL_SOCKET, SO_PEERPIDFD, &conn.pidfd, &n):
+        conn.pidfd = -1
+        if errno == EMFILE or errno == ENFILE:
+            return CAUSE_FULL
+        return CAUSE_NONE if errno == ENOPROTOOPT else CAUSE_DIED
+    event.events = EPOLLIN
+    event.data.ptr = <char *> conn + PROCESS
+    return CAUSE_MEMORY if epoll_ctl(self.epoll, EPOLL_CTL_ADD, conn.pidfd, &event) else CAUSE_NONE
+
+
+cdef Conn *_new_conn(Loop self, int fd) noexcept nogil:
     cdef Conn *conn = <Conn *> calloc(1, sizeof(Conn))
     cdef int64_t now = self.door.now_ns
     if conn == NULL:
         return NULL
     conn.door = &self.door
     conn.fd = fd
+    conn.pidfd = -1
     conn.opened_ns = conn.heard_ns = conn.wrote_ns = conn.active_ns = now
     conn.peer.kind = PEER_AGENT
     conn.peer.not_after_s = <int64_t> ((<uint64_t> 1 << INT64_BITS) - 1)
@@ -400,18 +464,25 @@ cdef Conn *_new_conn(Listener self, int fd) noexcept nogil:
     if self.first != NULL:
         self.first.prev = conn
     self.first = conn
-    self.door.stats.open += 1
     return conn
 
 
-cdef int _admit(Listener self, Conn *conn) noexcept nogil:
+cdef int _count(Loop self, Conn *conn, Text name) noexcept nogil:
+    """CAUSE_CROWD when this peer has all the connections that it may have."""
+    conn.guest = admission_enter(self.admission, name)
+    return CAUSE_CROWD if conn.guest == NULL else CAUSE_NONE
+
+
+cdef int _admit(Loop self, Conn *conn) noexcept nogil:
     """Why the connection may not stay, a Cause, or CAUSE_NONE once it is set up."""
     cdef Held *held
-    cdef int failed
-    if self.door.stats.open > self.door.limits.connections:
+    cdef int failed = CAUSE_NONE
+    if admission_open(self.admission) > <int64_t> self.door.limits.connections:
         return CAUSE_FULL
-    if self.local and not _may_enter(self, conn.fd, conn):
-        return CAUSE_CREDENTIALS
+    if self.local:
+        failed = _may_enter(self, conn) or _count(self, conn, conn.peer.credential)
+    if failed:
+        return failed
     if not self.secure:
         return CAUSE_MEMORY if http2_open(conn) else CAUSE_NONE
     held = slot_enter(self.identity)
@@ -423,13 +494,15 @@ cdef int _admit(Listener self, Conn *conn) noexcept nogil:
     return CAUSE_MEMORY if failed else CAUSE_NONE
 
 
-cdef void _welcome(Listener self, int fd) noexcept nogil:
+cdef void _welcome(Loop self, int fd) noexcept nogil:
+    """Set up a connection that was counted for this loop already."""
     cdef Conn *conn = _new_conn(self, fd)
     cdef epoll_event event
     cdef int on = 1
     self.door.stats.accepted += 1
     if conn == NULL:
         self.door.stats.closed[<int> CAUSE_MEMORY] += 1
+        admission_count(self.admission, self.door.loop, -1)
         close(fd)
         return
     if not self.local:
@@ -440,17 +513,36 @@ cdef void _welcome(Listener self, int fd) noexcept nogil:
     if conn.cause == CAUSE_NONE and epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event):
         conn.cause = CAUSE_MEMORY
     if conn.cause == CAUSE_NONE and conn.session != NULL:
+        if self.stop_at_ns:
+            http2_drain(conn, CAUSE_DRAIN)
         _flush(self, conn)
     if conn.cause != CAUSE_NONE:
         _close(self, conn)
 
 
-cdef void _accept(Listener self) noexcept nogil:
+cdef void _share_out(Loop self, int fd) noexcept nogil:
+    """Keep an accepted connection, or leave it to a loop that has fewer."""
+    cdef int loop = admission_least(self.admission, self.door.loop)
+    if loop != self.door.loop and admission_hand_over(self.admission, loop, fd):
+        return
+    admission_count(self.admission, self.door.loop, 1)
+    _welcome(self, fd)
+
+
+cdef void _take_over(Loop self) noexcept nogil:
+    """Connections that other loops accepted for this one."""
+    cdef int fd = admission_take(self.admission, self.door.loop)
+    while fd >= 0:
+        _welcome(self, fd)
+        fd = admission_take(self.admission, self.door.loop)
+
+
+cdef void _accept(Loop self) noexcept nogil:
     cdef int fd, _i
     for _i in range(ACCEPTS):
         fd = accept4(self.listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
-            _welcome(self, fd)
+            _share_out(self, fd)
             continue
         if (errno != EMFILE and errno != ENFILE) or self.spare < 0:
             return
@@ -468,13 +560,13 @@ cdef void _accept(Listener self) noexcept nogil:
 
 # ---------------------------------------------------------------- the clock
 
-cdef void _read_clock(Listener self) noexcept nogil:
+cdef void _read_clock(Loop self) noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     self.door.now_ns = <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
 
 
-cdef int _overdue(Listener self, const Conn *conn) noexcept nogil:
+cdef int _overdue(Loop self, const Conn *conn) noexcept nogil:
     """The Cause for which time is up on this connection, or CAUSE_NONE."""
     cdef int64_t now = self.door.now_ns
     if not conn.began:
@@ -483,14 +575,14 @@ cdef int _overdue(Listener self, const Conn *conn) noexcept nogil:
         return CAUSE_SETTINGS
     if conn.out != NULL and now - conn.wrote_ns > self.door.limits.stream_ns:
         return CAUSE_STALL
-    if conn.pinged and now - conn.pinged_ns > PING_NS:
+    if conn.pinged and now - conn.pinged_ns > self.door.limits.ping_ns:
         return CAUSE_STALL
     if conn.draining and now - conn.drained_ns > self.door.limits.grace_ns:
         return conn.drain_cause
     return CAUSE_NONE
 
 
-cdef void _tick_conn(Listener self, Conn *conn) noexcept nogil:
+cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
     cdef int64_t now = self.door.now_ns
     conn.cause = _overdue(self, conn)
     if conn.cause == CAUSE_NONE and conn.session != NULL:
@@ -499,7 +591,7 @@ cdef void _tick_conn(Listener self, Conn *conn) noexcept nogil:
         # Ages differ by up to a tenth, so that peers which came together do not all leave together.
         if now - conn.opened_ns > self.door.limits.age_ns - self.door.limits.age_ns // 100 * (conn.fd % 11):
             http2_drain(conn, CAUSE_AGE)
-        if conn.draining == 1 and now - conn.drained_ns > NOTICE_NS:
+        if conn.draining == 1 and now - conn.drained_ns > self.notice_ns:
             http2_drain_last(conn)
         http2_tick(conn)
         _flush(self, conn)
@@ -509,7 +601,7 @@ cdef void _tick_conn(Listener self, Conn *conn) noexcept nogil:
         _close(self, conn)
 
 
-cdef void _tick(Listener self) noexcept nogil:
+cdef void _tick(Loop self) noexcept nogil:
     cdef Conn *conn = self.first
     cdef Conn *after
     while conn != NULL:
@@ -518,48 +610,99 @@ cdef void _tick(Listener self) noexcept nogil:
         conn = after
 
 
-cdef void _begin_stop(Listener self) noexcept nogil:
+cdef void _leave_socket(Loop self) noexcept nogil:
+    if self.accepting:
+        self.accepting = 0
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listening, NULL)
+        admission_left(self.admission)
+
+
+cdef void _begin_stop(Loop self) noexcept nogil:
     """Leave the listening socket, tell every connection; the earlier of two ends counts."""
     cdef Conn *conn = self.first
     cdef Conn *after
     cdef int64_t at = self.door.now_ns + self.grace_ns
-    if self.stop_at_ns == 0:
-        epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listening, NULL)
-        self.stop_at_ns = at
-    self.stop_at_ns = min(self.stop_at_ns, at)
+    _leave_socket(self)
+    self.stop_at_ns = min(self.stop_at_ns, at) if self.stop_at_ns else at
     while conn != NULL:
         after = conn.next
-        if conn.session == NULL:
-            conn.cause = CAUSE_DRAIN
-            _close(self, conn)
-        else:
+        # Who is in the handshake still hears of the end in order: a connection that breaks fails the calls behind it.
+        if conn.session != NULL:
             http2_drain(conn, CAUSE_DRAIN)
             _serve_conn(self, conn)
         conn = after
 
 
-cdef void _loop(Listener self) noexcept nogil:
+cdef void _come_back(Loop self) noexcept nogil:
+    """Send what Python answered."""
+    cdef Answer answer
+    cdef Conn *conn
+    cdef Stream *stream
+    while lane_fetch(&self.lane.table, self.door.loop, &answer):
+        conn, stream = <Conn *> answer.conn, <Stream *> answer.stream
+        # A stream that was ended meanwhile, for its deadline or the end of its connection, takes nothing more.
+        if stream.code < 0 and conn.cause == CAUSE_NONE:
+            http2_push(conn, stream, answer.p, answer.n, answer.code)
+            _flush(self, conn)
+        free(answer.p)
+        if conn.cause != CAUSE_NONE:
+            _close(self, conn)
+
+
+cdef void _woken(Loop self) noexcept nogil:
+    cdef uint64_t times
+    eventfd_read(self.wake, &times)
+    _take_over(self)
+    _come_back(self)
+
+
+cdef void _event(Loop self, void *of) noexcept nogil:
+    cdef Conn *conn
+    if of == &self.listening:
+        _accept(self)
+        return
+    if of == &self.wake:
+        _woken(self)
+        return
+    conn = <Conn *> (<size_t> of & ~<size_t> PROCESS)
+    if conn.fd < 0:
+        return
+    if <size_t> of & PROCESS:
+        conn.cause = CAUSE_DIED
+        _close(self, conn)
+    else:
+        _serve_conn(self, conn)
+
+
+cdef bint _over(Loop self) noexcept nogil:
+    """Whether a loop that stops has nothing left, or no time."""
+    if self.stop_at_ns == 0:
+        return False
+    return self.door.now_ns >= self.stop_at_ns or (self.first == NULL and admission_over(self.admission))
+
+
+cdef void _loop(Loop self) noexcept nogil:
     cdef epoll_event events[EVENTS]
     cdef int64_t ticked
     cdef int n, i
     _read_clock(self)
     ticked = self.door.now_ns
     while True:
-        n = epoll_wait(self.epoll, events, EVENTS, TICK_MS if self.first != NULL else -1)
+        n = epoll_wait(self.epoll, events, EVENTS, TICK_MS if self.first != NULL or self.stop_at_ns else -1)
         _read_clock(self)
         for i in range(n):
-            if events[i].data.ptr == &self.listening:
-                _accept(self)
-            elif events[i].data.ptr != &self.wake:
-                _serve_conn(self, <Conn *> events[i].data.ptr)
+            _event(self, events[i].data.ptr)
         if remit_flag(&self.stopping):
             remit_flag_set(&self.stopping, 0)
             _begin_stop(self)
         if self.door.now_ns - ticked > TICK_MS * MS_NS:
             ticked = self.door.now_ns
             _tick(self)
-        if self.stop_at_ns and (self.first == NULL or self.door.now_ns >= self.stop_at_ns):
-            return
+        _bury(self)
+        if _over(self):
+            _take_over(self)
+            if self.first == NULL or self.door.now_ns >= self.stop_at_ns:
+                return
 
 
 cdef int _family(int fd) noexcept nogil:
@@ -569,10 +712,11 @@ cdef int _family(int fd) noexcept nogil:
     return family
 
 
-cdef void _close_all(Listener self) noexcept nogil:
+cdef void _close_all(Loop self) noexcept nogil:
     while self.first != NULL:
         self.first.cause = CAUSE_DRAIN
         _close(self, self.first)
+    _bury(self)
 
 
 # ---------------------------------------------------------------- the Python face
@@ -594,37 +738,21 @@ cdef class PepList:
         free(self.peps.ids)
 
 
-cdef class Listener:
+cdef class Loop:
 
     def __cinit__(self):
         self.epoll = self.wake = self.listening = self.spare = -1
 
-    def __init__(self, Pdp pdp not None, *, envoy, str spiffe_id="", group=-1, Verifier verifier=None,
-                 message_bytes=262144, streams=256, headers=64, header_bytes=16384, connections=4096,
-                 handshake_ms=5000, settings_ms=2000, stream_ms=10000, deadline_ms=1000, idle_ms=300000,
-                 age_ms=600000, grace_ms=30000, arena_bytes=4194304):
-        self.pdp = pdp
-        self.trust = verifier.in_force if verifier is not None else None
-        self.secure = verifier is not None
-        self.identity = Slot()
-        self.peps = Slot()
-        self._spiffe_id = spiffe_id.encode()
-        self._spiffe_id_p, self._spiffe_id_n = self._spiffe_id, <uint32_t> len(self._spiffe_id)
-        self.group = <uint32_t> (group & 0xFFFFFFFF)
-        self.door.serves_envoy = bool(envoy)
-        self.door.limits.message_bytes, self.door.limits.streams = message_bytes, streams
-        self.door.limits.headers, self.door.limits.header_bytes = headers, header_bytes
-        self.door.limits.connections = connections
-        self.door.limits.handshake_ns, self.door.limits.settings_ns = handshake_ms * MS_NS, settings_ms * MS_NS
-        self.door.limits.stream_ns, self.door.limits.deadline_ns = stream_ms * MS_NS, deadline_ms * MS_NS
-        self.door.limits.idle_ns, self.door.limits.age_ns = idle_ms * MS_NS, age_ms * MS_NS
-        self.door.limits.grace_ns = grace_ms * MS_NS
-        self._memory(arena_bytes)
-        self.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        self.spare = open_file(b"/dev/null", O_RDONLY | O_CLOEXEC)
-        if self.wake < 0 or self.epoll < 0:
-            raise OSError(errno, "no descriptor is left for a listener")
+    def __dealloc__(self):
+        for fd in (self.wake, self.epoll, self.spare):
+            if fd >= 0:
+                close(fd)
+        reserve_close(&self.door.reserve)
+        free(self.arena.base)
+        free(self.reply)
+        free(self.record)
+        free(self.inbox)
+        free(self.outbox)
 
     cdef int _memory(self, size_t arena_bytes) except -1:
         self.arena.base = <uint8_t *> malloc(arena_bytes)
@@ -635,62 +763,162 @@ cdef class Listener:
         self.outbox = <uint8_t *> malloc(OUTBOX)
         if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
             raise MemoryError
-        if self.inbox == NULL or self.outbox == NULL or http2_setup():
+        if self.inbox == NULL or self.outbox == NULL or reserve_open(&self.door.reserve) or http2_setup():
             raise MemoryError
+        self.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.spare = open_file(b"/dev/null", O_RDONLY | O_CLOEXEC)
+        if self.wake < 0 or self.epoll < 0:
+            raise OSError(errno, "no descriptor is left for a listener")
         return 0
 
-    def __dealloc__(self):
-        for fd in (self.wake, self.epoll, self.spare):
-            if fd >= 0:
-                close(fd)
-        free(self.arena.base)
-        free(self.reply)
-        free(self.record)
-        free(self.inbox)
-        free(self.outbox)
-
-    def put_identity(self, TlsIdentity identity):
-        self.identity.put(identity, identity.ctx if identity is not None else NULL)
-
-    def put_peps(self, PepList peps not None):
-        self.peps.put(peps, &peps.peps)
-
-    def put_ready(self, ready):
-        remit_flag_set(&self.ready, bool(ready))
-
-    def stop(self, grace_ms):
-        self.grace_ns = grace_ms * MS_NS
-        remit_flag_set(&self.stopping, 1)
-        eventfd_write(self.wake, 1)
-
-    def serve(self, int fd):
+    cdef int _join(self, int fd) except -1:
+        """Wait for connections on `fd` beside the other loops."""
         cdef epoll_event event
         cdef int failed
-        if self.serving:
-            raise RuntimeError("this listener serves already, or has served")
-        self.serving = 1
         self.listening = fd
         self.local = _family(fd) == AF_UNIX
-        os.set_blocking(fd, False)
-        event.events = EPOLLIN
+        event.events = EPOLLIN | EPOLLEXCLUSIVE
         event.data.ptr = &self.listening
         failed = epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event)
+        event.events = EPOLLIN
         event.data.ptr = &self.wake
         if failed or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, &event):
             raise OSError(errno, "cannot wait for the listening socket")
+        self.accepting = 1
+        return 0
+
+    def run(self):
         with nogil:
             _loop(self)
             _close_all(self)
 
-    def counters(self):
-        cdef const Stats *s = &self.door.stats
-        return {
-            "accepted": s.accepted, "open": s.open, "bytes_in": s.bytes_in, "bytes_out": s.bytes_out,
-            "frames_in": s.frames_in, "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls,
-            "health": s.health, "refused": s.refused, "resets_in": s.resets_in, "resets_out": s.resets_out,
-            "cancelled": s.cancelled, "buffered_max": s.buffered_max, "internal": s.internal,
-            "verified": s.verified,
-            "closed": {CAUSE_NAMES[i]: s.closed[i] for i in range(1, CAUSES) if s.closed[i]},
-            "refusals": {(<bytes> refusal_text(i)).decode(): self.refusals[i]
-                         for i in range(1, REFUSALS) if self.refusals[i]},
+
+cdef int _limit(Door *door, dict limits) except -1:
+    """Fill the bounds of a loop from the arguments of its Listener."""
+    door.limits.message_bytes, door.limits.streams = limits["message_bytes"], limits["streams"]
+    door.limits.headers, door.limits.header_bytes = limits["headers"], limits["header_bytes"]
+    door.limits.connections = limits["connections"]
+    door.limits.held, door.limits.door_held = limits["held_bytes"], limits["door_held_bytes"]
+    door.limits.handshake_ns, door.limits.settings_ns = limits["handshake_ms"] * MS_NS, limits["settings_ms"] * MS_NS
+    door.limits.stream_ns, door.limits.deadline_ns = limits["stream_ms"] * MS_NS, limits["deadline_ms"] * MS_NS
+    door.limits.idle_ns, door.limits.age_ns = limits["idle_ms"] * MS_NS, limits["age_ms"] * MS_NS
+    door.limits.grace_ns = limits["grace_ms"] * MS_NS
+    door.limits.keepalive_ns, door.limits.ping_ns = limits["keepalive_ms"] * MS_NS, limits["ping_ms"] * MS_NS
+    return 0
+
+
+cdef class Listener:
+
+    def __init__(self, Pdp pdp not None, *, envoy, str spiffe_id="", group=-1, Verifier verifier=None, int threads=1,
+                 message_bytes=262144, streams=256, headers=64, header_bytes=16384, connections=4096,
+                 connections_per_peer=256, held_bytes=4194304, door_held_bytes=268435456, handshake_ms=5000,
+                 settings_ms=2000, stream_ms=10000, deadline_ms=1000, idle_ms=300000, keepalive_ms=20000,
+                 ping_ms=10000, age_ms=600000, grace_ms=30000, slow_calls=1024, arena_bytes=4194304):
+        cdef dict limits = {
+            "message_bytes": message_bytes, "streams": streams, "headers": headers, "header_bytes": header_bytes,
+            "connections": connections, "held_bytes": held_bytes, "door_held_bytes": door_held_bytes,
+            "handshake_ms": handshake_ms, "settings_ms": settings_ms, "stream_ms": stream_ms,
+            "deadline_ms": deadline_ms, "idle_ms": idle_ms, "keepalive_ms": keepalive_ms, "ping_ms": ping_ms,
+            "age_ms": age_ms, "grace_ms": grace_ms,
         }
+        cdef Loop loop
+        cdef int i
+        self._identity, self._peps = Slot(), Slot()
+        self._admission = Admission(threads, connections_per_peer)
+        self.lane = Lane(threads, slow_calls)
+        self._doors = <Door **> calloc(threads, sizeof(Door *))
+        if self._doors == NULL:
+            raise MemoryError
+        self._loops = []
+        for i in range(threads):
+            loop = Loop()
+            loop.pdp, loop.lane, loop.admission = pdp, self.lane, self._admission
+            loop.trust = verifier.in_force if verifier is not None else None
+            loop.secure = verifier is not None
+            loop.identity, loop.peps = self._identity, self._peps
+            loop._spiffe_id = spiffe_id.encode()
+            loop._spiffe_id_p, loop._spiffe_id_n = loop._spiffe_id, <uint32_t> len(loop._spiffe_id)
+            loop.group = <uint32_t> (group & 0xFFFFFFFF)
+            loop.door.serves_envoy = bool(envoy)
+            _limit(&loop.door, limits)
+            loop._memory(arena_bytes)
+            loop.notice_ns = NOTICE_MS * MS_NS
+            loop.door.lane, loop.door.loop = &self.lane.table, i
+            loop.door.beside, loop.door.loops = self._doors, threads
+            self._doors[i] = &loop.door
+            self.lane.table.wakes[i] = self._admission.desks[i].wake = loop.wake
+            self._loops.append(loop)
+
+    def __dealloc__(self):
+        free(self._doors)
+
+    def put_identity(self, TlsIdentity identity):
+        self._identity.put(identity, identity.ctx if identity is not None else NULL)
+
+    def put_peps(self, PepList peps not None):
+        self._peps.put(peps, &peps.peps)
+
+    def put_ready(self, ready):
+        cdef Loop loop
+        for loop in self._loops:
+            remit_flag_set(&loop.ready, bool(ready))
+
+    def stop(self, grace_ms, notice_ms=NOTICE_MS):
+        cdef Loop loop
+        for loop in self._loops:
+            loop.notice_ns = notice_ms * MS_NS
+            loop.grace_ns = grace_ms * MS_NS
+            remit_flag_set(&loop.stopping, 1)
+            eventfd_write(loop.wake, 1)
+
+    def serve(self, int fd):
+        cdef Loop loop
+        if self._serving:
+            raise RuntimeError("this listener serves already, or has served")
+        self._serving = 1
+        os.set_blocking(fd, False)
+        for loop in self._loops:
+            loop._join(fd)
+        others = [threading.Thread(target=loop.run, name="door", daemon=True) for loop in self._loops[1:]]
+        for other in others:
+            other.start()
+        self._loops[0].run()
+        for other in others:
+            other.join()
+        self._admission.close_waiting()
+        self.lane.close()
+
+    def counters(self):
+        cdef dict total = {}
+        cdef Loop loop
+        for loop in self._loops:
+            for name, value in _counted(loop).items():
+                if isinstance(value, dict):
+                    into = total.setdefault(name, {})
+                    for key, n in value.items():
+                        into[key] = into.get(key, 0) + n
+                elif name == "buffered_max":
+                    total[name] = max(total.get(name, 0), value)
+                else:
+                    total[name] = total.get(name, 0) + value
+        total["loops"] = [self._doors[i].stats.accepted for i in range(len(self._loops))]
+        total["open"] = admission_open(self._admission)
+        total["slow_waiting"] = self.lane.waiting()
+        return total
+
+
+cdef dict _counted(Loop loop):
+    cdef const Stats *s = &loop.door.stats
+    return {
+        "accepted": s.accepted, "bytes_in": s.bytes_in, "bytes_out": s.bytes_out, "frames_in": s.frames_in,
+        "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls, "health": s.health,
+        "slow": s.slow, "slow_full": s.slow_full, "refused": s.refused, "resets_in": s.resets_in,
+        "resets_out": s.resets_out, "cancelled": s.cancelled, "buffered_max": s.buffered_max,
+        "internal": s.internal, "verified": s.verified, "held": loop.door.held,
+        "goaways": {CAUSE_NAMES[i]: s.goaways[i] for i in range(1, CAUSES) if s.goaways[i]},
+        "statuses": {i: s.statuses[i] for i in range(STATUSES) if s.statuses[i]},
+        "closed": {CAUSE_NAMES[i]: s.closed[i] for i in range(1, CAUSES) if s.closed[i]},
+        "refusals": {(<bytes> refusal_text(i)).decode(): loop.refusals[i]
+                     for i in range(1, REFUSALS) if loop.refusals[i]},
+    }

@@ -164,11 +164,19 @@ cdef void read_trace(const HttpCall *call, Request *request) noexcept nogil:
 
 
 cdef void read_task(Mapper *m, const HttpCall *call) noexcept nogil:
-    cdef Text value
+    """The task that the call names: `x-agent-task`, or `remit-task` as gRPC metadata is called. One of them, once."""
+    cdef Text value, other
     cdef int found = header_single(call, b"x-agent-task", &value)
-    if found < 0:
+    cdef int also = header_single(call, b"remit-task", &other)
+    if found < 0 or (found and also and not text_equal(value, other)):
         refuse(m, b"request.ambiguous.x-agent-task")
-    elif found and not is_printable(value, TASK_BYTES_MAX):
+        return
+    if also < 0:
+        refuse(m, b"request.ambiguous.remit-task")
+        return
+    if not found:
+        value, found = other, also
+    if found and not is_printable(value, TASK_BYTES_MAX):
         refuse(m, b"task.malformed")
     elif found:
         m.request.task = value

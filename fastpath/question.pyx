@@ -41,6 +41,7 @@ cdef struct Question:            # the message as it stands
     Text trace_id
     Text span_id
     uint64_t dry_run
+    uint64_t cost
 
 cdef Shape CHECK_REQUEST, ENTITY_UID
 
@@ -115,6 +116,8 @@ cdef void read_question(const unsigned char *p, size_t n, Question *q) noexcept 
             q.data_level = f.v
         elif f.type == WIRE_VARINT and f.number == 11:
             q.dry_run = f.v
+        elif f.type == WIRE_VARINT and f.number == 13:
+            q.cost = f.v
 
 
 # ---------------------------------------------------------------- ids
@@ -131,6 +134,11 @@ cdef bint is_hex(Text t, uint32_t n) noexcept nogil:
 cdef void map_ids(Mapper *m, const Question *q) noexcept nogil:
     """Ids go into answers and records, so they are short plain text; a trace id that is none is left out."""
     m.request.dry_run = q.dry_run != 0
+    # A cost below nothing would give a task more than it has.
+    if <int64_t> q.cost < 0:
+        refuse(m, b"cost.malformed")
+    else:
+        m.request.cost = <int64_t> q.cost
     if q.request_id.n and not is_printable(q.request_id, TEXT_IDS_MAX):
         refuse(m, b"request_id.malformed")
     else:

@@ -1,8 +1,10 @@
 """The journal record of one decision (remit.decisions.v1.Record), encoded natively."""
+from fastpath.authority cimport Settled
 from fastpath.decide cimport Authority, Decision, Peer
 from fastpath.request cimport Request
 from fastpath.rows cimport Table
-from fastpath.wire cimport Out
+from fastpath.wire cimport Out, Text
+from libc.stdint cimport int64_t, uint64_t
 
 
 cdef enum:
@@ -14,3 +16,7 @@ cdef enum:
 cdef void record_encode(
     Out *out, const Peer *peer, const Request *request, const Table *table, const Authority *authority,
     const Decision *decision) noexcept nogil
+# The Event record of a report: what it says became of the call `evaluation`, and what that changes.
+cdef void record_settled(
+    Out *out, int64_t unix_ns, uint64_t generation, uint64_t epoch, Text evaluation, bint executed,
+    const Settled *changes, int n) noexcept nogil

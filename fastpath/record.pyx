@@ -3,6 +3,17 @@
 Only what is named here is recorded. Headers, bodies, queries, arguments and credentials have no way in: no field of
 Request that holds one is read.
 """
+from fastpath.authority cimport (
+    BUDGET_BYTES,
+    BUDGET_CALLS,
+    BUDGET_COST,
+    EFFECT_APPROVAL,
+    EFFECT_BYTES,
+    EFFECT_CALLS,
+    EFFECT_COST,
+    Settled,
+    Standing,
+)
 from fastpath.columns cimport (
     COL_APPROVAL_MATCHES,
     COL_APPROVAL_STATE,
@@ -20,7 +31,7 @@ from fastpath.columns cimport (
     COL_TASK_OWNER,
     columns_absent,
 )
-from fastpath.decide cimport LISTED_MAX, Listed, PEER_AGENT
+from fastpath.decide cimport LISTED_MAX, OUTCOME_ALLOW, Listed, PEER_AGENT
 from fastpath.program cimport (
     EVAL_ARITY,
     EVAL_ATTRIBUTE,
@@ -114,9 +125,11 @@ cdef enum:
     F_DIGEST = 41
     F_EPOCH = 42
     F_TASK = 43
+    F_CHAIN = 44
     F_TAINT = 45
     F_APPROVAL = 46
     F_POSTURE = 47
+    F_REMEDIATION = 48
     F_DOOR = 60
     F_LATENCY = 61
     F_TRACE_ID = 62
@@ -126,7 +139,20 @@ cdef enum:
     F_LATE = 66
     F_OBLIGATION = 67
     F_SANITISED = 68
+    F_EFFECTS = 69
     F_TRUNCATED = 70
+
+
+# Field numbers of remit.decisions.v1.Event, and its own in Record.
+cdef enum:
+    EVENT = 3
+    E_TIME = 1
+    E_NAME = 2
+    E_DETAIL = 3
+    E_GENERATION = 4
+    E_EPOCH = 5
+    E_EFFECTS = 6
+    E_EVALUATION_ID = 7
 
 
 cdef struct Marks:           # what happened to the texts of one record
@@ -370,12 +396,13 @@ cdef void _put_taint(Out *out, const Request *r, Marks *marks) noexcept nogil:
     out_close(out, start)
 
 
-cdef void _put_approval(Out *out, const Request *r, Marks *marks) noexcept nogil:
+cdef void _put_approval(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
     cdef Text state = _cell_text(_column(r, COL_APPROVAL_STATE))
     cdef size_t start
     if state.n == 0 or _text_is(state, "none"):
         return
     start = out_open(out, F_APPROVAL)
+    _put(out, 1, d.standing.approval, marks)
     _put(out, 2, state, marks)
     _put_number(out, 3, _cell_number(_column(r, COL_APPROVAL_MATCHES)))
     out_close(out, start)
@@ -404,14 +431,40 @@ cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
 cdef void _put_authority(
         Out *out, const Request *r, const Table *table, const Decision *d, Marks *marks) noexcept nogil:
     cdef Text task = _cell_text(_column(r, COL_TASK_ID))
+    cdef uint32_t i
     out_uint(out, F_GENERATION, d.generation)
     if table != NULL:
         _put(out, F_DIGEST, table.digest, marks)
     out_uint(out, F_EPOCH, d.epoch)
     _put(out, F_TASK, task if task.n else r.task, marks)   # the task in force, else the one the call named
     _put_taint(out, r, marks)
-    _put_approval(out, r, marks)
+    for i in range(d.standing.chain_count):
+        _put(out, F_CHAIN, d.standing.chain[i], marks)
+    _put_approval(out, r, d, marks)
     _put_posture(out, r, marks)
+    _put(out, F_REMEDIATION, d.standing.remediation, marks)
+
+
+cdef void _put_effect(Out *out, int kind, Text key, int64_t value, Marks *marks) noexcept nogil:
+    cdef size_t start
+    if value == 0 or key.n == 0:
+        return
+    start = out_open(out, F_EFFECTS)
+    out_uint(out, 1, kind)
+    _put(out, 2, key, marks)
+    out_uint(out, 3, <uint64_t> value)
+    out_close(out, start)
+
+
+cdef void _put_effects(Out *out, const Decision *d, Marks *marks) noexcept nogil:
+    """What an ALLOW took: a restart that finds this record takes it again."""
+    cdef const Standing *standing = &d.standing
+    if d.outcome != OUTCOME_ALLOW or not standing.settled:
+        return
+    _put_effect(out, EFFECT_CALLS, standing.task, standing.took[<int> BUDGET_CALLS], marks)
+    _put_effect(out, EFFECT_COST, standing.task, standing.took[<int> BUDGET_COST], marks)
+    _put_effect(out, EFFECT_BYTES, standing.task, standing.took[<int> BUDGET_BYTES], marks)
+    _put_effect(out, EFFECT_APPROVAL, standing.approval, 1, marks)
 
 
 cdef void _put_how(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
@@ -443,7 +496,35 @@ cdef void record_encode(
     _put_authority(out, request, table, decision, &marks)
     _put_how(out, request, decision, &marks)
     _put_number(out, F_SANITISED, marks.sanitised)
+    _put_effects(out, decision, &marks)
     _put_number(out, F_TRUNCATED, marks.truncated)
+    out_close(out, start)
+
+
+cdef void record_settled(
+        Out *out, int64_t unix_ns, uint64_t generation, uint64_t epoch, Text evaluation, bint executed,
+        const Settled *changes, int n) noexcept nogil:
+    cdef Marks marks
+    cdef Text key
+    cdef size_t effect
+    cdef size_t start = out_open(out, EVENT)
+    cdef int i
+    marks.truncated = marks.sanitised = False
+    out_fixed64(out, E_TIME, <uint64_t> unix_ns)
+    _put_text(out, E_NAME, "call.reported", strlen("call.reported"), TEXT_BYTES_MAX, &marks)
+    _put_text(
+        out, E_DETAIL, "executed" if executed else "not executed", strlen("executed" if executed else "not executed"),
+        TEXT_BYTES_MAX, &marks)
+    out_uint(out, E_GENERATION, generation)
+    out_uint(out, E_EPOCH, epoch)
+    for i in range(n):
+        key.p, key.n = <const char *> changes[i].key, changes[i].key_n
+        effect = out_open(out, E_EFFECTS)
+        out_uint(out, 1, changes[i].kind)
+        _put(out, 2, key, &marks)
+        out_uint(out, 3, <uint64_t> changes[i].value)
+        out_close(out, effect)
+    _put(out, E_EVALUATION_ID, evaluation, &marks)
     out_close(out, start)
 
 

@@ -18,7 +18,7 @@ from fastpath.wire cimport (
     Out, Text, out_bytes, out_close, out_open, out_raw, out_text, out_uint, out_varint, text_is, text_of, utf8_valid
 )
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memchr, memcpy, memmove, memset, strlen
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 
 cdef enum:
     CODE_PERMISSION_DENIED = 7   # google.rpc.Code
@@ -34,6 +34,8 @@ cdef enum:
     AGENT_BYTES_MAX = 512
     IDS_BYTES_MAX = 1536         # policy ids listed in one answer
     EVALUATION_ID_BYTES = 32
+
+cdef const char *RETRY_AFTER_MS = "1000"     # about what a reconnect or a restart takes
 
 # Client-forgeable names that only the sidecar may set; removed on ALLOW unless set there. What a client may say itself
 # (x-agent-task) is not among them.
@@ -231,6 +233,28 @@ cdef const char *mcp_code(const Decision *decision) noexcept nogil:
     return "-32603" if outcome_of(decision) == OUTCOME_ERROR else "-32001"
 
 
+cdef bint starts(Text t, const char *head) noexcept nogil:
+    cdef size_t n = strlen(head)
+    return t.n >= n and memcmp(t.p, head, n) == 0
+
+
+cdef const char *next_step(const Decision *decision) noexcept nogil:
+    """What the caller can do about the answer, as a word that a program reads; empty: nothing."""
+    if not decision.standing.enforced:
+        return ""
+    if outcome_of(decision) == OUTCOME_ERROR:
+        return "retry"
+    if outcome_of(decision) == OUTCOME_STEP_UP:
+        return "request_approval"
+    if text_is(decision.reason, "task.unnamed"):
+        return "name_task"
+    if starts(decision.reason, "task."):
+        return "open_task"
+    if starts(decision.reason, "owner.") or starts(decision.reason, "revoked."):
+        return "ask_owner"
+    return ""
+
+
 cdef void put_facts(Out *out, const Decision *decision) noexcept nogil:
     """`"evaluation_id":..` and what else a caller may know."""
     cdef Text obligation = plain(decision.obligation, CODE_BYTES_MAX)
@@ -239,6 +263,11 @@ cdef void put_facts(Out *out, const Decision *decision) noexcept nogil:
     put_member(out, "reason", public_reason(decision))
     if outcome_of(decision) == OUTCOME_STEP_UP and obligation.n:
         put_member(out, "obligation", obligation)
+    if next_step(decision)[0]:
+        put_member(out, "next", text_of(next_step(decision)))
+    if text_is(text_of(next_step(decision)), "retry"):
+        put(out, ',"retry_after_ms":')
+        put(out, RETRY_AFTER_MS)
 
 
 cdef void put_mcp_body(Out *out, const Decision *decision, const Request *request) noexcept nogil:
@@ -526,6 +555,7 @@ cdef void put_check(Out *out, const Decision *decision, const Request *request) 
     out_uint(out, 10, is_cacheable(decision))
     put_ids(out, 11, decision.errors, decision.errors_total)
     out_uint(out, 12, decision.errors_total)
+    out_text(out, 13, text_of(next_step(decision)))
 
 
 cdef void reply_check(Out *out, const Decision *decision, const Request *request) noexcept nogil:
@@ -589,6 +619,7 @@ cdef int take_decision(list keep, dict given, Decision *decision) except -1:
     decision.reason = take_text(keep, given.get("reason", ""))
     decision.obligation = take_text(keep, given.get("obligation", ""))
     decision.policies_total = take_listed(keep, given.get("policies", []), decision.policies)
+    decision.standing.enforced = bool(given.get("enforced"))
     decision.errors_total = take_listed(keep, given.get("errors", []), decision.errors)
     decision.generation = given.get("generation", 0)
     decision.epoch = given.get("epoch", 0)

@@ -12,6 +12,7 @@ cpdef enum Door:
     DOOR_CHECK = 3           # the agent's own gRPC check
     DOOR_BATCH = 4
     DOOR_EXPLAIN = 5
+    DOOR_REPORT = 6          # what became of an allowed call: no decision
 
 
 cpdef enum InputMode:        # where the action and its arguments were read from
@@ -54,6 +55,7 @@ cdef struct Request:
     Text denial_id           # JSON text of the JSON-RPC id, to be echoed by an MCP denial; else empty
     uint8_t args_digest[32]  # SHA-256 over the canonical arguments
     uint8_t has_args_digest
+    int64_t cost             # what the caller says the call costs, in units of its task's budget; 0: nothing
     uint8_t body_present     # a body arrived
     uint8_t sanitised        # some text arrived altered by the proxy
     int64_t started_ns       # monotonic, when the call's bytes were handed to us

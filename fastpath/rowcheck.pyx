@@ -21,6 +21,7 @@ from fastpath.image cimport (
     POLICY_NEVER,
     POLICY_OBLIGES,
     POLICY_SHADOW,
+    POLICY_TASKLESS,
     SCOPE_EQ,
     SCOPE_IN,
     SCOPE_IN_LIST,
@@ -314,7 +315,7 @@ cdef bint policy_fits(Check *check, const Policy *policy) noexcept nogil:
         notes += check.table.delta.note_count
     if policy.effect > EFFECT_FORBID:
         return wrong(check, b"unknown effect or flags")
-    if policy.flags & ~(POLICY_CURABLE | POLICY_NEVER | POLICY_SHADOW | POLICY_OBLIGES):
+    if policy.flags & ~(POLICY_CURABLE | POLICY_NEVER | POLICY_SHADOW | POLICY_OBLIGES | POLICY_TASKLESS):
         return wrong(check, b"unknown effect or flags")
     check.view.cause = b"scope names no node or type"
     if not (

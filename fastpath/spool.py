@@ -158,9 +158,10 @@ def _covers(payload: bytes, expected: int, sequence: int) -> bool:
 class Spool:
     """Everything of a journal that is not a native append. Not thread-safe: the journal calls it under its own lock."""
 
-    def __init__(self, directory: Path, segment_bytes: int, cap_bytes: int, *, durable: bool) -> None:
+    def __init__(self, directory: Path, segment_bytes: int, cap_bytes: int, *, durable: bool, lock: int = -1) -> None:
         """Take the directory; `durable` says that its segments must survive a power cut.
 
+        `lock` is the descriptor of the lock that another process held until now and handed to us; we own it from here.
         PermissionError when others may enter it, BlockingIOError when another process has it.
         """
         self.directory = directory
@@ -175,15 +176,22 @@ class Spool:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_mode & 0o077:
             raise PermissionError(f"journal directory `{directory}` is open to others; run chmod 700 on it")
-        self._lock = self._take_lock()
+        self._lock = self._take_lock(lock)
         try:
             self._load()
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _take_lock(self) -> int:
+    def _take_lock(self, given: int) -> int:
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if given >= 0:
+            # A lock belongs to the open file: with the descriptor it passes on, and nobody can come in between.
+            if os.path.sameopenfile(given, fd):
+                os.close(fd)
+                fd = given
+            else:
+                os.close(given)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -215,6 +223,10 @@ class Spool:
             if head[:8] == MAGIC:
                 return head[16:SEGMENT_HEADER].hex()
         return ""
+
+    def give_lock(self) -> int:
+        """A second descriptor of our lock, for the process that comes after us: held as long as either is open."""
+        return os.dup(self._lock)
 
     def save(self, *, clean: bool, durable: bool = True) -> None:
         """Write identity and high-water mark; `clean` marks an orderly stop."""

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from fastpath import spiffe_id
+from sidecar.config_authority import AuthorityConfig, check_authority
 from sidecar.config_mapping import MappingConfig
 from sidecar.config_section import Section, doc
 from sidecar.errors import IdentityError
@@ -65,12 +66,25 @@ class Listeners(Section, frozen=True, kw_only=True):
     """The doors of the data plane."""
 
     listener: Annotated[
-        Literal["grpcio", "native"],
-        doc("who serves the doors: grpcio, or our own HTTP/2 without Python in a call (new; see README, Limits)"),
-    ] = "grpcio"
+        Literal["native", "grpcio"],
+        doc("who serves the doors: our own HTTP/2 without Python in a call, or grpcio"),
+    ] = "native"
+    threads: Annotated[
+        int,
+        doc("native: threads per door, which share its socket; a connection stays with one", "threads", ge=1, le=64),
+    ] = 1
     ext_authz: Annotated[ExtAuthz | None, doc("the door for Envoy; absent: none")] = None
+    access_log: Annotated[
+        ExtAuthz | None, doc("the door for Envoy's access logs, which settle what calls took; absent: none")
+    ] = None
     agents: Annotated[list[AgentSocket], doc("one Unix socket per agent for its own checks")] = []
     check_address: Annotated[str, doc("TCP with mutual TLS for agents' own checks; empty: none", "host:port")] = ""
+
+    @property
+    def envoy_doors(self) -> list[tuple[str, ExtAuthz]]:
+        """The doors that Envoys call, by the field that names them."""
+        doors = {"listeners.ext_authz": self.ext_authz, "listeners.access_log": self.access_log}
+        return [(name, door) for name, door in doors.items() if door is not None]
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -91,16 +105,44 @@ class Limits(Section, frozen=True, kw_only=True):
     strict_path: Annotated[bool, doc("deny when the raw path differs from its canonical form")] = True
     mcp_status: Annotated[Literal[200, 403], doc("HTTP status of a denied MCP call", "HTTP status")] = 403
     identity_headers: Annotated[bool, doc("set x-remit-agent and x-remit-evaluation-id upstream on allow")] = True
-    workers: Annotated[int, doc("threads per door", "threads", ge=1, le=64)] = 4
-    concurrent_calls: Annotated[int, doc("calls in progress per door; more are refused", "calls", ge=1, le=65_536)] = (
-        1024
-    )
+    workers: Annotated[int, doc("grpcio: threads per door", "threads", ge=1, le=64)] = 4
+    concurrent_calls: Annotated[
+        int, doc("grpcio: calls in progress per door; more are refused", "calls", ge=1, le=65_536)
+    ] = 1024
+    connections: Annotated[
+        int, doc("native: connections per door; more are closed at once", "connections", ge=1, le=1 << 20)
+    ] = 4096
+    connections_per_peer: Annotated[
+        int,
+        doc("native: of these, by one SPIFFE ID or, at a Unix socket, one user", "connections", ge=1, le=1 << 20),
+    ] = 256
     concurrent_streams: Annotated[int, doc("streams per connection", "streams", ge=1, le=4096)] = 256
     metadata_bytes: Annotated[int, doc("header block of one call", "bytes", ge=1024, le=64 * 1024)] = 16 * 1024
+    metadata_lines: Annotated[int, doc("native: header lines of one call", "lines", ge=8, le=1024)] = 64
+    stream_ms: Annotated[
+        int,
+        doc("native: a call must have arrived and its answer been taken within this", "ms", ge=100, le=600_000),
+    ] = 10_000
+    deadline_ms: Annotated[
+        int, doc("native: a call that names no deadline must have arrived within this", "ms", ge=1, le=600_000)
+    ] = 1000
+    held_bytes: Annotated[
+        int,
+        doc("native: requests and answers held for one connection", "bytes", ge=64 * 1024, le=1 << 30),
+    ] = 4 * MIB
+    door_held_bytes: Annotated[
+        int, doc("native: requests and answers held for one door", "bytes", ge=MIB, le=1 << 36)
+    ] = 256 * MIB
+    slow_calls: Annotated[
+        int,
+        doc("native: open calls per door that Python answers (health Watch); more are ERROR", "calls", ge=1, le=65_536),
+    ] = 1024
     connection_age_s: Annotated[int, doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
         600
     )
     connection_idle_s: Annotated[int, doc("an idle connection is closed after this", "s", ge=1, le=86_400)] = 300
+    keepalive_s: Annotated[int, doc("a silent peer is pinged after this", "s", ge=1, le=86_400)] = 20
+    keepalive_timeout_s: Annotated[int, doc("and closed when it does not answer within this", "s", ge=1, le=3600)] = 10
     grace_s: Annotated[
         int, doc("calls in progress may finish within this at SIGTERM or at connection age", "s", ge=0, le=600)
     ] = 30
@@ -186,6 +228,10 @@ class Process(Section, frozen=True, kw_only=True):
 
     run_as: Annotated[str, doc("ordinary user to become when started as root", "user name")] = ""
     allow_root: Annotated[bool, doc("stay root; refused otherwise, since a sidecar needs no right of root")] = False
+    seccomp: Annotated[
+        Literal["on", "log", "off"],
+        doc("system calls that a sidecar does not need: refused, only told to the kernel's log, or made"),
+    ] = "on"
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -202,6 +248,7 @@ class Config(Section, frozen=True, kw_only=True):
         MappingConfig()
     )
     journal: JournalSection
+    authority: AuthorityConfig | None = None
     upstream: Upstream | None = None
     control: Control
     metrics: Metrics = Metrics()
@@ -242,14 +289,16 @@ def host_port(text: str) -> HostPort | None:
 
 def check(config: Config) -> list[str]:
     """What single fields cannot show: addresses, SPIFFE IDs, sockets, and fields that contradict each other."""
-    return [*_addresses(config), *_spiffe_ids(config), *_sockets(config), *_contradictions(config)]
+    own = check_authority(config.authority) if config.authority else ()
+    return [*_addresses(config), *_spiffe_ids(config), *_sockets(config), *_contradictions(config), *own]
 
 
 def _addresses(config: Config) -> Iterator[str]:
     named = {
-        "listeners.ext_authz.address": config.listeners.ext_authz and config.listeners.ext_authz.address,
+        **{f"{name}.address": door.address for name, door in config.listeners.envoy_doors},
         "listeners.check_address": config.listeners.check_address,
         "metrics.address": config.metrics.address,
+        "authority.address": config.authority and config.authority.address,
     }
     for path, text in named.items():
         if text and host_port(text) is None:
@@ -263,8 +312,7 @@ def _spiffe_ids(config: Config) -> Iterator[str]:
     named = [(f"peps[{i}]", one) for i, one in enumerate(config.peps)]
     named += [(f"listeners.agents[{i}].spiffe_id", one.spiffe_id) for i, one in enumerate(config.listeners.agents)]
     named += [("identity.spiffe_id", config.identity.spiffe_id)] if config.identity.spiffe_id else []
-    if config.listeners.ext_authz and config.listeners.ext_authz.spiffe_id:
-        named.append(("listeners.ext_authz.spiffe_id", config.listeners.ext_authz.spiffe_id))
+    named += [(f"{name}.spiffe_id", door.spiffe_id) for name, door in config.listeners.envoy_doors if door.spiffe_id]
     if config.upstream and config.upstream.spiffe_id:
         named.append(("upstream.spiffe_id", config.upstream.spiffe_id))
     for path, text in named:
@@ -280,8 +328,9 @@ def _spiffe_ids(config: Config) -> Iterator[str]:
 def sockets(config: Config) -> list[tuple[str, str]]:
     """(field, path) of every Unix socket that the sidecar makes."""
     made = [(f"listeners.agents[{i}].socket", one.socket) for i, one in enumerate(config.listeners.agents)]
-    if config.listeners.ext_authz and config.listeners.ext_authz.socket:
-        made.append(("listeners.ext_authz.socket", config.listeners.ext_authz.socket))
+    made += [(f"{name}.socket", door.socket) for name, door in config.listeners.envoy_doors if door.socket]
+    if config.authority:
+        made += [(f"authority.sockets[{i}].socket", one.socket) for i, one in enumerate(config.authority.sockets)]
     return [*made, ("control.socket", config.control.socket)]
 
 
@@ -297,14 +346,14 @@ def _sockets(config: Config) -> Iterator[str]:
 
 
 def _contradictions(config: Config) -> Iterator[str]:
-    door = config.listeners.ext_authz
-    if door and bool(door.address) == bool(door.socket):
-        yield "`listeners.ext_authz`: give either `address` (TCP with mutual TLS) or `socket`"
-    if door and door.socket and not door.spiffe_id:
-        yield "`listeners.ext_authz.spiffe_id`: is missing; name the Envoy that the socket belongs to"
-    if door and door.address and not config.peps:
-        yield "`peps`: is empty, so nobody could call `listeners.ext_authz`; list the SPIFFE IDs of your Envoys"
-    if not door and not config.listeners.agents and not config.listeners.check_address:
+    for name, door in config.listeners.envoy_doors:
+        if bool(door.address) == bool(door.socket):
+            yield f"`{name}`: give either `address` (TCP with mutual TLS) or `socket`"
+        if door.socket and not door.spiffe_id:
+            yield f"`{name}.spiffe_id`: is missing; name the Envoy that the socket belongs to"
+        if door.address and not config.peps:
+            yield f"`peps`: is empty, so nobody could call `{name}`; list the SPIFFE IDs of your Envoys"
+    if not config.listeners.ext_authz and not config.listeners.agents and not config.listeners.check_address:
         yield "`listeners`: has no door; give `ext_authz`, `agents` or `check_address`"
     if not config.workload_api:
         yield f"`identity.workload_api`: is empty and {ENDPOINT_VARIABLE} is not set; give unix:///path"

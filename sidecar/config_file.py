@@ -35,6 +35,8 @@ class _Reader:
         if origin is dict and isinstance(raw, dict):
             name, item = typing.get_args(kind)
             return {self.value(name, k, f"{path}.{k}"): self.value(item, v, f"{path}.{k}") for k, v in raw.items()}
+        if origin is typing.Literal and isinstance(raw, bool):
+            raw = "on" if raw else "off"  # which YAML 1.1 takes for booleans
         try:
             found = msgspec.convert(raw, Annotated[kind, *meta] if meta else kind, strict=True)
         except msgspec.ValidationError as error:

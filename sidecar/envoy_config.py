@@ -18,9 +18,12 @@ from sidecar.errors import ConfigError
 Json = dict[str, Any]
 
 CLUSTER = "remit"
+LOG_CLUSTER = "remit_access_log"
 AGENT_CLUSTER = "workload_api"
 TIMEOUT_MARGIN_MS = 150  # on top of our own budget, for the way there and back; 200 ms with the default budget
 BODY_BYTES_MAX = 64 * 1024
+# Before a new connection's SETTINGS arrive Envoy knows no limit of ours, and a burst over it would be refused.
+STREAMS = 100
 MCP_NAMESPACES = ("envoy.filters.http.mcp", "mcp_proxy")  # Envoy 1.38 and later, and before
 READS_BODY = frozenset({"input", "*"})  # `*`: a policy reads the context as a whole
 
@@ -76,13 +79,30 @@ def http_filter(what: Needs, cluster: str = CLUSTER) -> Json:
     return {"name": "envoy.filters.http.ext_authz", "typed_config": settings}
 
 
-def connection_manager() -> Json:
-    """Settings of the HttpConnectionManager: the path that we judge is the path that is routed."""
+def connection_manager(stream_s: int = 0) -> Json:
+    """Settings of the HttpConnectionManager: the path that we judge is the path that is routed.
+
+    `stream_s` bounds every request, since a stream outlives what allowed it; 0: no bound of ours.
+    """
+    bound = {"common_http_protocol_options": {"max_stream_duration": f"{stream_s}s"}} if stream_s else {}
     return {
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        **bound,
     }
+
+
+def access_log(cluster: str = LOG_CLUSTER) -> Json:
+    """The access log that tells us what an allowed call sent; the ext_authz answer's metadata goes with each entry."""
+    kind = _TYPE + "access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
+    settings = {
+        "log_name": "remit",
+        "transport_api_version": "V3",
+        "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},
+        "buffer_flush_interval": "0.2s",
+    }
+    return {"name": "envoy.access_loggers.http_grpc", "typed_config": {"@type": kind, "common_config": settings}}
 
 
 def disabled_route() -> Json:
@@ -122,7 +142,7 @@ def _cluster(name: str, endpoint: str) -> Json:
         "typed_extension_protocol_options": {
             f"envoy.extensions.{http2}": {
                 "@type": _TYPE + http2,
-                "explicit_http_config": {"http2_protocol_options": {}},
+                "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": STREAMS}},
             }
         },
         "load_assignment": {
@@ -177,7 +197,8 @@ def _sds(name: str) -> Json:
 _HEAD = """\
 # Envoy beside this sidecar. Put each part where its heading says.
 # failure_mode_allow stays false: anything else lets calls through while the sidecar is away.
-# A stream (WebSocket, SSE, gRPC stream) is asked about once, when it opens; bound it with max_stream_duration.
+# A stream (WebSocket, SSE, gRPC stream) is asked about once, when it opens: max_stream_duration bounds how long it may
+# go on after its task ended or its agent was revoked (`authority.stream_s`). A route may set a smaller one, not none.
 """
 _FILES = """\
 # Envoy reads the SVID's files below once. An SVID that rotates needs SDS: over the Workload API (print this without
@@ -187,19 +208,34 @@ _BODY = "# Bodies are buffered because {why}; a route that needs none turns it o
 _NO_BODY = "# No rule reads a body, so none is buffered. Print this again once a policy reads `context.input`.\n"
 
 
-def render(config: Config, *, endpoint: str, sidecar_id: str, extras_read: Iterable[str], tls: TlsFiles | None) -> str:
-    """The whole as YAML text with comments that say where each part goes and why."""
+def render(
+    config: Config,
+    *,
+    endpoint: str,
+    sidecar_id: str,
+    extras_read: Iterable[str],
+    tls: TlsFiles | None,
+    log_endpoint: str = "",
+) -> str:
+    """The whole as YAML text with comments that say where each part goes and why.
+
+    `endpoint` is the ext_authz door, `log_endpoint` that of access logs, empty when there is none.
+    """
     extras = set(extras_read)
     what = needs(config, extras)
     why = (
         "a rule reads `context.input`" if extras & READS_BODY else "the name of an MCP call can stand in the body alone"
     )
     clusters = [sidecar_cluster(endpoint, sidecar_id, tls)]
+    manager = connection_manager(config.authority.stream_s if config.authority else 0)
+    if log_endpoint:
+        clusters.append(sidecar_cluster(log_endpoint, sidecar_id, tls, LOG_CLUSTER))
+        manager["access_log"] = [access_log()]
     if tls is None and not endpoint.startswith("unix:"):
         clusters.append(workload_api_cluster(config.workload_api))
     parts = [
         _HEAD + (_FILES if tls is not None else "") + (_BODY.format(why=why) if what.body else _NO_BODY),
-        _part("HttpConnectionManager: the path that is judged is the path that is routed", connection_manager()),
+        _part("HttpConnectionManager: the path that is judged is the path that is routed", manager),
         _part(
             "http_filters: before the router, and before any filter that changes the request",
             {"http_filters": [http_filter(what)]},

@@ -8,8 +8,8 @@ import socket
 import socketserver
 import threading
 import wsgiref.simple_server
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -19,12 +19,22 @@ from prometheus_client.registry import Collector
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.config import HostPort
 from sidecar.errors import ConfigError
+from sidecar.metrics_doors import families
 
 NS = 1e-9
 CLIENT_TIMEOUT_S = 10
 ERROR_REASONS = frozenset({"internal", "late", "limit", "request.in_flight"})
 ERROR_PREFIXES = ("not_ready.", "journal.")
 TEXT = ("content-type", "text/plain; charset=utf-8")
+
+
+class AuthorityFacts(NamedTuple):
+    """`rows` by kind; how long revocations took to be in force: counts per bucket (ms), and their sum."""
+
+    rows: dict[str, int]
+    bounds_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_ms: float
 
 
 class Facts(Protocol):
@@ -39,8 +49,17 @@ class Facts(Protocol):
     def reload_counts(self) -> dict[str, int]:
         """{"applied" | "refused": times}."""
 
+    def door_counts(self) -> Mapping[str, Mapping[str, Any]]:
+        """{field of the configuration: counters of that native door, as `fastpath.listener.Listener.counters`}."""
+
+    def refused_calls(self) -> dict[str, int]:
+        """As `sidecar.seccomp.refused`."""
+
     def status(self) -> control_pb2.StatusResponse:
         """What is in force now."""
+
+    def authority(self) -> AuthorityFacts | None:
+        """Figures of the authority store; None without one."""
 
 
 class SidecarCollector(Collector):
@@ -60,7 +79,13 @@ class SidecarCollector(Collector):
         yield _counter("remit_replayed", "answers given again to a repeated request id", (), {(): counters["replayed"]})
         yield _counter("remit_malformed", "messages that did not decode", (), {(): counters["malformed"]})
         yield _counter("remit_reloads", "reloads by result", ("result",), _single(self._facts.reload_counts()))
+        refused = _single(self._facts.refused_calls())
+        yield _counter("remit_seccomp_refused", "system calls that the seccomp filter refused", ("call",), refused)
         yield from _gauges(self._facts.status())
+        yield from families(self._facts.door_counts())
+        authority = self._facts.authority()
+        if authority is not None:
+            yield from _authority(authority)
 
 
 def _is_error(reason: str) -> bool:
@@ -105,6 +130,18 @@ def _gauges(now: control_pb2.StatusResponse) -> Iterator[Metric]:
     }
     for name, (text, value) in figures.items():
         yield GaugeMetricFamily(name, text, value=value)
+
+
+def _authority(facts: AuthorityFacts) -> Iterator[Metric]:
+    for name, count in facts.rows.items():
+        yield GaugeMetricFamily(f"remit_authority_{name}", f"{name.replace('_', ' ')} in the store", value=count)
+    buckets, so_far = [], 0
+    for bound, count in zip([*(f"{ms / 1000:g}" for ms in facts.bounds_ms), "+Inf"], facts.counts, strict=True):
+        so_far += count
+        buckets.append((bound, so_far))
+    family = HistogramMetricFamily("remit_revocation_effect_seconds", "from the request to being in force")
+    family.add_metric((), buckets, facts.sum_ms / 1000)
+    yield family
 
 
 def registry(facts: Facts) -> CollectorRegistry:

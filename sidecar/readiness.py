@@ -12,6 +12,7 @@ NO_GENERATION = "not_ready.generation"
 NO_JOURNAL = "not_ready.journal"
 STALE_POLICY = "not_ready.policy_stale"
 STARTING = "not_ready.starting"
+NO_AUTHORITY = "not_ready.authority"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Conditions:
     generation: bool
     journal: bool
     fresh: bool
+    authority: bool = True
 
 
 def reason(now: Conditions) -> str:
@@ -32,6 +34,8 @@ def reason(now: Conditions) -> str:
         return NO_GENERATION
     if not now.journal:
         return NO_JOURNAL
+    if not now.authority:
+        return NO_AUTHORITY
     return "" if now.fresh else STALE_POLICY
 
 

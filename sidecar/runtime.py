@@ -4,10 +4,13 @@
 one `put_*` on the Pdp; whatever fails leaves the last good state in force.
 """
 
+import contextlib
+import datetime
 import logging
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,6 +20,7 @@ from fastpath.journal import Journal
 from fastpath.peer import VerifiedPeer
 from fastpath.verify import Verifier
 from sidecar import config_file, logs
+from sidecar.authority.authority import Authority
 from sidecar.config import Config
 from sidecar.decisions.events import event_record
 from sidecar.decisions.shipper import Shipper
@@ -27,17 +31,17 @@ from sidecar.identity.snapshot import Identity
 from sidecar.identity.source import WorkloadSource
 from sidecar.identity.upstream import Upstream
 from sidecar.logs import event
-from sidecar.readiness import STARTING, Conditions, Freshness, reason
+from sidecar.readiness import NO_JOURNAL, STARTING, Conditions, Freshness, reason
 from sidecar.rules import Rules
 from sidecar.services.errors import ErrorCounts
 
 log = logging.getLogger("remit.runtime")
 
+PREPARE_POLL_S = 0.02
 WATCH_S = 0.25  # how late stale policies or a full journal may be noticed; a call notices a full journal at once
 FLUSH_S = 5.0  # time for the last records to reach the collector at a stop
-EPOCH = 0  # the revocation epoch while no authority store exists
 # Sections that are open sockets and files: a reload cannot change them.
-FIXED = ("name", "identity", "listeners", "journal", "upstream", "control", "metrics", "limits", "process")
+FIXED = ("name", "identity", "listeners", "journal", "authority", "upstream", "control", "metrics", "limits", "process")
 FIXED_POLICY = ("store", "evaluation")
 
 
@@ -56,14 +60,19 @@ class Runtime:
     Raises ConfigError or JournalError when the parts cannot be made.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, deferred: bool = False) -> None:
+        """`deferred`: another process has the journal; prepare everything else, until `open_journal`."""
         self.config = config
+        self._deferred = deferred
         self.errors = ErrorCounts()
         self.reloads = {"applied": 0, "refused": 0}
         self.last_problem = ""
         self.not_ready = STARTING
         self._listeners: list[Callable[[bool], None]] = []
         self._pep_listeners: list[Callable[[frozenset[str]], None]] = []
+        self._reload_listeners: list[Callable[[bool], None]] = []
+        self.looks = 0
+        """Times that the watcher looked at readiness; stands still when something that it takes hangs."""
         self._reload_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._wake = threading.Event()
@@ -71,13 +80,20 @@ class Runtime:
         self._shipping = False
         self._was_stale = False
         self._fresh = Freshness()
-        self.journal = _open_journal(config)
+        self.journal = _make_journal(config)
+        if not deferred:
+            _open_journal(self.journal)
         self.pdp = _make_pdp(config, self.journal)
         self.rules = Rules(config, self.pdp)
         self.source = WorkloadSource(config.workload_api, choice=Choice(spiffe_id=config.identity.spiffe_id))
         self.verifier = Verifier()
         self._resolver = PeerResolver(self.verifier, _peps(config))
-        self._upstream, self.shipper = self._make_shipper()
+        self._followed: Upstream | None = None
+        self.authority = self._make_authority(config)
+        self._upstream: Upstream | None = None
+        self.shipper: Shipper | None = None
+        if not deferred:
+            self._upstream, self.shipper = self._make_shipper()
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +103,39 @@ class Runtime:
         self.source.start()
         self._watcher.start()
 
+    def prepare(self, timeout_s: float) -> None:
+        """Load, and get ready but for the journal. ConfigError when that takes longer than `timeout_s`."""
+        self.load()
+        give_up = time.monotonic() + timeout_s
+        self.refresh()
+        while self.not_ready != NO_JOURNAL:
+            if time.monotonic() > give_up:
+                raise ConfigError(f"not ready within {timeout_s:g} s: {self.not_ready}; the running sidecar goes on")
+            self._wake.wait(PREPARE_POLL_S)
+            self.refresh()
+
+    def open_journal(self, lock: int) -> None:
+        """Take the journal from the process that had it, by the descriptor of its lock; -1: it left it behind."""
+        _open_journal(self.journal, lock)
+        self._open_authority()
+        self._upstream, self.shipper = self._make_shipper()
+        self.refresh()
+        identity = self.source.current()
+        if identity is not None:
+            self._identity_changed(identity)
+        self._record("generation.in_force", "taken over")
+
+    def close_authority(self) -> None:
+        """Leave the authority store to the process that comes next."""
+        if self.authority is not None:
+            self.authority.close()
+
+    def stop_shipping(self) -> None:
+        """Leave what is not shipped to the process that comes next."""
+        if self.shipper is not None and self._shipping:
+            self._shipping = False
+            self.shipper.stop(0)
+
     def close(self) -> None:
         """Ship what is left for a moment, then give everything back."""
         self._closing = True
@@ -94,11 +143,14 @@ class Runtime:
         if self._watcher.is_alive():
             self._watcher.join()
         self.source.stop()
+        if self.authority is not None:
+            self.authority.close()
         if self.shipper is not None and self._shipping:
             shipped = self.shipper.stop(FLUSH_S)
             event(log, "stream.stopped", complete=shipped)
-        if self._upstream is not None:
-            self._upstream.close()
+        for tls in (self._upstream, self._followed):
+            if tls is not None:
+                tls.close()
         self.journal.close()
 
     # ------------------------------------------------------------ who calls
@@ -121,6 +173,8 @@ class Runtime:
 
     def load(self) -> None:
         """The first load. A source that cannot be published is reported, and the last published generation serves."""
+        if not self._deferred:
+            self._open_authority()
         with self._reload_lock:
             try:
                 changed = self.rules.publish(self.config)
@@ -132,9 +186,14 @@ class Runtime:
                     self._record("generation.in_force", "the last one published")
         self.refresh()
 
+    def on_reload(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback` with True when a reload begins and with False when it is over, applied or refused."""
+        with self._reload_lock:
+            self._reload_listeners.append(callback)
+
     def reload(self) -> Reloaded:
         """Load configuration, policies, entities and links again: all of it comes into force, or nothing."""
-        with self._reload_lock:
+        with self._reload_lock, self._told_of_reload():
             problems: tuple[str, ...] = ()
             changed = False
             try:
@@ -150,6 +209,16 @@ class Runtime:
         self.refresh()
         return Reloaded(self.rules.generation, self.rules.digest, changed, problems)
 
+    @contextlib.contextmanager
+    def _told_of_reload(self) -> Iterator[None]:
+        for callback in self._reload_listeners:
+            callback(True)
+        try:
+            yield
+        finally:
+            for callback in self._reload_listeners:
+                callback(False)
+
     def _apply(self, fresh: Config) -> None:
         """The rest of a reload: nothing here can fail."""
         logs.setup(fresh.log.level, fresh.log.format)
@@ -163,12 +232,50 @@ class Runtime:
     def _refused(self, name: str, error: SidecarError) -> None:
         self.last_problem = str(error)
         event(log, name, logging.ERROR, cause=str(error), generation=self.rules.generation)
-        self._record(name, type(error).__name__)
+        self._journal_event(name, type(error).__name__)
 
     def _record(self, name: str, detail: str) -> None:
-        """A change of what decides stands in the same sequence as the decisions."""
         event(log, name, detail=detail, generation=self.rules.generation)
-        self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=EPOCH))
+        self._journal_event(name, detail)
+
+    def _journal_event(self, name: str, detail: str) -> None:
+        """A change of what decides stands in the same sequence as the decisions."""
+        self._append(name, detail, self.epoch)
+
+    def _append(self, name: str, detail: str, epoch: int) -> None:
+        self.journal.append_bytes(event_record(name, detail, generation=self.rules.generation, epoch=epoch))
+
+    def _open_authority(self) -> None:
+        """Load what calls are decided by. It stands on the journal: what calls spent is recorded there."""
+        if self.authority is not None:
+            self.authority.open()
+
+    def _make_authority(self, config: Config) -> Authority | None:
+        """The live state that calls are decided by, empty and not ready until it is loaded; None: none is enforced."""
+        if config.authority is None:
+            return None
+        follow = config.authority.follow
+        followed: Any = None
+        if follow is not None and follow.address:
+            self._followed = Upstream(self.source, self.verifier, follow.address, [follow.spiffe_id])
+            followed = self._followed.channel
+        elif follow is not None:
+            followed = lambda: grpc.insecure_channel(f"unix:{follow.socket}")  # noqa: E731  typed by its use
+        made = Authority(
+            config.authority,
+            self.journal,
+            self._append,
+            self.refresh,
+            namespace=config.mapping.namespace,
+            followed=followed,
+        )
+        self.pdp.put_authority(made.live)
+        return made
+
+    @property
+    def epoch(self) -> int:
+        """The revocation epoch in force; 0 without authority."""
+        return self.authority.live.epoch if self.authority is not None else 0
 
     # ------------------------------------------------------------ readiness
 
@@ -184,7 +291,7 @@ class Runtime:
         with self._state_lock:
             before, self.not_ready = self.not_ready, reason(self._conditions())
             # The verifier's number, not the source's: peers are verified against what the verifier has.
-            self.pdp.put_state(epoch=EPOCH, bundle_generation=self.verifier.generation, not_ready=self.not_ready)
+            self.pdp.put_state(epoch=self.epoch, bundle_generation=self.verifier.generation, not_ready=self.not_ready)
             if before != self.not_ready:
                 event(log, "readiness", ready=not self.not_ready, reason=self.not_ready)
                 for callback in self._listeners:
@@ -197,6 +304,7 @@ class Runtime:
             generation=self.rules.generation > 0,
             journal=self.journal.writable(),
             fresh=not stale or self.config.policy.on_stale == "serve",
+            authority=self.authority is None or not self.authority.problem,
         )
 
     def _stale(self) -> bool:
@@ -211,7 +319,8 @@ class Runtime:
         self.refresh()
         if identity is None:
             return
-        self._record("identity.changed", f"{identity.spiffe_id} until {identity.not_after_s}")
+        ends = datetime.datetime.fromtimestamp(identity.not_after_s, datetime.UTC)
+        self._record("identity.changed", f"{identity.spiffe_id} until {ends:%Y-%m-%dT%H:%M:%SZ}")
         # A stream says whose it is at its start, so the first one waits for our name.
         if self.shipper is not None and not self._shipping:
             self._shipping = True
@@ -221,6 +330,7 @@ class Runtime:
         while not self._closing:
             self._wake.wait(WATCH_S)
             self.refresh()
+            self.looks += 1
 
     # ------------------------------------------------------------ the stream upstream
 
@@ -238,7 +348,7 @@ class Runtime:
         return self.config.name or (identity.spiffe_id if identity is not None else "")
 
 
-def _open_journal(config: Config) -> Journal:
+def _make_journal(config: Config) -> Journal:
     section = config.journal
     try:
         return Journal(
@@ -248,14 +358,21 @@ def _open_journal(config: Config) -> Journal:
             on_full=section.on_full,
             sync=section.sync,
             sync_ms=section.sync_ms,
+            deferred=True,
         )
+    except ValueError as error:
+        raise JournalError(f"cannot open the journal `{section.dir}`: {str(error).lower()}; mend `journal`") from error
+
+
+def _open_journal(journal: Journal, lock: int = -1) -> None:
+    folder = journal.directory
+    try:
+        journal.open(lock)
     except BlockingIOError:
-        raise JournalError(
-            f"another process has the journal `{section.dir}`; stop it, or name another folder"
-        ) from None
+        raise JournalError(f"another process has the journal `{folder}`; stop it, or name another folder") from None
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise JournalError(f"cannot open the journal `{section.dir}`: {cause.lower()}; mend `journal`") from error
+        raise JournalError(f"cannot open the journal `{folder}`: {cause.lower()}; mend `journal`") from error
 
 
 def _make_pdp(config: Config, journal: Journal) -> Pdp:
@@ -273,9 +390,8 @@ def _make_pdp(config: Config, journal: Journal) -> Pdp:
 
 
 def _peps(config: Config) -> frozenset[str]:
-    """Who may assert another principal: the listed PEPs, and the Envoy that a Unix socket belongs to."""
-    door = config.listeners.ext_authz
-    own = {door.spiffe_id} if door is not None and door.socket else set()
+    """Who may assert another principal: the listed PEPs, and the Envoys that Unix sockets belong to."""
+    own = {door.spiffe_id for _, door in config.listeners.envoy_doors if door.socket}
     return frozenset(own | set(config.peps))
 
 

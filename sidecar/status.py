@@ -3,12 +3,18 @@
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastpath.journal import JournalState
+from sidecar import seccomp
 from sidecar._proto.remit.control.v1 import control_pb2
-from sidecar.runtime import EPOCH, Runtime
+from sidecar.authority.authority import EFFECT_MS
+from sidecar.metrics import AuthorityFacts
+from sidecar.runtime import Runtime
 from sidecar.version import VERSION
+
+if TYPE_CHECKING:
+    from sidecar.native import NativeDoor
 
 _JOURNAL = {JournalState.JOURNAL_OK: "ok", JournalState.JOURNAL_FULL: "full", JournalState.JOURNAL_FAILED: "failed"}
 
@@ -16,10 +22,13 @@ _JOURNAL = {JournalState.JOURNAL_OK: "ok", JournalState.JOURNAL_FULL: "full", Jo
 class StatusView:
     """Reads one runtime; also what sidecar.metrics calls Facts."""
 
-    def __init__(self, runtime: Runtime, listeners: Mapping[str, str]) -> None:
-        """`listeners`: bound address by configuration field; read at each call, so it may grow."""
+    def __init__(self, runtime: Runtime, listeners: Mapping[str, str], doors: Mapping[str, "NativeDoor"]) -> None:
+        """`listeners`: bound address, and `doors`: native door, by configuration field; read at each call, so both may
+        grow.
+        """
         self._runtime = runtime
         self._listeners = listeners
+        self._doors = doors
         self._started = int(time.time())
 
     def counters(self) -> dict[str, Any]:
@@ -30,6 +39,20 @@ class StatusView:
 
     def reload_counts(self) -> dict[str, int]:
         return dict(self._runtime.reloads)
+
+    def authority(self) -> AuthorityFacts | None:
+        authority = self._runtime.authority
+        if authority is None:
+            return None
+        counts = tuple(authority.effect_counts)
+        return AuthorityFacts(authority.figures(), EFFECT_MS, counts, authority.effect_ms_sum)
+
+    def door_counts(self) -> dict[str, dict[str, Any]]:
+        # Doors are added while the metrics are served already.
+        return {name: door.listener.counters() for name, door in tuple(self._doors.items())}
+
+    def refused_calls(self) -> dict[str, int]:
+        return seccomp.refused()
 
     def status(self) -> control_pb2.StatusResponse:
         runtime = self._runtime
@@ -44,7 +67,7 @@ class StatusView:
             not_ready=runtime.not_ready,
             generation=runtime.rules.generation,
             generation_digest=runtime.rules.digest,
-            revocation_epoch=EPOCH,
+            revocation_epoch=runtime.epoch,
             listeners=[control_pb2.Listener(name=n, address=a) for n, a in sorted(self._listeners.items())],
             journal=self._journal(),
             stream=self._stream(),

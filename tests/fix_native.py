@@ -66,9 +66,11 @@ def _image() -> bytes:
 class NativeServer:
     """One plain door on a Unix socket, or with `tcp` on loopback."""
 
-    def __init__(self, folder: str, pdp: Pdp, *, envoy: bool = False, tcp: bool = False, **options: Any) -> None:
+    def __init__(
+        self, folder: str, pdp: Pdp, *, envoy: bool = False, tcp: bool = False, agent: str = AGENT, **options: Any
+    ) -> None:
         self.pdp = pdp
-        spiffe_id = "" if "verifier" in options else ENVOY if envoy else AGENT
+        spiffe_id = "" if "verifier" in options else ENVOY if envoy else agent
         self.listener = Listener(pdp, envoy=envoy, spiffe_id=spiffe_id, **options)
         self.listener.put_peps(PepList([ENVOY]))
         self.listener.put_ready(True)
@@ -102,9 +104,11 @@ class NativeServer:
 
 
 @contextlib.contextmanager
-def native_server(pdp: Pdp | None = None, **options: Any) -> Iterator[NativeServer]:
+def native_server(
+    pdp: Pdp | None = None, *, kind: type[NativeServer] = NativeServer, **options: Any
+) -> Iterator[NativeServer]:
     with tempfile.TemporaryDirectory(prefix="nd") as folder:
-        server = NativeServer(folder, pdp or make_pdp(), **options)
+        server = kind(folder, pdp or make_pdp(), **options)
         try:
             yield server
         finally:

@@ -27,6 +27,8 @@ AGENT = f"spiffe://{TRUST_DOMAIN}/agents/a"
 OTHER = f"spiffe://{TRUST_DOMAIN}/agents/b"
 ENVOY = f"spiffe://{TRUST_DOMAIN}/envoy"
 TIMEOUT_S = 30
+LISTENER = os.environ.get("REMIT_LISTENER", "native")
+"""Who serves the doors where a test does not say: the whole suite runs on either."""
 PERMIT = """
 @id("web")
 permit (principal == Agent::"spiffe://corp.example/agents/a", action, resource) when { context has http };
@@ -42,7 +44,7 @@ EXT_AUTHZ = "/envoy.service.auth.v3.Authorization/Check"
 class Served:
     """One folder with a configuration, and the sidecar that serves it once `start` is called."""
 
-    def __init__(self, folder: pathlib.Path, listener: str = "grpcio") -> None:
+    def __init__(self, folder: pathlib.Path, listener: str = LISTENER) -> None:
         self.folder = folder
         self.config = folder / "remit.yaml"
         self.authority = Authority(TRUST_DOMAIN)
@@ -70,6 +72,7 @@ class Served:
             "limits": {"budget_ms": 5000, "grace_s": 5},
             "process": {"allow_root": os.geteuid() == 0},
         }
+        self.refused_calls_expected: set[str] = set()
         self.process: Process | None = None
         self.addresses: dict[str, str] = {}
 
@@ -110,8 +113,13 @@ class Served:
 
     def log(self) -> list[dict[str, Any]]:
         """Its events so far."""
-        lines = (self.folder / "sidecar.log").read_text().splitlines()
+        file = self.folder / "sidecar.log"
+        lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def refused_calls(self) -> set[str]:
+        """System calls that its seccomp filter refused it; no test makes it need one."""
+        return {line["call"] for line in self.log() if line["event"] == "seccomp.refused"}
 
     # ------------------------------------------------------------ control and metrics
 
@@ -190,7 +198,7 @@ def outcome(channel: grpc.Channel, request: authz_pb2.CheckRequest) -> tuple[str
 
 
 @contextlib.contextmanager
-def made_sidecar(listener: str = "grpcio") -> Iterator[Served]:
+def made_sidecar(listener: str = LISTENER) -> Iterator[Served]:
     """A sidecar that is not started yet; the Workload API answers `no identity issued`."""
     with tempfile.TemporaryDirectory(prefix="sv") as name:
         made = Served(pathlib.Path(name), listener)
@@ -199,3 +207,4 @@ def made_sidecar(listener: str = "grpcio") -> Iterator[Served]:
             yield made
         finally:
             made.close()
+        assert made.refused_calls() == made.refused_calls_expected

@@ -20,6 +20,7 @@ from sidecar.demo.envoy import Bootstrap, Json, Listener, cluster, watched_svid
 from sidecar.demo.processes import wait_for
 from sidecar.demo.stage import ENVOY_ID, EXAMPLES, MCP_HOST, Stage, short_folder
 from tests.fix_identity import Forger, dns, new_key, pkcs8, uris
+from tests.fix_serve import LISTENER
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters."
 NETWORK_FILTER = _FILTERS + "network.ext_authz.v3.ExtAuthz"
@@ -79,7 +80,9 @@ class TestStage(Stage):
         entities = json.loads((source / "entities.json").read_text())
         entities.append({"uid": TUNNEL, "attrs": {"max_level": 4}, "parents": [INTERNAL]})
         (source / "entities.json").write_text(json.dumps(entities))
-        super().__init__(folder, policy=source, overrides={"mapping.routes": ROUTES, **overrides})
+        super().__init__(
+            folder, policy=source, overrides={"listeners.listener": LISTENER, "mapping.routes": ROUTES, **overrides}
+        )
 
     # ------------------------------------------------------------ Envoy
 
@@ -218,7 +221,8 @@ class FaultStage(Stage):
     __test__ = False
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, overrides={"journal.segment_bytes": 1 << 16, "journal.cap_bytes": 1 << 17})
+        small = {"journal.segment_bytes": 1 << 16, "journal.cap_bytes": 1 << 17}
+        super().__init__(folder, overrides={"listeners.listener": LISTENER, **small})
 
     def listeners(self) -> list[Listener]:
         main = super().listeners()[0]

@@ -18,6 +18,15 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *buf, size_t n, int flags)
 
 
+cdef extern from * nogil:
+    """
+    #ifndef SO_PEERPIDFD
+    #define SO_PEERPIDFD 77
+    #endif
+    """
+    int SO_PEERPIDFD         # Linux 6.5; older kernels answer ENOPROTOOPT
+
+
 cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
 
@@ -32,7 +41,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     cdef struct epoll_event:
         uint32_t events
         epoll_data_t data
-    uint32_t EPOLLIN, EPOLLOUT
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLEXCLUSIVE
     int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int op, int fd, epoll_event *event)

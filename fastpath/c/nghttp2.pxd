@@ -9,6 +9,12 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
         pass
     ctypedef struct nghttp2_option:
         pass
+    ctypedef struct nghttp2_mem:
+        void *mem_user_data
+        void *(*malloc)(size_t size, void *user) noexcept nogil
+        void (*free)(void *p, void *user) noexcept nogil
+        void *(*calloc)(size_t count, size_t size, void *user) noexcept nogil
+        void *(*realloc)(void *p, size_t size, void *user) noexcept nogil
     ctypedef struct nghttp2_nv:
         uint8_t *name
         uint8_t *value
@@ -59,6 +65,7 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
 
     int NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE
     int NGHTTP2_DATA, NGHTTP2_HEADERS, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS, NGHTTP2_PING, NGHTTP2_GOAWAY
+    int NGHTTP2_PRIORITY, NGHTTP2_FLOW_CONTROL_ERROR
     int NGHTTP2_HCAT_REQUEST
     int NGHTTP2_FLAG_NONE, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_ACK
     int NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM
@@ -67,7 +74,7 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     int NGHTTP2_NO_ERROR, NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM
     int NGHTTP2_INTERNAL_ERROR
     int NGHTTP2_ERR_CANCEL, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    int NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM
+    int NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM, NGHTTP2_ERR_DEFERRED
 
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks **made)
     void nghttp2_session_callbacks_del(nghttp2_session_callbacks *callbacks)
@@ -96,14 +103,15 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     void nghttp2_option_set_no_closed_streams(nghttp2_option *option, int on)
     void nghttp2_option_set_user_recv_extension_type(nghttp2_option *option, uint8_t type)
     void nghttp2_option_set_max_outbound_ack(nghttp2_option *option, size_t n)
-    int nghttp2_session_server_new2(
+    int nghttp2_session_server_new3(
         nghttp2_session **made, const nghttp2_session_callbacks *callbacks, void *user_data,
-        const nghttp2_option *option)
+        const nghttp2_option *option, nghttp2_mem *mem)
     void nghttp2_session_del(nghttp2_session *session)
     ssize_t nghttp2_session_mem_recv(nghttp2_session *session, const uint8_t *p, size_t n)
     ssize_t nghttp2_session_mem_send(nghttp2_session *session, const uint8_t **p)
     int nghttp2_session_want_read(nghttp2_session *session)
     int nghttp2_session_want_write(nghttp2_session *session)
+    int nghttp2_session_terminate_session(nghttp2_session *session, uint32_t error_code)
     size_t nghttp2_session_get_outbound_queue_size(nghttp2_session *session)
     void *nghttp2_session_get_stream_user_data(nghttp2_session *session, int32_t stream_id)
     int nghttp2_session_set_stream_user_data(nghttp2_session *session, int32_t stream_id, void *user_data)
@@ -115,6 +123,7 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     int nghttp2_submit_response(
         nghttp2_session *session, int32_t stream_id, const nghttp2_nv *headers, size_t n,
         const nghttp2_data_provider *body)
+    int nghttp2_session_resume_data(nghttp2_session *session, int32_t stream_id)
     int nghttp2_submit_trailer(nghttp2_session *session, int32_t stream_id, const nghttp2_nv *headers, size_t n)
     int nghttp2_submit_rst_stream(nghttp2_session *session, uint8_t flags, int32_t stream_id, uint32_t error_code)
     int nghttp2_submit_ping(nghttp2_session *session, uint8_t flags, const uint8_t *opaque)

@@ -2,6 +2,8 @@
 
 import click
 
+from sidecar.cli.agent import agent, authority
+from sidecar.cli.approvals import approve, deny, pending, review
 from sidecar.cli.control import reload, status
 from sidecar.cli.decisions import collect, decisions
 from sidecar.cli.demo import demo
@@ -9,7 +11,10 @@ from sidecar.cli.doctor import doctor
 from sidecar.cli.envoy import envoy_config
 from sidecar.cli.output import Commands
 from sidecar.cli.policy import policy
+from sidecar.cli.revoke import lift, owner, revoke
 from sidecar.cli.serve import serve
+from sidecar.cli.systemd import systemd
+from sidecar.cli.task import task
 from sidecar.version import VERSION
 
 
@@ -27,11 +32,15 @@ def main() -> None:
       remit policy check policies/             is this a policy set?
       remit serve --config remit.yaml          start the sidecar
       remit envoy-config --config remit.yaml   the Envoy side
+      remit task open --help                   let an agent work
+      remit revoke agent SPIFFE_ID             and stop it
 
     Exit codes: 0 done; 1 the answer is no (a test missed, a reload was refused, a check found problems); 2 wrong
     usage; 3 configuration or policy cannot be used; 4 the sidecar or collector does not answer.
     """
 
 
-for _command in (serve, reload, status, policy, collect, decisions, demo, envoy_config, doctor):
+_CONTROL = (serve, reload, status, policy, collect, decisions, demo, envoy_config, systemd, doctor)
+_AUTHORITY = (task, revoke, lift, pending, approve, deny, review, owner, agent, authority)
+for _command in (*_CONTROL, *_AUTHORITY):
     main.add_command(_command)

@@ -14,8 +14,8 @@ NEEDED = ("envoy", "httpx2", "mcp", "uvicorn")  # of the extra `demo`, which the
 @click.option("--stay", is_flag=True, help="Keep everything up afterwards and say how to talk to it.")
 @click.option(
     "--listener",
-    type=click.Choice(["grpcio", "native"]),
-    default="grpcio",
+    type=click.Choice(["native", "grpcio"]),
+    default="native",
     show_default=True,
     help="Who serves the sidecar's doors.",
 )

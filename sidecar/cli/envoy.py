@@ -8,10 +8,11 @@ from sidecar import envoy_config as envoy
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.cli.control import live_status
 from sidecar.cli.output import Failure, config_option
-from sidecar.config import Config
+from sidecar.config import Config, ExtAuthz
 from sidecar.errors import SidecarError
 
 DOOR = "listeners.ext_authz."
+LOG_DOOR = "listeners.access_log."
 
 
 @click.command("envoy-config")
@@ -45,14 +46,22 @@ def envoy_config(config_file: str, sidecar_id: str, certificate: str, key: str, 
         raise Failure(f"`{identity}` names a trust domain, not a workload; write spiffe://trust-domain/path")
     tls = envoy.TlsFiles(*given) if all(given) else None
     extras = list(live.extras_read) if live and live.generation else _stored_extras(config)
-    text = envoy.render(config, endpoint=_endpoint(config, live), sidecar_id=identity, extras_read=extras, tls=tls)
+    text = envoy.render(
+        config,
+        endpoint=_endpoint(config.listeners.ext_authz, DOOR, live),
+        sidecar_id=identity,
+        extras_read=extras,
+        tls=tls,
+        log_endpoint=_endpoint(config.listeners.access_log, LOG_DOOR, live),
+    )
     click.echo(text, nl=False)
 
 
-def _endpoint(config: Config, live: control_pb2.StatusResponse | None) -> str:
-    bound = next((one.address for one in live.listeners if one.name.startswith(DOOR)), "") if live else ""
-    door = config.listeners.ext_authz
-    assert door is not None
+def _endpoint(door: ExtAuthz | None, name: str, live: control_pb2.StatusResponse | None) -> str:
+    """Where the door is: as the running sidecar bound it, else as configured; empty when there is none."""
+    if door is None:
+        return ""
+    bound = next((one.address for one in live.listeners if one.name.startswith(name)), "") if live else ""
     return bound or (f"unix:{door.socket}" if door.socket else door.address)
 
 

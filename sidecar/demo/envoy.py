@@ -230,6 +230,12 @@ class Envoy:
             time.sleep(0.02)
         return self
 
+    @property
+    def pid(self) -> int:
+        """Its process, once started."""
+        assert self._process is not None, "started"
+        return self._process.pid
+
     def _last_words(self) -> str:
         texts = [
             path.read_text(errors="replace") for path in sorted(self._folder.glob("envoy.[lo]*")) if path.is_file()

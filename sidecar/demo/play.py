@@ -11,6 +11,7 @@ import traceback
 from rich.console import Console
 from rich.table import Table
 
+from sidecar.demo.authority import open_standing_tasks
 from sidecar.demo.scenes import SCENES, Scene
 from sidecar.demo.stage import Stage, short_folder
 
@@ -62,7 +63,7 @@ def _row(table: Table, scene: Scene, actual: str) -> bool:
     return missed
 
 
-def main(stay: bool, listener: str = "grpcio") -> int:
+def main(stay: bool, listener: str = "native") -> int:
     """Play the demo; 0 when every scene went as expected. `stay` keeps everything up until SIGINT or SIGTERM,
     `listener` is the configuration's `listeners.listener`."""
     # A pipe has no width; the table is made for a wide one.
@@ -74,7 +75,8 @@ def main(stay: bool, listener: str = "grpcio") -> int:
     try:
         with contextlib.ExitStack() as ended:
             with console.status("starting SVIDs, upstreams, collector, sidecar and Envoy"):
-                stage = ended.enter_context(Stage(folder, overrides={"listeners.listener": listener}))
+                stage = ended.enter_context(Stage(folder, tasks=True, overrides={"listeners.listener": listener}))
+                open_standing_tasks(stage)
             missed = play(stage, console)
             console.print(f"{len(SCENES) - missed} of {len(SCENES)} scenes as expected", style="bold")
             if stay:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
+from sidecar.demo import authority
 from sidecar.demo.calls import (
     MCP_VERSION,
     Answer,
@@ -351,6 +352,35 @@ SCENES = [
         "0 calls failed, 0 records missing",
         _collector_restart,
     ),
+    Scene(
+        "a task ends, and so does what it allowed",
+        "alice get_balance",
+        "200, completed, 403 task.completed",
+        authority.task_ends,
+    ),
+    Scene(
+        "allowed by policy, outside the task", "alice send_money", "200, 403 task.scope.tool", authority.outside_scope
+    ),
+    Scene("a budget of three calls", "alice get_balance x 4", "200, 200, 200, 403 task.budget", authority.budget),
+    Scene(
+        "alice delegates to bob, within what she has",
+        "bob get_balance",
+        "200, chain alice > bob, parent suspended, 403 task.suspended",
+        authority.delegation,
+    ),
+    Scene(
+        "an approval, for one call",
+        "alice delete_account",
+        "request_approval, own approval PERMISSION_DENIED, approved, 200, 403 approval.required",
+        authority.approval,
+    ),
+    Scene(
+        "revoked under load",
+        "alice get_balance",
+        f"0 allowed after {authority.REVOCATIONS} acknowledgements, lifted, 200",
+        authority.revocation_under_load,
+    ),
+    Scene("the owner is disabled", "alice get_balance", "403 owner.inactive, 200", authority.owner_disabled),
     Scene("every allowed call names agent and owner", "collector's records", "0 without an owner", _owners_named),
     Scene("the collector's count is the sidecar's", "decisions", "equal", _counts),
 ]

@@ -39,6 +39,7 @@ MCP_HOST = "bank.example.org"
 API_HOST = "api.example.org"
 WEB_HOST = "paste.example.com"  # a public destination
 NOBODY_UID = 65534
+OWNER, SECURITY = "ana", "eve"  # who answers for the agents, and who watches over all
 
 
 def ordinary_uid() -> int | None:
@@ -57,13 +58,22 @@ def ordinary_uid() -> int | None:
 class Stage:
     """Start with `with Stage(folder) as stage`; `folder` must be short, since sockets lie in it."""
 
-    def __init__(self, folder: Path, *, policy: Path = EXAMPLES, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: Path = EXAMPLES,
+        tasks: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`tasks`: no call is allowed that no task covers; `overrides` are settings by dotted name."""
         self.folder = folder
         self.policy = folder / "policy"
         self.svids = folder / "svids"
         self.config = folder / "remit.yaml"
         self.records = folder / "records"
         self._source = policy
+        self._tasks = tasks
         self._overrides = dict(overrides or {})
         self._stack = contextlib.ExitStack()
         self._uid = ordinary_uid()
@@ -116,6 +126,17 @@ class Stage:
         domains = {TRUST_DOMAIN: {"federates_with": [PARTNER_DOMAIN]}, PARTNER_DOMAIN: {}, FOREIGN_DOMAIN: {}}
         return {"folder": str(self.svids), "trust_domains": domains, "identities": identities}
 
+    def authority_socket(self, who: str) -> Path:
+        """Where a person or an agent reaches the authority services."""
+        return self.folder / f"authority-{who}" / "sock"
+
+    def authority(self) -> Json:
+        """The section that makes the sidecar enforce tasks, for a stage that shows them."""
+        people = [{"id": OWNER, "roles": ["operator"]}, {"id": SECURITY, "roles": ["security", "approver"]}]
+        sockets = [{"socket": str(self.authority_socket(who)), "person": who} for who in (OWNER, SECURITY)]
+        sockets.append({"socket": str(self.authority_socket("alice")), "spiffe_id": AGENT_A})
+        return {"store": str(self.folder / "authority"), "people": people, "sockets": sockets}
+
     def settings(self) -> Json:
         """The sidecar's configuration."""
         made: Json = {
@@ -150,6 +171,8 @@ class Stage:
             "limits": {"budget_ms": 2500, "grace_s": 5},
             "process": {"allow_root": os.geteuid() == 0 and self._uid is None},
         }
+        if self._tasks:
+            made["authority"] = self.authority()
         for path, value in self._overrides.items():
             section = made
             *parents, last = path.split(".")

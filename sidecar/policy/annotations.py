@@ -19,9 +19,11 @@ RESERVED = (
     "shadow",
     "advice",
     "description",
+    "task",
 )
 OBLIGATIONS = ("approval", "notify", "step-up")
 CURES = ("approval", "step-up")
+TASKLESS = "none"
 DISTANCE_MAX = 2
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
@@ -62,6 +64,9 @@ def check(annotations: Mapping[str, str]) -> None:
     obligation = annotations.get("obligation")
     if obligation is not None and obligation not in OBLIGATIONS:
         raise PolicyError(f"has the obligation `{obligation}`; known ones are {', '.join(OBLIGATIONS)}")
+    task = annotations.get("task")
+    if task is not None and task != TASKLESS:
+        raise PolicyError(f'has `@task("{task}")`; the only one is `@task("{TASKLESS}")`: the permit needs no task')
 
 
 def flags(annotations: Mapping[str, str], *, forbid: bool) -> int:
@@ -73,6 +78,8 @@ def flags(annotations: Mapping[str, str], *, forbid: bool) -> int:
         bits |= PolicyFlag.NEVER
     if "shadow" in annotations:
         bits |= PolicyFlag.SHADOW
+    if not forbid and annotations.get("task") == TASKLESS:
+        bits |= PolicyFlag.TASKLESS
     return bits
 
 

@@ -46,6 +46,7 @@ class PolicyFlag(IntEnum):
     SHADOW = 4
     OBLIGES = 8
     GONE = 16
+    TASKLESS = 32
 
 
 class NodeFlag(IntEnum):

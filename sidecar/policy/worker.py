@@ -104,6 +104,8 @@ def _environment() -> dict[str, str]:
 
 
 def _death(code: int, said: bytes) -> str:
+    if code == -signal.SIGSYS:
+        return "SIGSYS: the sidecar's seccomp filter refused it a system call; `process.seccomp: log` shows which"
     if code < 0:
         known = {one.value: one.name for one in signal.Signals}
         return f"{known.get(-code, f'signal {-code}')}; the policies are too large or too deep"

@@ -71,13 +71,16 @@ def ext_authz_service(decide: Decide, resolve: Resolve, errors: ErrorCounts) -> 
     return grpc.method_handlers_generic_handler(EXT_AUTHZ, {"Check": raw(Door("ext_authz", decide, resolve, errors))})
 
 
-def authz_service(check: Decide, batch_check: Decide, resolve: Resolve, errors: ErrorCounts) -> grpc.GenericRpcHandler:
+def authz_service(
+    check: Decide, batch_check: Decide, report: Decide, resolve: Resolve, errors: ErrorCounts
+) -> grpc.GenericRpcHandler:
     """The agent's own question (proto/remit/authz/v1/authz.proto)."""
     return grpc.method_handlers_generic_handler(
         AUTHZ,
         {
             "Check": raw(Door("check", check, resolve, errors)),
             "BatchCheck": raw(Door("batch", batch_check, resolve, errors)),
+            "Report": raw(Door("report", report, resolve, errors)),
         },
     )
 

@@ -5,8 +5,6 @@
 
 from sidecar.config import Limits
 
-KEEPALIVE_MS = 20_000
-KEEPALIVE_TIMEOUT_MS = 10_000
 PING_INTERVAL_MIN_MS = 10_000  # a client may ping this often
 PING_STRIKES = 2
 
@@ -26,8 +24,8 @@ def server_options(limits: Limits, message_bytes: int) -> list[Option]:
         ("grpc.max_connection_idle_ms", limits.connection_idle_s * ms),
         ("grpc.server_handshake_timeout_ms", limits.handshake_ms),
         ("grpc.http2.settings_timeout", limits.settings_ms),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", limits.keepalive_s * ms),
+        ("grpc.keepalive_timeout_ms", limits.keepalive_timeout_s * ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
         ("grpc.http2.max_ping_strikes", PING_STRIKES),

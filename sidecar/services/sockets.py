@@ -22,13 +22,14 @@ SOCKET_MODE = 0o660
 class BoundSocket:
     """Owns one socket path from bind to close. A second process on the same path is refused while we hold it."""
 
-    def __init__(self, path: str, group: str = "") -> None:
+    def __init__(self, path: str, group: str = "", *, lock: int = -1) -> None:
+        """`lock`: the descriptor of the path's lock, from the process that served it until now; ours from here."""
         if path.startswith(("@", "\0")):
             raise ConfigError(f"`{path}`: abstract sockets have no permissions; name a path")
         self.path = os.path.abspath(path)
         folder = os.path.dirname(self.path)
         make_folder(folder, group)
-        self._lock = _lock(self.path)
+        self._lock = lock if lock >= 0 else _lock(self.path)
         try:
             _refuse_strange(self.path)
         except BaseException:
@@ -44,6 +45,17 @@ class BoundSocket:
         os.chmod(aside, SOCKET_MODE)
         os.chown(aside, -1, os.stat(os.path.dirname(self.path)).st_gid)
         os.rename(aside, self.path)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the path's lock, to be handed to the process that serves it next."""
+        return self._lock
+
+    def let_go(self) -> None:
+        """Leave the socket to the process that was handed its lock."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def close(self) -> None:
         """Remove the socket. A second call does nothing."""

@@ -86,8 +86,8 @@ def test_each_answer_under_reloads_names_exactly_one_generation_and_no_call_fail
     A caller never sees the generation go down, and a call that begins after a reload has ended is under the new one.
     """
     served.policy.write_text(policy(0))
-    # No collector takes what so many calls record.
-    served.settings["journal"]["cap_bytes"] = 1 << 32
+    # No collector takes what so many calls record, and small segments would fill faster than new ones are allocated.
+    served.settings["journal"] |= {"cap_bytes": 1 << 32, "segment_bytes": 1 << 24}
     served.start_ready()
     version_of = {served.status().generation: 0}
     callers = Callers(served)

@@ -17,9 +17,10 @@ SCENES_MIN = 18  # what the demo promises
 class EmptyStage:
     """A stage on which nothing runs."""
 
-    def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, *, tasks: bool, overrides: Mapping[str, object]) -> None:
         self.folder = folder
-        assert overrides == {"listeners.listener": "grpcio"}
+        assert tasks
+        assert overrides == {"listeners.listener": "native"}
 
     def __enter__(self) -> "EmptyStage":
         return self
@@ -36,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     made = tmp_path / "stage"
     made.mkdir()
     monkeypatch.setattr(play, "Stage", EmptyStage)
+    monkeypatch.setattr(play, "open_standing_tasks", lambda _: None)
     monkeypatch.setattr(play, "short_folder", lambda: made)
     return made
 

@@ -48,7 +48,7 @@ def test_every_command_teaches_with_an_example(path: tuple[str, ...]) -> None:
 def test_the_command_set_is_complete() -> None:
     """What the README promises is there."""
     names = {" ".join(path) for path in commands()}
-    promised = ["serve", "reload", "status", "collect", "envoy-config", "doctor", "demo", "decisions tail"]
+    promised = ["serve", "reload", "status", "collect", "envoy-config", "systemd", "doctor", "demo", "decisions tail"]
     promised += [f"policy {name}" for name in ("check", "fmt", "test", "explain", "publish", "generate-schema")]
     assert names >= set(promised)
 

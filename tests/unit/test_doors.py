@@ -35,7 +35,7 @@ def served(decide: Decide, errors: ErrorCounts, limits: Limits = LIMITS) -> Iter
     server.add_generic_rpc_handlers(
         (
             ext_authz_service(decide, lambda _: PEER, errors),
-            authz_service(decide, decide, lambda _: PEER, errors),
+            authz_service(decide, decide, decide, lambda _: PEER, errors),
         )
     )
     with tempfile.TemporaryDirectory(prefix="door") as folder:

@@ -142,3 +142,30 @@ def test_an_unsafe_envoy_configuration_is_pointed_out() -> None:
     assert envoy_config.warnings("a: 1") == ["no ext_authz filter found: nothing asks the sidecar"]
     del bootstrap["a"][0]["b"]["merge_slashes"]
     assert any("`merge_slashes`" in line for line in envoy_config.warnings(yaml.safe_dump(bootstrap)))
+
+
+def test_under_authority_streams_are_bounded_and_logs_are_sent() -> None:
+    """A stream is asked about once, so it ends in time; what a call sent comes back as a log entry of its decision."""
+    from envoy.config.cluster.v3 import cluster_pb2
+    from envoy.extensions.access_loggers.grpc.v3 import als_pb2  # noqa: F401  registers the Any type
+    from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
+    from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401
+    from google.protobuf import json_format
+
+    config = config_file.parse(CONFIG + "authority: {store: var/authority, stream_s: 120}", "/etc/remit/remit.yaml")
+    text = envoy_config.render(
+        config,
+        endpoint="127.0.0.1:9191",
+        sidecar_id=SIDECAR,
+        extras_read=(),
+        tls=FILES,
+        log_endpoint="unix:/run/remit/log/sock",
+    )
+    parsed = yaml.safe_load(text)
+    assert parsed["common_http_protocol_options"] == {"max_stream_duration": "120s"}
+    names = [json_format.ParseDict(one, cluster_pb2.Cluster()).name for one in parsed["clusters"]]
+    assert names == ["remit", "remit_access_log"]
+    manager = {name: parsed[name] for name in ("common_http_protocol_options", "access_log", "normalize_path")}
+    made = json_format.ParseDict(manager, http_connection_manager_pb2.HttpConnectionManager())
+    assert made.access_log[0].name == "envoy.access_loggers.http_grpc"

@@ -10,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.config import HostPort
 from sidecar.errors import ConfigError
-from sidecar.metrics import MetricsServer, registry
+from sidecar.metrics import AuthorityFacts, MetricsServer, registry
+from sidecar.metrics_doors import COUNTERS, GAUGES, NAMED
+from tests.fix_native import native_server
 
 
 class Facts:
@@ -30,6 +32,18 @@ class Facts:
 
     def reload_counts(self) -> dict[str, int]:
         return {"applied": 1, "refused": 2}
+
+    def authority(self) -> AuthorityFacts | None:
+        return AuthorityFacts({"tasks": 3}, (1.0, 5.0), (2, 1, 1), 20.0)
+
+    def door_counts(self) -> dict[str, dict[str, Any]]:
+        with native_server() as server:
+            counts = server.listener.counters()
+        named = {"closed": {"flood": 2}, "goaways": {"flood": 1}, "refusals": {"expired": 4}, "statuses": {16: 4}}
+        return {"listeners.check_address": {**counts, "accepted": 5, "held": 6, **named}}
+
+    def refused_calls(self) -> dict[str, int]:
+        return {"ptrace": 3}
 
     def status(self) -> control_pb2.StatusResponse:
         return control_pb2.StatusResponse(
@@ -67,11 +81,22 @@ def test_metrics_name_decisions_latency_errors_and_state(server: MetricsServer) 
         for s in f.samples
     }
     assert samples["remit_decisions_total", (("door", "ext_authz"), ("outcome", "allow"))] == 2
+    assert samples["remit_authority_tasks", ()] == 3
+    assert samples["remit_revocation_effect_seconds_bucket", (("le", "0.005"),)] == 3
+    assert samples["remit_revocation_effect_seconds_sum", ()] == 0.02
     assert samples["remit_errors_total", (("cause", "not_ready.svid"),)] == 1
     assert samples["remit_errors_total", (("cause", "internal"),)] == 6
     assert ("remit_errors_total", (("cause", "ok"),)) not in samples
     assert samples["remit_reasons_total", (("reason", "ok"),)] == 2
     assert samples["remit_reloads_total", (("result", "refused"),)] == 2
+    assert samples["remit_seccomp_refused_total", (("call", "ptrace"),)] == 3
+    door = ("door", "listeners.check_address")
+    assert samples["remit_door_connections_total", (door,)] == 5
+    assert samples["remit_door_held_bytes", (door,)] == 6
+    assert samples["remit_door_connections_closed_total", (("cause", "flood"), door)] == 2
+    assert samples["remit_door_goaways_total", (("cause", "flood"), door)] == 1
+    assert samples["remit_door_chains_refused_total", (door, ("reason", "expired"))] == 4
+    assert samples["remit_door_statuses_total", (door, ("status", "unauthenticated"))] == 4
     assert samples["remit_generation", ()] == 7
     assert samples["remit_svid_not_after_seconds", ()] == 1_800_000_000
     assert samples["remit_stream_lag_records", ()] == 3
@@ -92,10 +117,17 @@ def test_live_and_ready_are_different_questions(server: MetricsServer) -> None:
 def test_labels_are_names_of_ours_only() -> None:
     """No path, host, principal or id of a call is a label."""
     labels = {name for family in registry(Facts()).collect() for s in family.samples for name in s.labels}
-    assert labels == {"door", "outcome", "reason", "cause", "result", "le"}
+    assert labels == {"door", "outcome", "reason", "cause", "result", "call", "status", "le"}
 
 
 def test_a_taken_port_is_a_clear_error(server: MetricsServer) -> None:
     """The message names the field, the address and the next step."""
     with pytest.raises(ConfigError, match=r"`metrics.address`: cannot listen on .*; choose another port"):
         MetricsServer(server.address, Facts())
+
+
+def test_every_count_of_a_native_door_is_a_metric() -> None:
+    """What the loops count can be scraped; a new counter without a text of its own fails here."""
+    with native_server() as server:
+        counts = set(server.listener.counters())
+    assert counts - {"loops", "statuses"} == {*COUNTERS, *GAUGES, *NAMED}

@@ -18,6 +18,7 @@ READY = Conditions(identity="", generation=True, journal=True, fresh=True)
         ({"generation": False}, "not_ready.generation"),
         ({"journal": False}, "not_ready.journal"),
         ({"fresh": False}, "not_ready.policy_stale"),
+        ({"authority": False}, "not_ready.authority"),
         ({"identity": "not_ready.svid", "generation": False, "journal": False, "fresh": False}, "not_ready.svid"),
     ],
 )

@@ -342,3 +342,35 @@ def test_a_check_answer_has_every_field():
         "error_policy_ids": ["c"],
         "errors_total": 1,
     }
+
+
+# ------------------------------------------------------------ what a caller can do next
+
+NEXT = [
+    ({"outcome": 3, "reason": "approval.required"}, "request_approval"),
+    ({"outcome": 2, "reason": "task.none"}, "open_task"),
+    ({"outcome": 2, "reason": "task.unnamed"}, "name_task"),
+    ({"outcome": 2, "reason": "revoked.agent"}, "ask_owner"),
+    ({"outcome": 2, "reason": "owner.inactive"}, "ask_owner"),
+    ({"outcome": 2, "reason": "policy.none"}, ""),
+]
+
+
+@pytest.mark.parametrize(("decision", "word"), NEXT)
+def test_an_answer_under_authority_says_what_to_do_next(decision: dict[str, object], word: str) -> None:
+    """A word that programs read, in the body of Envoy's denial and in the answer to Check; without authority none."""
+    given = {"evaluation_id": "a" * 32, **decision}
+    for enforced, said in ((True, word), (False, "")):
+        response = CheckResponse.FromString(reply.ext_authz({**given, "enforced": enforced}, {}))
+        body = json.loads(response.denied_response.body)
+        assert body.get("next", "") == said
+        answer = authz_pb2.CheckResponse.FromString(reply.check({**given, "enforced": enforced}, {}))
+        assert answer.next == said
+
+
+def test_an_error_under_authority_says_when_to_ask_again() -> None:
+    """And still nothing of its cause."""
+    given = {"evaluation_id": "a" * 32, "outcome": 4, "reason": "not_ready.authority", "enforced": True}
+    body = json.loads(CheckResponse.FromString(reply.ext_authz(given, {})).error_response.body)
+    assert (body["next"], body["retry_after_ms"]) == ("retry", 1000)
+    assert "authority" not in json.dumps(body)

@@ -1,0 +1,136 @@
+"""One hostile peer as a process of its own: the attack named, again and again, until standard input ends.
+
+It runs with less priority on the load client's core, so that it takes what the client leaves. `quiet` attacks
+nobody and only keeps the core as busy as an attack would, so that quiet and attack differ by what the server does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from bench.attacks import ATTACKS, Attack
+from bench.servers import LOAD_CORE, pin, spins
+
+QUIET = "quiet"
+LEAST = 19  # nice
+LINGER_S = 0.05  # how long a peer that has sent all waits to be thrown out
+DRIP_S = 1.0
+READ = 1 << 16
+Address = tuple[str, int]
+
+
+class Counted:
+    """What the attack came to."""
+
+    def __init__(self) -> None:
+        self.connections = self.refused = self.bytes = 0
+
+
+def _connect(address: Address) -> socket.socket:
+    made = socket.create_connection(address, 5)
+    made.setblocking(False)
+    return made
+
+
+def burst(address: Address, attack: Attack, counted: Counted) -> None:
+    """One connection: send all that the server takes, read to its end or for a moment."""
+    data, at = memoryview(attack.data), 0
+    with contextlib.suppress(ConnectionError), _connect(address) as made:
+        counted.connections += 1
+        end = None
+        while end is None or time.monotonic() < end:
+            writing = at < len(data)
+            readable, writable, _ = select.select([made], [made] if writing else [], [], LINGER_S)
+            if writable:
+                at += made.send(data[at:])
+            if readable and not made.recv(READ):
+                break
+            if at == len(data) and end is None:
+                end = time.monotonic() + (LINGER_S if at else 0)
+    counted.bytes += at
+
+
+class Held:
+    """Connections that stay; those that the server ends are made anew."""
+
+    def __init__(self, address: Address, attack: Attack, counted: Counted) -> None:
+        self._address, self._attack, self._counted = address, attack, counted
+        self._open: list[socket.socket] = []
+        self._dripped = time.monotonic()
+
+    def turn(self) -> None:
+        """Fill up what was lost, drip when it is time, drop what was ended."""
+        while len(self._open) < self._attack.held:
+            try:
+                self._open.append(_connect(self._address))
+            except (ConnectionError, TimeoutError):
+                self._counted.refused += 1
+                break
+            self._counted.connections += 1
+            self._send(self._open[-1], self._attack.data)
+        if self._attack.drip and time.monotonic() - self._dripped > DRIP_S:
+            self._dripped = time.monotonic()
+            for one in self._open:
+                self._send(one, self._attack.drip)
+        for one in select.select(self._open, [], [], LINGER_S)[0]:
+            # What is answered is not read: a peer that takes nothing costs most. An end shows all the same.
+            if self._ended(one):
+                one.close()
+                self._open.remove(one)
+
+    def _send(self, one: socket.socket, data: bytes) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            self._counted.bytes += one.send(data)
+
+    def _ended(self, one: socket.socket) -> bool:
+        try:
+            return not one.recv(READ)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+
+def _spin() -> None:
+    end = time.monotonic() + LINGER_S
+    while time.monotonic() < end:
+        pass
+
+
+def work(attack: Attack, address: Address, counted: Counted) -> Callable[[], None]:
+    """What makes one turn of the attack."""
+    if attack.held:
+        return Held(address, attack, counted).turn
+    return lambda: burst(address, attack, counted)
+
+
+@click.command()
+@click.option("--name", required=True, help="An attack, or `quiet`.")
+@click.option("--port", type=int, required=True)
+def main(name: str, port: int) -> None:
+    """Attack 127.0.0.1:PORT until standard input ends; then print what it came to as JSON."""
+    pin(LOAD_CORE)
+    if spins():
+        os.nice(LEAST)
+    else:
+        # A load client in real time goes first anyway.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    counted = Counted()
+    turn = _spin if name == QUIET else work(ATTACKS[name], ("127.0.0.1", port), counted)
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        turn()
+    print(json.dumps(vars(counted)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

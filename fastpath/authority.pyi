@@ -1,0 +1,79 @@
+"""The live view of authority: tasks, revocations, owners and approvals, read and charged by every decision."""
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+class EffectKind(IntEnum):
+    """What redo adds to the state: remit.decisions.v1.Effect.kind."""
+
+    EFFECT_CALLS = 1
+    EFFECT_COST = 2
+    EFFECT_BYTES = 3
+    EFFECT_APPROVAL = 4
+
+STATES: tuple[str, ...]
+"""States of a task: "open", "suspended", "completed", "cancelled", "expired", "revoked"."""
+KINDS: dict[str, int]
+"""Kinds of revocation by name: agent, class, task, tool, server, destination, credential, owner, trust_domain."""
+MODES_BY_NAME: dict[str, int]
+"""Modes of a revocation: deny, read_only, step_up."""
+
+@disjoint_base
+class Live:
+    """The state that calls are decided on, in native memory. Thread-safe; changed only by `apply` and `redo`.
+
+    A call takes its lock twice, so a change that `apply` returned from is seen by every call that starts later.
+    `namespace` is the Cedar namespace of Person, AgentClass, Server and Action; `reserve_s` is how long an allowed
+    call may still be reported as not executed.
+    """
+
+    def __new__(cls, *, namespace: str = "", reserve_s: int = 300) -> Live: ...
+    def apply(self, changes: Sequence[tuple[str, Mapping[str, Any]]], epoch: int) -> None:
+        """Make all changes at once, and `epoch` the one in force. Times are Unix nanoseconds, ids at most 64 bytes.
+
+        - "task" {id, agent, owner, purpose, state, parent, depth, max_depth, expires_unix_ns, calls, cost, bytes,
+          scope} and optional {spent_calls, spent_cost, spent_bytes, attenuated, origin, on_behalf, reset}: put or
+          replace; calls, cost and bytes are what is left, -1 unlimited. A known task keeps its live spending and never
+          ends later than before, unless `reset` for the spending.
+        - "state" {id, state} · "forget" {id} · "budget" {id, calls, cost, bytes}: added to what is left.
+        - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)} · "lift" {kind, key, mode}
+        - "owner" {id, active}
+        - "approval" {id, digest, task, scope ("exact" or "class"), uses, expires_unix_ns, decided_unix_ns,
+          self_approved, break_glass, state}: "granted" puts it in force, any other state takes it out.
+
+        A scope is {any_tool, tools, tool_groups, any_action, actions, methods (None: any), any_dest, destinations,
+        zones, max_level, label_allow (None: any), label_deny, arg_rules [{tool, path, op, values}]}; `op` is eq, in,
+        range, prefix, host_suffix or cidr. An empty list covers nothing. Raises ProtocolError, and changes nothing,
+        for a change that cannot be read; MemoryError when what is in force is no longer complete.
+        """
+    def put_fresh(self, boot_ns: int) -> None:
+        """For state that follows another's: after this moment of CLOCK_BOOTTIME it is stale and calls get ERROR.
+        0: our own state, always fresh."""
+    def put_clock(self, *, boot_ns: int = 0, unix_ns: int = 0) -> None:
+        """Inject the clocks (tests); 0 gives the real one back."""
+    def put_floor(self, unix_ns: int) -> None:
+        """The wall clock was here already: earlier readings count as this one."""
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def floor_unix_ns(self) -> int:
+        """The latest wall clock that was ever seen."""
+    def counts(self) -> dict[str, int]:
+        """How many tasks, revocations, owners (inactive) and approval digests are in memory."""
+    def task(self, id_: str) -> dict[str, Any] | None:
+        """{id, state, calls, cost, bytes (left), spent_calls, spent_cost, spent_bytes, ttl_ns} as they are now."""
+    def uses(self, approval: str) -> int | None:
+        """How often the approval may still be used; None when it is not in force."""
+    def snapshot(self) -> tuple[list[tuple[str, int, int, int]], list[tuple[str, int]]]:
+        """([(task, calls, cost, bytes spent)], [(approval, uses left)]), of one moment."""
+    def redo(self, effects: Sequence[tuple[int, str, int]]) -> None:
+        """Add effects of a record to the state. Tasks and approvals that are not there are passed over."""
+    def step_up(self, evaluation_id: str) -> dict[str, Any] | None:
+        """What a recent STEP_UP was about: {digest, class_digest, task, reason, agent, action, resource_type, resource,
+        destination, method, chain, data_level, unix_ns, truncated, emergency_only}; None when it is too long ago.
+
+        `emergency_only`: it was a DENY by forbids that only a break-glass approval crosses (never those with @never).
+        """

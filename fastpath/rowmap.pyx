@@ -1,0 +1,90 @@
+"""A hash map from a kind and a text to a row of its owner's (rowmap.pxd)."""
+from fastpath.c.xxhash cimport XXH3_64bits_withSeed
+from fastpath.wire cimport text_equal
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+cdef enum:
+    SLOTS_MIN = 16
+
+
+cdef inline uint64_t hash_of(uint32_t kind, Text text) noexcept nogil:
+    return XXH3_64bits_withSeed(text.p, text.n, kind)
+
+
+cdef RowSlot *slot_of(const RowMap *rows, uint64_t hash, uint32_t kind, Text text) noexcept nogil:
+    """The slot that holds the row, or the free one where it would stand. At least half are free, so the probe ends."""
+    cdef size_t mask = rows.size - 1
+    cdef size_t at = hash & mask
+    cdef RowKey *row
+    while True:
+        row = rows.slots[at].row
+        if row == NULL or (rows.slots[at].hash == hash and row.kind == kind and text_equal(row.text, text)):
+            return &rows.slots[at]
+        at = (at + 1) & mask
+
+
+cdef RowKey *rows_find(const RowMap *rows, uint32_t kind, Text text) noexcept nogil:
+    if rows.used == 0:
+        return NULL
+    return slot_of(rows, hash_of(kind, text), kind, text).row
+
+
+cdef int grow(RowMap *rows) noexcept nogil:
+    cdef RowMap larger
+    cdef RowSlot *slot
+    cdef size_t i
+    larger.size = 2 * rows.size if rows.size else SLOTS_MIN
+    larger.used = rows.used
+    larger.slots = <RowSlot *> calloc(larger.size, sizeof(RowSlot))
+    if larger.slots == NULL:
+        return 1
+    for i in range(rows.size):
+        if rows.slots[i].row != NULL:
+            slot = slot_of(&larger, rows.slots[i].hash, rows.slots[i].row.kind, rows.slots[i].row.text)
+            slot[0] = rows.slots[i]
+    free(rows.slots)
+    rows[0] = larger
+    return 0
+
+
+cdef int rows_add(RowMap *rows, RowKey *row) noexcept nogil:
+    cdef uint64_t hash = hash_of(row.kind, row.text)
+    cdef RowSlot *slot
+    if 2 * (rows.used + 1) > rows.size and grow(rows):
+        return 1
+    slot = slot_of(rows, hash, row.kind, row.text)
+    slot.hash = hash
+    slot.row = row
+    rows.used += 1
+    return 0
+
+
+cdef RowKey *rows_take(RowMap *rows, uint32_t kind, Text text) noexcept nogil:
+    cdef size_t mask = rows.size - 1
+    cdef size_t at, hole, home
+    cdef RowSlot *slot
+    cdef RowKey *row
+    if rows.used == 0:
+        return NULL
+    slot = slot_of(rows, hash_of(kind, text), kind, text)
+    row = slot.row
+    if row == NULL:
+        return NULL
+    hole = slot - rows.slots
+    at = (hole + 1) & mask
+    # What stands behind moves up where it may, so that no probe ends early at the hole and no tombstone stays.
+    while rows.slots[at].row != NULL:
+        home = rows.slots[at].hash & mask
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            rows.slots[hole] = rows.slots[at]
+            hole = at
+        at = (at + 1) & mask
+    rows.slots[hole].row = NULL
+    rows.used -= 1
+    return row
+
+
+cdef void rows_free(RowMap *rows) noexcept nogil:
+    free(rows.slots)
+    memset(rows, 0, sizeof(RowMap))

@@ -1,0 +1,387 @@
+"""The scope of a task: built from what the authority store holds, asked per call."""
+from fastpath.columns cimport COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL, COL_DEST
+from fastpath.extension cimport ip_in_range, ip_parse
+from fastpath.rows cimport table_node
+from fastpath.table cimport node_is_in, table_find, table_is_in
+from fastpath.value cimport (
+    KIND_BOOL,
+    KIND_ENTITY,
+    KIND_IP,
+    KIND_LONG,
+    KIND_RECORD,
+    KIND_SET,
+    KIND_STRING,
+    UID_UNKNOWN,
+    Cell,
+    cell_at,
+    record_get,
+    uid_equal,
+    uid_hash,
+    uid_id,
+)
+from fastpath.wire cimport text_equal
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memcmp, memcpy
+
+from fastpath.errors import ProtocolError
+
+ARG_OPS = {
+    "eq": ARG_EQ, "in": ARG_IN, "range": ARG_RANGE, "prefix": ARG_PREFIX, "host_suffix": ARG_HOST_SUFFIX,
+    "cidr": ARG_CIDR,
+}
+
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char *a, const char *b, size_t n)
+
+
+# ---------------------------------------------------------------- names
+
+
+cdef inline bint starts_with(Text text, const char *p, uint32_t n) noexcept nogil:
+    return text.n >= n and memcmp(text.p, p, n) == 0
+
+
+cdef bint tool_named(Text name, Text id_) noexcept nogil:
+    """`server/*` names everything of a server, and nothing of another whose name begins alike."""
+    if name.n >= 2 and name.p[name.n - 1] == c'*' and name.p[name.n - 2] == c'/':
+        return id_.n > name.n - 1 and starts_with(id_, name.p, name.n - 1)
+    return text_equal(name, id_)
+
+
+cdef bint host_below(Text host, Text suffix) noexcept nogil:
+    """Whether `host` is `suffix` or a name below it; letters of both cases are one (RFC 4343)."""
+    if host.n < suffix.n or suffix.n == 0:
+        return False
+    if strncasecmp(host.p + host.n - suffix.n, suffix.p, suffix.n):
+        return False
+    return host.n == suffix.n or host.p[host.n - suffix.n - 1] == c'.'
+
+
+cdef bint destination_named(Text name, Text id_) noexcept nogil:
+    cdef Text suffix
+    if name.n > 2 and name.p[0] == c'*' and name.p[1] == c'.':
+        suffix.p, suffix.n = name.p + 2, name.n - 2
+        return id_.n > suffix.n and host_below(id_, suffix)
+    return text_equal(name, id_)
+
+
+cdef bint listed(const Names *names, Text text) noexcept nogil:
+    cdef uint32_t i
+    for i in range(names.count):
+        if text_equal(names.items[i], text):
+            return True
+    return False
+
+
+cdef bint uid_in_any(const Uids *groups, const Uid *uid, const Table *t) noexcept nogil:
+    """Whether the table says that `uid` is one of the groups or in one."""
+    cdef uint32_t i
+    for i in range(groups.count):
+        if uid_equal(groups.items[i], uid) or table_is_in(t, uid, groups.items[i].index):
+            return True
+    return False
+
+
+# ---------------------------------------------------------------- arguments
+
+
+cdef const Cell *argument(const Request *request, Text path) noexcept nogil:
+    """The value under the dotted path of context.input, or NULL."""
+    cdef const Cell *at = record_get(&request.extras, b"input", 5)
+    cdef const char *p = path.p
+    cdef const char *end = path.p + path.n
+    cdef const char *dot
+    while at != NULL and at.kind == KIND_RECORD:
+        dot = <const char *> memchr(p, c'.', end - p)
+        if dot == NULL:
+            return record_get(at, p, <uint32_t> (end - p))
+        at = record_get(at, p, <uint32_t> (dot - p))
+        p = dot + 1
+    return NULL
+
+
+cdef Text url_host(Text url) noexcept nogil:
+    """The host of a URL (RFC 3986 section 3.2), or of a bare authority; empty when a reader could disagree."""
+    cdef Text host = url
+    cdef uint32_t i
+    for i in range(url.n):
+        # What one parser takes for the end of the host and another for a part of it names no host at all.
+        if <unsigned char> url.p[i] <= 32 or url.p[i] == c'\\' or url.p[i] == c'@' or url.p[i] == c'%':
+            host.n = 0
+            return host
+    for i in range(url.n):
+        if url.p[i] == c':' and i + 2 < url.n and url.p[i + 1] == c'/' and url.p[i + 2] == c'/':
+            host.p, host.n = url.p + i + 3, url.n - i - 3
+            break
+        if url.p[i] == c'/':
+            break
+    for i in range(host.n):
+        if host.p[i] == c'/' or host.p[i] == c'?' or host.p[i] == c'#' or host.p[i] == c':':
+            host.n = i
+            break
+    if host.n and host.p[host.n - 1] == c'.':
+        host.n -= 1
+    return host
+
+
+cdef bint value_equals(const ArgValue *value, const Cell *cell, Text text) noexcept nogil:
+    if value.kind == KIND_STRING:
+        return cell.kind == KIND_STRING and text_equal(value.text, text)
+    return cell.kind == value.kind and cell.v == value.number
+
+
+cdef bint value_fits(const ArgRule *rule, const ArgValue *value, const Cell *cell) noexcept nogil:
+    cdef Text text
+    cdef Ip ip
+    text.p, text.n = NULL, 0
+    if cell.kind == KIND_STRING:
+        # Text that a proxy altered equals nothing that a person wrote down.
+        if cell.flags:
+            return False
+        text.p, text.n = <const char *> cell_at(cell), cell.n
+    if rule.op == ARG_EQ or rule.op == ARG_IN:
+        return value_equals(value, cell, text)
+    if rule.op == ARG_CIDR:
+        if cell.kind == KIND_IP:
+            return ip_in_range(<const Ip *> cell_at(cell), &value.ip)
+        return text.n and ip_parse(text.p, text.n, &ip) == 0 and ip_in_range(&ip, &value.ip)
+    if cell.kind != KIND_STRING:
+        return False
+    if rule.op == ARG_PREFIX:
+        return starts_with(text, value.text.p, value.text.n)
+    return host_below(url_host(text), value.text)
+
+
+cdef bint cell_fits(const ArgRule *rule, const Cell *cell) noexcept nogil:
+    """Whether the value is what the rule wants; of a set, whether every member is."""
+    cdef const Cell *members
+    cdef uint32_t i
+    if cell.kind == KIND_SET:
+        members = <const Cell *> cell_at(cell)
+        for i in range(cell.n):
+            if members[i].kind == KIND_SET or not cell_fits(rule, members + i):
+                return False
+        return cell.n > 0
+    if rule.op == ARG_RANGE:
+        return cell.kind == KIND_LONG and rule.values[0].number <= cell.v <= rule.values[1].number
+    for i in range(rule.count):
+        if value_fits(rule, &rule.values[i], cell):
+            return True
+    return False
+
+
+cdef bint arguments_fit(const Scope *scope, const Request *request, Text id_) noexcept nogil:
+    cdef const Cell *cell
+    cdef uint32_t i
+    for i in range(scope.rule_count):
+        if scope.rules[i].tool.n and not tool_named(scope.rules[i].tool, id_):
+            continue
+        cell = argument(request, scope.rules[i].path)
+        if cell == NULL or not cell_fits(&scope.rules[i], cell):
+            return False
+    return True
+
+
+# ---------------------------------------------------------------- the four axes
+
+
+cdef bint covers_tool(const Scope *scope, const Request *request, const Table *t) noexcept nogil:
+    cdef Text id_
+    cdef uint32_t i
+    cdef bint found = scope.tools.any
+    id_.p, id_.n = uid_id(request.resource), request.resource.id_len
+    for i in range(scope.tools.count):
+        if found:
+            break
+        found = tool_named(scope.tools.items[i], id_)
+    if not found:
+        found = uid_in_any(&scope.tool_groups, request.resource, t)
+    return found and arguments_fit(scope, request, id_)
+
+
+cdef bint covers_action(const Scope *scope, const Request *request, const Table *t) noexcept nogil:
+    if not scope.any_action and not uid_in_any(&scope.actions, request.action, t):
+        return False
+    return scope.methods.any or listed(&scope.methods, request.method)
+
+
+cdef bint covers_dest(const Scope *scope, const Request *request, const Table *t) noexcept nogil:
+    cdef const Cell *cell = request.columns + <int> COL_DEST
+    cdef const Uid *dest
+    cdef Text id_
+    cdef uint32_t i
+    if scope.destinations.any:
+        return True
+    if cell.kind != KIND_ENTITY:
+        return False
+    dest = <const Uid *> cell_at(cell)
+    id_.p, id_.n = uid_id(dest), dest.id_len
+    for i in range(scope.destinations.count):
+        if destination_named(scope.destinations.items[i], id_):
+            return True
+    return zone_covers(&scope.zones, dest, t)
+
+
+cdef bint zone_covers(const Uids *zones, const Uid *dest, const Table *t) noexcept nogil:
+    cdef uint32_t row = table_find(t, dest)
+    cdef uint32_t zone
+    cdef uint32_t i
+    if row == UID_UNKNOWN:
+        return False
+    for i in range(zones.count):
+        zone = zones.items[i].index
+        if zone != UID_UNKNOWN and node_is_in(t, table_node(t, row), zone):
+            return True
+    return False
+
+
+cdef bint covers_data(const Scope *scope, const Request *request) noexcept nogil:
+    cdef const Cell *level = request.columns + <int> COL_CALL_DATA_LEVEL
+    cdef const Cell *labels = request.columns + <int> COL_CALL_DATA_LABELS
+    cdef const Cell *label
+    cdef Text text
+    cdef uint32_t i
+    if level.kind != KIND_LONG or level.v > scope.max_level or labels.kind != KIND_SET:
+        return False
+    for i in range(labels.n):
+        label = <const Cell *> cell_at(labels) + i
+        if label.kind != KIND_STRING:
+            return False
+        text.p, text.n = <const char *> cell_at(label), label.n
+        if listed(&scope.labels_denied, text):
+            return False
+        if not scope.labels_allowed.any and not listed(&scope.labels_allowed, text):
+            return False
+    return True
+
+
+cdef void resolve_uids(Uids *uids, const Table *t) noexcept nogil:
+    cdef uint32_t i
+    for i in range(uids.count):
+        uids.items[i].index = table_find(t, uids.items[i])
+
+
+cdef void resolve(Scope *scope, const Table *t) noexcept nogil:
+    """Find the rows of the scope's uids once per generation: they are the same for every call."""
+    cdef uint32_t n = min(<uint32_t> DIGEST_BYTES, t.digest.n)
+    if scope.generation == t.generation and n and memcmp(scope.digest, t.digest.p + t.digest.n - n, n) == 0:
+        return
+    resolve_uids(&scope.tool_groups, t)
+    resolve_uids(&scope.actions, t)
+    resolve_uids(&scope.zones, t)
+    scope.generation = t.generation
+    memcpy(scope.digest, t.digest.p + t.digest.n - n, n)
+
+
+cdef void scope_covers(Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil:
+    resolve(scope, t)
+    out.tool = covers_tool(scope, request, t)
+    out.action = covers_action(scope, request, t)
+    out.dest = covers_dest(scope, request, t)
+    out.data = covers_data(scope, request)
+
+
+# ---------------------------------------------------------------- building one
+
+
+cdef class ScopeRow:
+
+    def __cinit__(self, scope, str namespace):
+        """`scope`: a mapping as fastpath.authority.Live documents it. ProtocolError names what is wrong in it."""
+        self._kept = []
+        self._blocks = []
+        prefix = f"{namespace}::" if namespace else ""
+        self._names(&self.scope.tools, scope.get("tools", ()), scope.get("any_tool", False))
+        self._uids(&self.scope.tool_groups, scope.get("tool_groups", ()), f"{prefix}ToolGroup")
+        self._uids(&self.scope.actions, scope.get("actions", ()), f"{prefix}Action")
+        self.scope.any_action = scope.get("any_action", False)
+        self._names(&self.scope.methods, scope.get("methods") or (), scope.get("methods") is None)
+        self._names(&self.scope.destinations, scope.get("destinations", ()), scope.get("any_dest", False))
+        self._uids(&self.scope.zones, scope.get("zones", ()), f"{prefix}Zone")
+        self.scope.max_level = scope.get("max_level", 0)
+        allowed = scope.get("label_allow")
+        self._names(&self.scope.labels_allowed, allowed or (), allowed is None)
+        self._names(&self.scope.labels_denied, scope.get("label_deny", ()), False)
+        rules = scope.get("arg_rules", ())
+        self.scope.rules = <ArgRule *> self._take(len(rules) * sizeof(ArgRule))
+        for rule in rules:
+            self._rule(&self.scope.rules[self.scope.rule_count], rule)
+            self.scope.rule_count += 1
+
+    def __dealloc__(self):
+        for block in self._blocks or ():
+            free(<void *> <size_t> block)
+
+    cdef void *_take(self, size_t n) except NULL:
+        cdef void *made = calloc(1, n + 1)
+        if made == NULL:
+            raise MemoryError
+        self._blocks.append(<size_t> made)
+        return made
+
+    cdef Text _text(self, str text):
+        cdef bytes data = text.encode()
+        cdef Text made
+        self._kept.append(data)
+        made.p, made.n = data, <uint32_t> len(data)
+        return made
+
+    cdef int _names(self, Names *out, object names, bint any_) except -1:
+        out.any = any_
+        out.items = <Text *> self._take(len(names) * sizeof(Text))
+        for name in names:
+            out.items[out.count] = self._text(name)
+            out.count += 1
+        return 0
+
+    cdef int _uids(self, Uids *out, object names, str type_) except -1:
+        cdef bytes head = type_.encode()
+        cdef bytes id_
+        cdef bytearray room
+        cdef Uid *uid
+        out.items = <Uid **> self._take(len(names) * sizeof(Uid *))
+        for name in names:
+            id_ = name.encode()
+            room = bytearray(sizeof(Uid)) + head + id_
+            self._kept.append(room)
+            uid = <Uid *> <char *> room
+            uid.hash = uid_hash(<const char *> uid + sizeof(Uid), <uint32_t> len(head), <uint32_t> len(id_))
+            uid.index = uid.type_index = UID_UNKNOWN
+            uid.type_len, uid.id_len = <uint32_t> len(head), <uint32_t> len(id_)
+            out.items[out.count] = uid
+            out.count += 1
+        return 0
+
+    cdef int _rule(self, ArgRule *out, object rule) except -1:
+        if rule["op"] not in ARG_OPS:
+            raise ProtocolError(f"arg_rules: `op`: `{rule['op']}` is not one of {', '.join(ARG_OPS)}")
+        out.op = ARG_OPS[rule["op"]]
+        out.tool = self._text(rule.get("tool", ""))
+        out.path = self._text(rule["path"])
+        values = rule["values"]
+        if not values or (out.op == ARG_RANGE and (len(values) != 2 or not all(type(v) is int for v in values))):
+            raise ProtocolError(
+                f"arg_rules: `values` of `{rule['path']}`: give at least one; a range takes two integers"
+            )
+        out.values = <ArgValue *> self._take(len(values) * sizeof(ArgValue))
+        for value in values:
+            self._value(&out.values[out.count], value, out.op)
+            out.count += 1
+        return 0
+
+    cdef int _value(self, ArgValue *out, object value, int op) except -1:
+        if type(value) is bool:
+            out.kind, out.number = KIND_BOOL, value
+        elif type(value) is int:
+            out.kind, out.number = KIND_LONG, value
+        elif type(value) is str:
+            out.kind, out.text = KIND_STRING, self._text(value)
+        else:
+            raise ProtocolError(f"arg_rules: `values`: {value!r} is neither text, integer nor boolean")
+        if op in (ARG_PREFIX, ARG_HOST_SUFFIX, ARG_CIDR) and out.kind != KIND_STRING:
+            raise ProtocolError(f"arg_rules: `values`: {value!r} is not text")
+        if op == ARG_CIDR:
+            out.kind = KIND_IP
+            if ip_parse(out.text.p, out.text.n, &out.ip):
+                raise ProtocolError(f"arg_rules: `values`: `{value}` is not an address range")
+        return 0

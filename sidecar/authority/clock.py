@@ -1,0 +1,37 @@
+"""The store's clock: Unix nanoseconds that never go back, not within a process and not over a restart."""
+
+import time
+from collections.abc import Callable
+
+BACK_NS = 2_000_000_000
+"""A wall clock that is further behind what was seen than this was set back; less is drift."""
+
+
+class Clock:
+    """`now` is the wall clock, what has passed since the start, or the latest that was ever seen: whichever is later.
+
+    So an expiry is reached by whichever clock reaches it first, and a clock set back extends nothing (RT-01).
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], int] = time.time_ns,
+        passing: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    ) -> None:
+        """`passing` counts on while the machine sleeps, and nobody sets it."""
+        self._wall = wall
+        self._passing = passing
+        self._ahead = wall() - passing()
+        self._seen = 0
+
+    def now(self) -> int:
+        self._seen = max(self._seen, self._wall(), self._passing() + self._ahead)
+        return self._seen
+
+    def start_at(self, high_water_ns: int) -> bool:
+        """Go on from what was seen before a restart; True when the wall clock was set back meanwhile."""
+        wall = self._wall()
+        if high_water_ns > wall:
+            self._ahead = high_water_ns - self._passing()
+            self._seen = max(self._seen, high_water_ns)
+        return high_water_ns - wall > BACK_NS

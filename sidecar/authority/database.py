@@ -1,0 +1,147 @@
+"""The LMDB file of the authority store: one write at a time, many short reads, a map that grows.
+
+Default flags only: every commit is durable when it returns. Nothing else opens the file or its lock file while a
+Database is open in this process (the locks of LMDB belong to process and inode).
+"""
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from sidecar.authority.draft import META, TABLES
+from sidecar.authority.errors import StoreError
+
+MIB = 1 << 20
+MAP_BYTES = 64 * MIB
+READERS = 256
+SPENT, USED = "spent", "used"
+EPOCH = b"epoch"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# All tables stand in one tree, each behind a byte of its own: a commit writes fewer pages than with a tree for each.
+_BYTES = {name: bytes((number,)) for number, name in enumerate((*TABLES, SPENT, USED), 1)}
+
+
+class DatabaseRows:
+    """Rows of one transaction. Not to be used after it."""
+
+    def __init__(self, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        found: bytes | None = self._txn.get(_BYTES[table] + key)  # type: ignore[assignment]  # no buffers
+        return found
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._txn.put(_BYTES[table] + key, value)
+
+    def delete(self, table: str, key: bytes) -> None:
+        self._txn.delete(_BYTES[table] + key)
+
+    def count(self, table: str, most: int) -> int:
+        """How many rows the table has; not further than `most`."""
+        return sum(1 for _ in zip(range(most), self.scan(table), strict=False))
+
+    def scan(self, table: str, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        own = _BYTES[table]
+        whole, last = own + prefix, own + after
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(max(whole, last))
+            while found:
+                key = bytes(cursor.key())
+                if not key.startswith(whole):
+                    return
+                if key != last or not after:
+                    yield key[1:], bytes(cursor.value())
+                found = cursor.next()
+
+    @property
+    def epoch(self) -> int:
+        return int.from_bytes(self.get(META, EPOCH) or b"", "big")
+
+
+class Database:
+    """Owns the environment. `write` and `grow` belong to one thread; `read` to all."""
+
+    def __init__(self, path: Path, map_bytes_max: int) -> None:
+        """Open or make the file (mode 0600). lmdb.Error as it comes."""
+        self.path = path
+        self._most = map_bytes_max
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._shut = False
+        size = path.stat().st_size if path.exists() else 0
+        self._map = max(MAP_BYTES, 2 * size)
+        self._env = lmdb.open(str(path), subdir=False, map_size=self._map, max_readers=READERS, mode=0o600)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[DatabaseRows]:
+        """A snapshot, for less than a second: what is read pins pages."""
+        with self._gate:
+            if self._shut:
+                raise StoreError("the authority store is closed")
+            self._readers += 1
+        try:
+            with self._env.begin() as txn:
+                yield DatabaseRows(txn)
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[DatabaseRows]:
+        """One transaction: durable when the block ends, or nothing of it at an exception."""
+        with self._env.begin(write=True) as txn:
+            yield DatabaseRows(txn)
+
+    def grow(self) -> bool:
+        """Double the map, with no transaction open; False when it has reached its cap."""
+        if self._map >= self._most:
+            return False
+        with self._alone():
+            self._map = min(2 * self._map, self._most)
+            self._env.set_mapsize(self._map)
+        return True
+
+    def copy(self, path: Path) -> None:
+        """A compact copy at `path`, of one moment; not yet synchronised. lmdb.Error as it comes."""
+        # py-lmdb writes it like any file: through the page cache.
+        self._env.copy(str(path), compact=True)
+
+    def check_readers(self) -> None:
+        """Give back slots of readers that died."""
+        self._env.reader_check()
+
+    def close(self) -> None:
+        """Once no reader is left. May be called again."""
+        with self._alone():
+            self._shut = True
+            self._env.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._gate:
+            self._gate.wait_for(lambda: self._readers == 0)
+            yield
+
+
+def remove(path: Path) -> None:
+    """Remove a file that no Database has open, with its lock file."""
+    for one in (path, Path(f"{path}-lock")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(one)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk, and not the store, is what failed: the next commit may work (row DB-05)."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    text = str(error)
+    return any(os.strerror(code) in text for code in FULL)

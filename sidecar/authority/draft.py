@@ -1,0 +1,190 @@
+"""One command's view of the store: what it reads, what it will write, and what calls and followers must be told.
+
+Commands do no I/O. They read through `Rows`, take and give budgets through `Spending`, and leave their changes in the
+draft; whoever runs them makes the changes durable, gives them to the native view, and only then answers. A command that
+raises leaves nothing behind. It scans before it writes: scans do not see its own writes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from sidecar.authority.rows import Answered, Approval, Budgets, Owner, Revocation, Task, TaskState, decode, encode
+
+SECOND_NS = 1_000_000_000
+Row = TypeVar("Row", bound=msgspec.Struct)
+_PLAIN = re.compile(r"[^\s\"=]+")
+
+TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS = "tasks", "children", "agent_tasks", "owner_tasks"
+APPROVALS, TASK_APPROVALS, ASKED = "approvals", "task_approvals", "asked"
+QUEUE_APPROVER, QUEUE_AGENT, REVIEWS = "queue_approver", "queue_agent", "reviews"
+REVOCATIONS, OWNERS, ANSWERS, DUE, META = "revocations", "owners", "answers", "due", "meta"
+TABLES = (
+    TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS, APPROVALS, TASK_APPROVALS, ASKED, QUEUE_APPROVER, QUEUE_AGENT, REVIEWS,
+    REVOCATIONS, OWNERS, ANSWERS, DUE, META,
+)  # fmt: skip
+KINDS: Mapping[str, type[msgspec.Struct]] = {
+    TASKS: Task, APPROVALS: Approval, REVOCATIONS: Revocation, OWNERS: Owner, ANSWERS: Answered,
+}  # fmt: skip
+
+
+class Due(NamedTuple):
+    """Something that time brings: `what` is done to the row `key` at `at_ns`."""
+
+    at_ns: int
+    what: str
+    key: bytes
+
+
+class Change(NamedTuple):
+    """A row for those who watch: as it is now, or as it was before it went."""
+
+    table: str
+    row: msgspec.Struct
+    gone: bool
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, as the connection shows: a person, a workload by its SPIFFE ID, or the sidecar itself."""
+
+    kind: Literal["person", "workload", "system"]
+    id: str
+    spiffe_id: str = ""
+
+    def is_any(self, spiffe_ids: tuple[str, ...]) -> bool:
+        """Whether the caller is one of these agents."""
+        return self.id in spiffe_ids or (bool(self.spiffe_id) and self.spiffe_id in spiffe_ids)
+
+
+SYSTEM = Caller("system", "remit")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on what may be asked for. Times in seconds."""
+
+    ttl_s_max: int = 30 * 86_400
+    depth_max: int = 7
+    keep_closed_s: int = 86_400
+    """How long a closed task or decided approval can still be looked up."""
+    answer_s: int = 86_400
+    """How long an idempotency key is remembered."""
+    approval_wait_s: int = 900
+    approval_grant_s: int = 900
+    approval_uses_max: int = 100
+    approver_queue_max: int = 100
+    agent_queue_max: int = 20
+    break_glass_s_max: int = 900
+    break_glass_uses_max: int = 10
+    separate_owner: bool = False
+    """Whether a task's owner may not decide about its calls."""
+
+
+class Rows(Protocol):
+    """What is stored, as of now."""
+
+    def get(self, table: str, key: bytes) -> bytes | None: ...
+    def scan(self, table: str, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of all keys that begin with `prefix` and stand behind `after`, in order."""
+
+
+class Spending(Protocol):
+    """Budgets of the open tasks as calls spend them. What a command that fails changed is undone."""
+
+    def left(self, task: str) -> Budgets | None:
+        """What is left at this moment, with what is owed; None when the task is not known."""
+
+    def draw(self, task: str, amount: Budgets) -> bool:
+        """Take `amount` (no negative number in it) at once; False, and nothing taken, when there is not as much."""
+
+    def owe(self, task: str, amount: Budgets) -> None:
+        """`amount` goes to the task with this command: commands behind it find it there, calls once it is durable."""
+
+    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
+        """Let no further call spend from these, and say what is left of each."""
+
+
+class Draft:
+    """What one command reads and changes. `now_ns` is the store's clock, which never goes back."""
+
+    def __init__(
+        self, rows: Rows, spending: Spending, limits: Limits, *, now_ns: int, epoch: int, new_id: Callable[[], str]
+    ) -> None:
+        self.rows = rows
+        self.spending = spending
+        self.limits = limits
+        self.now_ns = now_ns
+        self.epoch = epoch
+        """That this command gets when it becomes durable."""
+        self.new_id = new_id
+        self.writes: dict[tuple[str, bytes], bytes | None] = {}
+        self.live: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, str]] = []
+        """(name, detail) for the journal."""
+        self.changed: list[Change] = []
+        self.dues: list[Due] = []
+
+    # ------------------------------------------------------------ rows
+
+    def find(self, table: str, key: bytes, kind: type[Row]) -> Row | None:
+        """The row, or None."""
+        place = (table, key)
+        value = self.writes[place] if place in self.writes else self.rows.get(table, key)
+        return None if value is None else decode(value, kind)
+
+    def put(self, table: str, key: bytes, row: msgspec.Struct) -> None:
+        self.writes[table, key] = encode(row)
+        self.changed.append(Change(table, row, False))
+
+    def mark(self, table: str, key: bytes, value: bytes = b"\0") -> None:
+        """Put an index row; LMDB takes no empty value in every place, so there is always a byte."""
+        self.writes[table, key] = value
+
+    def drop(self, table: str, key: bytes, row: msgspec.Struct | None = None) -> None:
+        """Remove a row; those who watch are told when it is given."""
+        self.writes[table, key] = None
+        if row is not None:
+            self.changed.append(Change(table, row, True))
+
+    def names(self, table: str, prefix: bytes) -> Iterator[str]:
+        """The ids that an index holds behind `prefix`."""
+        return (key[len(prefix) :].decode() for key, _ in self.rows.scan(table, prefix))
+
+    # ------------------------------------------------------------ what follows from it
+
+    def due(self, at_ns: int, what: str, key: bytes) -> None:
+        """Have `what` happen to the row `key` at `at_ns`."""
+        self.mark(DUE, at_ns.to_bytes(8, "big") + what.encode() + key)
+        self.dues.append(Due(at_ns, what, key))
+
+    def tell(self, change: str, /, **data: Any) -> None:
+        """A change for the native view."""
+        self.live.append((change, data))
+
+    def event(self, name: str, by: Caller, **detail: object) -> None:
+        """A line in the journal: what changed what decides, and who asked for it."""
+        said = {"by": by.id, **detail}
+        self.events.append((name, " ".join(f"{key}={quoted(value)}" for key, value in said.items() if value != "")))
+
+
+def quoted(value: object) -> str:
+    """A value of an event's detail; what could be taken for the next one is quoted as JSON."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def hashed(*parts: str | bytes) -> bytes:
+    """16 bytes that stand for texts of any length in a key; no two lists of parts give the same bytes to hash."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part if isinstance(part, bytes) else part.encode()
+        digest.update(len(raw).to_bytes(4, "little") + raw)
+    return digest.digest()
+
+
+def read_due(key: bytes) -> Due:
+    """What a key of the table `due` says."""
+    return Due(int.from_bytes(key[:8], "big"), chr(key[8]), key[9:])

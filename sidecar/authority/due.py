@@ -1,0 +1,46 @@
+"""What time brings: tasks, approvals and revocations that end, and rows that are not kept any longer."""
+
+from collections.abc import Callable, Mapping
+
+from sidecar.authority import approvals, revocations, tasks
+from sidecar.authority.draft import ANSWERS, DUE, SYSTEM, Draft, read_due
+from sidecar.authority.rows import Answered, Kind
+
+SWEEP = 1000
+FORGET_ANSWER = "I"
+
+
+def _forget_answer(draft: Draft, key: bytes) -> None:
+    row = draft.find(ANSWERS, key, Answered)
+    if row is not None and row.expires_ns <= draft.now_ns:
+        draft.drop(ANSWERS, key)
+
+
+def _purge_task(draft: Draft, key: bytes) -> None:
+    """A task that is not kept any longer needs no revocations of its own either."""
+    if tasks.purge_task(draft, key):
+        revocations.drop_all(draft, Kind.TASK, key.decode())
+
+
+_DO: Mapping[str, Callable[[Draft, bytes], None]] = {
+    tasks.EXPIRE: lambda draft, key: tasks.expire_task(draft, key, SYSTEM),
+    tasks.FORGET: tasks.forget_task,
+    tasks.PURGE: _purge_task,
+    approvals.EXPIRE: lambda draft, key: approvals.expire_approval(draft, key, SYSTEM),
+    approvals.PURGE: approvals.purge_approval,
+    revocations.EXPIRE: lambda draft, key: revocations.expire_revocation(draft, key, SYSTEM),
+    FORGET_ANSWER: _forget_answer,
+}
+
+
+def sweep(draft: Draft, most: int = SWEEP) -> int:
+    """Do what is due, at most so much; how much was. A date that was moved finds nothing to do yet."""
+    done = 0
+    for key, _ in draft.rows.scan(DUE):
+        due = read_due(key)
+        if due.at_ns > draft.now_ns or done == most:
+            break
+        done += 1
+        draft.drop(DUE, key)
+        _DO[due.what](draft, due.key)
+    return done

@@ -1,0 +1,188 @@
+"""What a start puts into the native view: the store's rows, the last snapshot of what calls spent, the journal."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from fastpath.frames import read_frames
+from fastpath.journal import Journal
+from fastpath.spool import list_segments
+from sidecar._proto.remit.decisions.v1 import decisions_pb2
+from sidecar.authority.approvals import live_approval
+from sidecar.authority.database import SPENT, USED, Database, DatabaseRows
+from sidecar.authority.draft import APPROVALS, KINDS, META, OWNERS, REVOCATIONS, TASKS
+from sidecar.authority.owners import live_owner
+from sidecar.authority.revocations import live_revocation
+from sidecar.authority.rows import (
+    LIVING,
+    UNLIMITED,
+    Approval,
+    ApprovalState,
+    Owner,
+    Revocation,
+    Spent,
+    Task,
+    decode,
+    encode,
+)
+from sidecar.authority.spending import Change, LiveView
+from sidecar.authority.tasks import AXES, live_task, undrawn
+from sidecar.decisions.reader import SpoolReader
+
+BATCH = 5000
+READ_RECORDS, READ_BYTES = 1000, 1 << 20
+SEQUENCE = b"spent_sequence"
+NOTHING = Spent(0, 0, 0)
+
+
+class JournalTail:
+    """The journal as the store needs it: what calls did after a snapshot."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def last_sequence(self) -> int:
+        """Of the newest record. What a record says was taken was taken before it was written."""
+        return self._journal.next_sequence - 1
+
+    def behind(self, sequence: int) -> Iterator[decisions_pb2.Record]:
+        """The records after `sequence` that there are now, in order; a Gap where some are not kept any more."""
+        reader = SpoolReader(self._journal.segments, sequence)
+        try:
+            while entries := reader.read(READ_RECORDS, READ_BYTES):
+                for _, payload in entries:
+                    yield decisions_pb2.Record.FromString(payload)
+        finally:
+            reader.close()
+
+
+def journal_epoch(directory: Path) -> int:
+    """The highest epoch that the last records of a journal were decided by; 0 when there are none."""
+    held = list_segments(directory) if directory.is_dir() else []
+    epoch = 0
+    for segment in held[-2:]:
+        with closing(read_frames(segment.path)) as frames:
+            for _, payload in frames:
+                record = decisions_pb2.Record.FromString(payload)
+                epoch = max(epoch, record.decision.revocation_epoch, record.event.revocation_epoch)
+    return epoch
+
+
+def load_live(rows: DatabaseRows, live: LiveView, now_ns: int, journal: JournalTail | None) -> int:
+    """Put all that is stored into `live`; the highest epoch that the journal's records were decided by.
+
+    What time has ended meanwhile is not put. DamagedRow when a row is not what was written.
+    """
+    spent = {key.decode(): decode(value, Spent) for key, value in rows.scan(SPENT)}
+    used = {key.decode(): int.from_bytes(value, "big") for key, value in rows.scan(USED)}
+    batch: list[Change] = []
+    for change in _changes(rows, spent, used, now_ns):
+        batch.append(change)
+        if len(batch) == BATCH:
+            live.apply(batch, rows.epoch)
+            batch = []
+    live.apply(batch, rows.epoch)
+    if journal is None:
+        return 0
+    return _redo(live, journal, int.from_bytes(rows.get(META, SEQUENCE) or b"", "big"), rows)
+
+
+def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], now_ns: int) -> Iterator[Change]:
+    for _, value in rows.scan(REVOCATIONS):
+        revocation = decode(value, Revocation)
+        if not revocation.expires_ns or revocation.expires_ns > now_ns:
+            yield "revoke", live_revocation(revocation)
+    for _, value in rows.scan(OWNERS):
+        owner = decode(value, Owner)
+        if not owner.active:
+            yield "owner", live_owner(owner)
+    for _, value in rows.scan(TASKS):
+        task = decode(value, Task)
+        if task.state in LIVING and task.expires_ns > now_ns:
+            yield "task", _spent_task(task, spent.get(task.id, NOTHING))
+    for _, value in rows.scan(APPROVALS):
+        approval = decode(value, Approval)
+        if approval.state is ApprovalState.GRANTED and approval.expires_ns > now_ns:
+            row = live_approval(approval)
+            yield "approval", {**row, "uses": used.get(approval.id, approval.uses)}
+
+
+def _spent_task(task: Task, spent: Spent) -> dict[str, Any]:
+    """A stored task with what is left of its budgets."""
+    row = live_task(task)
+    whole = undrawn(task)
+    for axis in AXES:
+        has, gone = getattr(whole, axis), getattr(spent, axis)
+        row[axis] = UNLIMITED if has == UNLIMITED else max(0, has - gone)
+        row[f"spent_{axis}"] = gone
+    return row
+
+
+def _redo(live: LiveView, journal: JournalTail, sequence: int, rows: DatabaseRows) -> int:
+    epoch = 0
+    for record in journal.behind(sequence):
+        if record.HasField("gap"):
+            # What was spent there is not known any more, so nothing that is limited has anything left.
+            if sequence:
+                _exhaust(live, rows)
+            continue
+        at = record.decision if record.HasField("decision") else record.event
+        epoch = max(epoch, at.revocation_epoch)
+        if at.effects:
+            live.redo([(one.kind, one.key.decode(), one.value) for one in at.effects])
+    return epoch
+
+
+def _exhaust(live: LiveView, rows: DatabaseRows) -> None:
+    for _, value in rows.scan(TASKS):
+        task = decode(value, Task)
+        left = live.task(task.id)
+        if left is not None:
+            taken = {axis: -max(0, left[axis]) for axis in AXES}
+            live.apply([("budget", {"id": task.id, **taken})], rows.epoch)
+
+
+def verify_rows(rows: DatabaseRows) -> None:
+    """Raise DamagedRow unless every row is what was written."""
+    for table, kind in KINDS.items():
+        for _, value in rows.scan(table):
+            decode(value, kind)
+    for _, value in rows.scan(SPENT):
+        decode(value, Spent)
+
+
+class Snapshots:
+    """Writes what has changed since the last snapshot. For the store's writer."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, tuple[int, int, int]] | None = None
+        self._used: dict[str, int] = {}
+        self._sequence = -1
+
+    def take(self, database: Database, live: LiveView, sequence: int) -> None:
+        """Keep what calls have spent; all records up to `sequence` are part of it. lmdb.Error as it comes.
+
+        What is taken by a call whose record comes later is counted twice after a crash, never not at all.
+        """
+        if sequence == self._sequence:
+            return
+        spent_now, used_now = live.snapshot()
+        spent = {id_: (calls, cost, size) for id_, calls, cost, size in spent_now}
+        used = dict(used_now)
+        with database.write() as rows:
+            known = self._spent
+            if known is None:
+                known = {key.decode(): () for key, _ in rows.scan(SPENT)}  # type: ignore[misc]  # unlike any row
+                self._used = {key.decode(): -1 for key, _ in rows.scan(USED)}
+            for id_, row in spent.items():
+                if known.get(id_, (0, 0, 0)) != row:
+                    rows.put(SPENT, id_.encode(), encode(Spent(*row)))
+            for id_, left in used.items():
+                if self._used.get(id_) != left:
+                    rows.put(USED, id_.encode(), left.to_bytes(8, "big"))
+            for table, gone in ((SPENT, known.keys() - spent.keys()), (USED, self._used.keys() - used.keys())):
+                for id_ in gone:
+                    rows.delete(table, id_.encode())
+            rows.put(META, SEQUENCE, sequence.to_bytes(8, "big"))
+        self._spent, self._used, self._sequence = spent, used, sequence

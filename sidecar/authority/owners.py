@@ -1,0 +1,49 @@
+"""Owners: the people who answer for agents and tasks."""
+
+import msgspec
+
+from sidecar.authority.draft import OWNERS, Caller, Draft, hashed
+from sidecar.authority.errors import DeniedError, missing
+from sidecar.authority.rows import Owner
+from sidecar.authority.tasks import check_text
+
+
+class ChangeOwner(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    reason: str = ""
+
+
+def disable_owner(draft: Draft, asked: ChangeOwner, by: Caller) -> Owner:
+    """From the next call on nothing that this person answers for is allowed."""
+    check_text("id", asked.id)
+    return _put(draft, asked, False, by)
+
+
+def enable_owner(draft: Draft, asked: ChangeOwner, by: Caller) -> Owner:
+    """The person answers again; never by their own word."""
+    if by.id == asked.id:
+        raise DeniedError("nobody can enable themselves; let an operator do it")
+    if draft.find(OWNERS, hashed(asked.id), Owner) is None:
+        raise missing("disabled owner", asked.id)
+    return _put(draft, asked, True, by)
+
+
+def live_owner(row: Owner) -> dict[str, object]:
+    """The owner as the native view takes it."""
+    return {"id": row.id, "active": row.active}
+
+
+def _put(draft: Draft, asked: ChangeOwner, active: bool, by: Caller) -> Owner:
+    check_text("reason", asked.reason, empty=True)
+    row = Owner(
+        id=asked.id,
+        active=active,
+        reason=asked.reason,
+        changed_by=by.id,
+        changed_ns=draft.now_ns,
+        epoch=draft.epoch,
+    )
+    draft.put(OWNERS, hashed(row.id), row)
+    draft.tell("owner", **live_owner(row))
+    draft.event("owner.enabled" if active else "owner.disabled", by, owner=row.id, reason=row.reason)
+    return row

@@ -1,0 +1,105 @@
+"""What calls spend, between the native view and the store: taken at once for a command, kept over a restart.
+
+A draw is taken from the native view before the command is durable, so no call can spend it meanwhile; a command that
+fails gives it back. The store keeps snapshots of what was spent; at a start what the journal holds behind the snapshot
+is counted again. What was reserved counts as spent.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from sidecar.authority.rows import UNLIMITED, Budgets, TaskState
+from sidecar.authority.tasks import AXES
+
+Change = tuple[str, dict[str, Any]]
+
+
+class LiveView(Protocol):
+    """What the store uses of `fastpath.authority.Live`."""
+
+    @property
+    def epoch(self) -> int: ...
+    def apply(self, changes: Sequence[Change], epoch: int) -> None: ...
+    def task(self, id_: str) -> dict[str, Any] | None: ...
+    def step_up(self, evaluation_id: str) -> dict[str, Any] | None: ...
+    def snapshot(self) -> tuple[list[tuple[str, int, int, int]], list[tuple[str, int]]]: ...
+    def redo(self, effects: Sequence[tuple[int, str, int]]) -> None: ...
+    def put_floor(self, unix_ns: int) -> None: ...
+
+
+class _Before(NamedTuple):
+    left: int
+    spent: int
+
+
+class LiveSpending:
+    """Budgets in the native view, with what undoes each change. For the one writer."""
+
+    def __init__(self, live: LiveView) -> None:
+        self._live = live
+        self._undo: list[Change] = []
+        self._owed: list[tuple[str, Budgets]] = []
+
+    def left(self, task: str) -> Budgets | None:
+        row = self._live.task(task)
+        if row is None:
+            return None
+        owed = [amount for id_, amount in self._owed if id_ == task]
+        return Budgets(*(_with(row[axis], [getattr(one, axis) for one in owed]) for axis in AXES))
+
+    def owe(self, task: str, amount: Budgets) -> None:
+        self._owed.append((task, amount))
+
+    def draw(self, task: str, amount: Budgets) -> bool:
+        before = self._live.task(task)
+        if before is None:
+            return False
+        amounts = {axis: getattr(amount, axis) for axis in AXES}
+        if not any(amounts.values()):
+            return True
+        if any(before[axis] != UNLIMITED and before[axis] < n for axis, n in amounts.items()):
+            return False
+        self._live.apply([("budget", {"id": task, **{axis: -n for axis, n in amounts.items()}})], self._live.epoch)
+        # Calls spend in between, and a budget stops at zero: what could not be taken shows in what left and spent
+        # no longer add up to.
+        after = self._live.task(task) or before
+        short = {axis: _short(before, after, axis, n) for axis, n in amounts.items()}
+        taken = {axis: max(0, n - short[axis]) for axis, n in amounts.items()}
+        self._undo.append(("budget", {"id": task, **taken}))
+        return not any(short.values())
+
+    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
+        before = {id_: self._live.task(id_) for id_ in tasks}
+        known = {id_: row for id_, row in before.items() if row is not None}
+        if known:
+            self._live.apply([("state", {"id": id_, "state": str(tasks[id_])}) for id_ in known], self._live.epoch)
+            self._undo += [("state", {"id": id_, "state": row["state"]}) for id_, row in known.items()]
+        left = {id_: self.left(id_) for id_ in known}
+        return {id_: row for id_, row in left.items() if row is not None}
+
+    def mark(self) -> tuple[int, int]:
+        """Where `undo` goes back to."""
+        return len(self._undo), len(self._owed)
+
+    def undo(self, mark: tuple[int, int] = (0, 0)) -> None:
+        """Take back what was changed since `mark`."""
+        changes, owed = mark
+        del self._owed[owed:]
+        if len(self._undo) > changes:
+            self._live.apply(self._undo[changes:][::-1], self._live.epoch)
+            del self._undo[changes:]
+
+    def keep(self) -> None:
+        """What was changed is durable now."""
+        self._undo.clear()
+        self._owed.clear()
+
+
+def _with(left: int, owed: list[int]) -> int:
+    return left if left == UNLIMITED else left + sum(owed)
+
+
+def _short(before: Mapping[str, int], after: Mapping[str, int], axis: str, amount: int) -> int:
+    if before[axis] == UNLIMITED or not amount:
+        return 0
+    return max(0, after[axis] + after[f"spent_{axis}"] - (before[axis] + before[f"spent_{axis}"] - amount))

@@ -1,0 +1,607 @@
+"""The authority store: commands one after the other, many in one durable commit, answered once calls are decided by it.
+
+    caller ─► queue ─► writer thread: run each on the transaction ─► commit (fdatasync) ─► Live.apply ─► answer
+                       what time brings ─┘                            └─ fails: nothing changed, and the caller is told
+
+A commit that fails in the disk's hardware latches the store: what needs it is refused, and calls get ERROR, until all
+that was acknowledged stands in a fresh file (the kernel forgets a page that it could not write, so a later success
+proves nothing). On a full disk only that commit fails, and a revocation in it is in force all the same, in memory.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import lmdb
+import msgspec
+
+from sidecar.authority.backup import write_backup
+from sidecar.authority.clock import Clock
+from sidecar.authority.database import EPOCH, Database, DatabaseRows, is_full, remove
+from sidecar.authority.draft import ANSWERS, DUE, META, SECOND_NS, Caller, Draft, Limits, hashed, read_due
+from sidecar.authority.due import FORGET_ANSWER, sweep
+from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, RepeatedError, StoreError
+from sidecar.authority.feed import Fed, Feed
+from sidecar.authority.load import JournalTail, Snapshots, load_live, verify_rows
+from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
+from sidecar.authority.rows import Answered, DamagedRow, encode
+from sidecar.authority.spending import LiveSpending, LiveView
+from sidecar.errors import ProtocolError, SidecarError
+from sidecar.logs import event
+from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
+
+log = logging.getLogger("remit.authority")
+
+BATCH = 256
+RETRY_S = 2.0
+IDLE_S = 5.0
+MANIFEST_EVERY = 1000  # epochs
+COUNT_MAX = 10_000
+UNIX = b"unix_ns"
+LOOK = 1
+"""A date in the past: what is due next is to be looked up."""
+Result = TypeVar("Result")
+Note = Callable[[str, str, int], None]
+"""Given (name, detail, epoch) of every event, for the journal; called in the order of the epochs."""
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """An idempotency key, and how the answer to it is kept."""
+
+    caller: Caller
+    method: str
+    key: str
+    request: bytes
+
+
+class Ticket(Generic[Result]):
+    """One command in the queue, and its answer."""
+
+    def __init__(self, command: Callable[[Draft], Result], repeat: Repeat | None, pack: Any, unpack: Any) -> None:
+        self.command = command
+        self.repeat = repeat
+        self.pack, self.unpack = pack, unpack
+        self.error: SidecarError | None = None
+        self.epoch = 0
+        self._result: Result | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def answer(self, result: Result | None = None, error: SidecarError | None = None) -> None:
+        """Let the caller go on; the first answer counts."""
+        if self._done.locked():
+            self._result, self.error = result, error
+            self._done.release()
+
+    def wait(self) -> Result:
+        self._done.acquire()
+        if self.error is not None:
+            raise self.error
+        return self._result  # type: ignore[return-value]  # set with every answer that is no error
+
+
+class _Ran:
+    """A command that was run on the open transaction."""
+
+    def __init__(self, ticket: Ticket[Any], draft: Draft, result: Any) -> None:
+        self.ticket, self.draft, self.result = ticket, draft, result
+
+
+class AuthorityStore:
+    """Owns the folder from `open` to `close`. All other methods are thread-safe."""
+
+    def __init__(
+        self,
+        folder: Path,
+        live: LiveView,
+        proof: LiveView,
+        *,
+        limits: Limits,
+        map_bytes_max: int,
+        note: Note,
+        changed: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
+        snapshot_s: float = IDLE_S,
+    ) -> None:
+        """`proof`: a native view in which changes are tried; `changed` is called when `problem` changes."""
+        self.folder = folder
+        self.live = live
+        self._proof = proof
+        self.limits = limits
+        self.feed = Feed()
+        self.clock = clock or Clock()
+        self.problem = "the authority store is not loaded yet"
+        """Why the store cannot be used; empty: it can."""
+        self.effect = Counter[int]()
+        self.totals: Counter[str] = Counter()
+        self._map_bytes_max = map_bytes_max
+        self._note = note
+        self._changed = changed
+        self._snapshot_s = snapshot_s
+        self._spending = LiveSpending(live)
+        self._manifest: Manifest = new_manifest()
+        self._database: Database | None = None
+        self._snapshots = Snapshots()
+        self._lock = -1
+        self._epoch = 0
+        self._queue: deque[Ticket[Any]] = deque()
+        self._batch: list[Ticket[Any]] = []
+        self._wake = threading.Condition()
+        self._next_due = LOOK
+        self._snapshot_due = 0.0
+        self._sequence: Callable[[], int] = lambda: 0
+        self._stopping = False
+        self._latched = False
+        self._attempts = 0
+        self._writer = threading.Thread(target=self._write_all, name="authority", daemon=True)
+
+    @property
+    def epoch(self) -> int:
+        """Of the last command that is durable and in force."""
+        return self._epoch
+
+    # ------------------------------------------------------------ open and close
+
+    def open(self, journal: JournalTail | None = None) -> None:
+        """Load everything into the native view and begin to take commands.
+
+        `journal` says what calls spent since the last snapshot. StoreError when the folder cannot be used, is damaged,
+        or is older than what was decided by (DB-18); nothing is in force then.
+        """
+        try:
+            self._prepare_folder()
+            self._lock = lock_folder(self.folder)
+            self._manifest = self._read_or_make()
+            database = Database(self.folder / self._manifest.file, self._map_bytes_max)
+        except (OSError, lmdb.Error) as error:
+            raise StoreError(f"the authority store `{self.folder}` cannot be opened: {_cause(error)}") from None
+        self._database = database
+        with database.read() as rows:
+            self._epoch = rows.epoch
+            high_water = int.from_bytes(rows.get(META, UNIX) or b"", "big")
+        self._refuse_older(self._manifest.epoch)
+        if self.clock.start_at(max(high_water, self._manifest.unix_ns)):
+            event(log, "authority.clock_back", logging.WARNING, detail="the clock was set back; nothing is extended")
+        self.live.put_floor(self.clock.now())
+        try:
+            with database.read() as rows:
+                seen = load_live(rows, self.live, self.clock.now(), journal)
+        except DamagedRow as error:
+            raise StoreError(f"`{self.folder}`: {error}") from None
+        self._refuse_older(seen)
+        if journal is not None:
+            self._sequence = journal.last_sequence
+        self.feed.start(self._epoch)
+        self.problem = ""
+        self._writer.start()
+        self._changed()
+
+    def close(self) -> None:
+        """Finish what is queued, note how far we came, and give the folder back. May be called again."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        if self._writer.is_alive():
+            self._writer.join()
+        self.feed.close()
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _prepare_folder(self) -> None:
+        """Make the folder. StoreError when others may enter it, or another machine may change it (DB-17)."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_mode & 0o077:
+            raise StoreError(f"others may enter `{self.folder}`; run chmod 700 `{self.folder}`")
+        magic = filesystem_magic(str(self.folder))
+        if magic in REMOTE:
+            raise StoreError(f"`{self.folder}` lies on a remote file system ({REMOTE[magic]}); name a local folder")
+        if magic in VOLATILE:
+            event(log, "authority.volatile", logging.WARNING, folder=str(self.folder), kind=VOLATILE[magic])
+
+    def _read_or_make(self) -> Manifest:
+        found = read_manifest(self.folder)
+        if found is None:
+            if list(self.folder.glob("state-*.mdb")):
+                raise StoreError(f"`{self.folder}` has lost its manifest; restore a backup")
+            found = new_manifest()
+            write_manifest(self.folder, found)
+        for path in self.folder.glob("state-*.mdb"):
+            if path.name != found.file:
+                remove(path)
+        return found
+
+    def _refuse_older(self, seen: int) -> None:
+        """Row DB-18: revocations that were in force may be missing in an old copy."""
+        if self._epoch < seen:
+            raise StoreError(
+                f"`{self.folder}` is older (epoch {self._epoch}) than what this sidecar has decided by (epoch {seen});"
+                " restore a newer backup, or take this one with `remit authority restore --force`"
+            )
+
+    # ------------------------------------------------------------ commands
+
+    def call(
+        self,
+        command: Callable[[Draft], Result],
+        *,
+        repeat: Repeat | None = None,
+        pack: Callable[[Result], bytes] | None = None,
+        unpack: Callable[[bytes], Result] | None = None,
+    ) -> Result:
+        """Run `command`; when this returns, its changes are durable and every call that starts is decided by them.
+
+        With `repeat`, the same key and request get the answer that was given, through `pack` and `unpack`. Raises
+        AuthorityError: nothing has changed, or the text says what has.
+        """
+        ticket: Ticket[Result] = Ticket(command, repeat if repeat and repeat.key else None, pack, unpack)
+        with self._wake:
+            if self.problem or self._stopping:
+                raise StoreError(self.problem or "the sidecar stops")
+            self._queue.append(ticket)
+            self._wake.notify_all()
+        return ticket.wait()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Draft]:
+        """A draft to look with, for less than a second; its changes go nowhere. StoreError when there is no store."""
+        database = self._database
+        if database is None or (self.problem and not self._latched):
+            raise StoreError(self.problem or "the authority store is closed")
+        with database.read() as rows:
+            yield self._draft(rows, self._epoch)
+
+    def _draft(self, rows: DatabaseRows, epoch: int) -> Draft:
+        return Draft(
+            rows,
+            self._spending,
+            self.limits,
+            now_ns=self.clock.now(),
+            epoch=epoch,
+            new_id=lambda: secrets.token_hex(16),
+        )
+
+    # ------------------------------------------------------------ the writer
+
+    def _write_all(self) -> None:
+        try:
+            self._serve()
+        finally:
+            # Whatever ended the writer, nobody waits for it in vain.
+            with self._wake:
+                self.problem = self.problem or "the authority store has stopped; restart the sidecar"
+                left = [*self._batch, *self._queue]
+                self._queue.clear()
+            for ticket in left:
+                ticket.answer(error=StoreError(self.problem))
+            self._changed()
+
+    def _serve(self) -> None:
+        while True:
+            batch, stop = self._wait()
+            if self._latched:
+                self._refuse(batch)
+                if not stop:
+                    self._heal()
+            else:
+                self._commit(batch)
+                self._time_passes()
+            if stop and not self._queue:
+                self._finish()
+                return
+
+    def _wait(self) -> tuple[list[Ticket[Any]], bool]:
+        """What is queued, or nothing when something else is to be done."""
+        with self._wake:
+            if not self._queue and not self._stopping:
+                self._wake.wait(self._patience())
+            self._batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            return list(self._batch), self._stopping
+
+    def _patience(self) -> float:
+        """Seconds until time brings something. The clock may jump, so it is looked at again and again."""
+        if self._latched:
+            return RETRY_S
+        until = (self._next_due - self.clock.now()) / SECOND_NS
+        return max(0.0, min(until, IDLE_S, self._snapshot_due - time.monotonic()))
+
+    def _commit(self, batch: list[Ticket[Any]]) -> None:
+        while batch:
+            try:
+                ran = self._transact(batch)
+            except lmdb.MapFullError:
+                self._spending.undo()
+                if self._grow():
+                    continue
+                self._failed(batch, ExhaustedError("the authority store has reached `authority.map_bytes`"))
+            except (lmdb.Error, OSError, DamagedRow) as error:
+                self._spending.undo()
+                self._failed_by(error, batch)
+            else:
+                self._in_force(ran)
+            return
+
+    def _transact(self, batch: list[Ticket[Any]]) -> list[_Ran]:
+        """Run the commands on one transaction and commit it. What they refuse is answered at once."""
+        assert self._database is not None
+        ran: list[_Ran] = []
+        refused: list[tuple[Ticket[Any], SidecarError]] = []
+        with self._database.write() as rows:
+            for ticket in batch:
+                mark = self._spending.mark()
+                try:
+                    done = self._run(rows, ticket, self._epoch + len(ran) + 1)
+                except AuthorityError as error:
+                    self._spending.undo(mark)
+                    refused.append((ticket, error))
+                    continue
+                except (lmdb.Error, OSError, DamagedRow):
+                    raise
+                except Exception:
+                    # The boundary of a command: its caller gets a refusal, the others go on.
+                    log.error("authority.command_failed", exc_info=True)
+                    self._spending.undo(mark)
+                    refused.append((ticket, StoreError("internal error; nothing was changed")))
+                    continue
+                for (table, key), value in done.draft.writes.items():
+                    if value is None:
+                        rows.delete(table, key)
+                    else:
+                        rows.put(table, key, value)
+                ran.append(done)
+            if ran:
+                rows.put(META, EPOCH, (self._epoch + len(ran)).to_bytes(8, "big"))
+                rows.put(META, UNIX, self.clock.now().to_bytes(8, "big"))
+        for ticket, refusal in refused:
+            ticket.answer(error=refusal)
+            batch.remove(ticket)
+        return ran
+
+    def _run(self, rows: DatabaseRows, ticket: Ticket[Any], epoch: int) -> _Ran:
+        draft = self._draft(rows, epoch)
+        repeat = ticket.repeat
+        if repeat is None:
+            return _Ran(ticket, draft, self._proved(draft, ticket.command(draft)))
+        key = hashed(repeat.caller.kind, repeat.caller.id, repeat.method, repeat.key)
+        before = draft.find(ANSWERS, key, Answered)
+        if before is not None and before.expires_ns > draft.now_ns:
+            if before.digest != hashed(repeat.request):
+                raise RepeatedError(f"idempotency key `{repeat.key}` came with another request before; use a new one")
+            return _Ran(ticket, draft, ticket.unpack(before.answer))
+        result = self._proved(draft, ticket.command(draft))
+        expires_ns = draft.now_ns + self.limits.answer_s * SECOND_NS
+        answered = Answered(digest=hashed(repeat.request), answer=ticket.pack(result), expires_ns=expires_ns)
+        draft.mark(ANSWERS, key, encode(answered))
+        draft.due(expires_ns, FORGET_ANSWER, key)
+        return _Ran(ticket, draft, result)
+
+    def _proved(self, draft: Draft, result: Result) -> Result:
+        """Refuse what the native view could not take, before it is durable and can be refused no more."""
+        try:
+            self._proof.apply([*draft.live, *(_opposite(name, data) for name, data in draft.live)], 0)
+        except ProtocolError as error:
+            raise InvalidError(str(error)) from None
+        return result
+
+    def _in_force(self, ran: list[_Ran]) -> None:
+        """The commit is durable: calls are decided by it from here on, and then the callers are told."""
+        if not ran:
+            return
+        self._spending.keep()
+        epoch = self._epoch + len(ran)
+        try:
+            self.live.apply([change for one in ran for change in one.draft.live], epoch)
+        except (MemoryError, SidecarError) as error:
+            # What is durable and what is in force differ: nothing may be allowed by it.
+            self._latch(f"the live state is incomplete: {error}; restart the sidecar")
+            for one in ran:
+                one.ticket.answer(error=StoreError(self.problem))
+            return
+        self._epoch = epoch
+        fed: list[Fed] = []
+        for one in ran:
+            for name, detail in one.draft.events:
+                self._note(name, detail, one.draft.epoch)
+                self.totals[name] += 1
+            fed += [Fed(one.draft.epoch, change) for change in one.draft.changed]
+            self._next_due = min([self._next_due, *(due.at_ns for due in one.draft.dues)])
+        self.feed.put(epoch, fed)
+        for one in ran:
+            one.ticket.epoch = one.draft.epoch
+            one.ticket.answer(one.result)
+        if epoch - self._manifest.epoch >= MANIFEST_EVERY:
+            self._note_progress()
+
+    # ------------------------------------------------------------ when the disk fails
+
+    def _failed_by(self, error: Exception, batch: list[Ticket[Any]]) -> None:
+        if is_full(error):
+            self._failed(batch, ExhaustedError(f"the disk of the authority store is full: {_cause(error)}"))
+            return
+        self._latch(f"the disk of the authority store failed: {_cause(error)}")
+        self._failed(batch, StoreError(self.problem))
+
+    def _failed(self, batch: list[Ticket[Any]], error: AuthorityError) -> None:
+        """Nothing is durable. What only takes authority away is in force all the same (RT-02)."""
+        event(log, "authority.commit_failed", logging.ERROR, cause=str(error), commands=len(batch))
+        for ticket in batch:
+            taken = self._take_away(ticket)
+            text = f"{error}; nothing was changed; make room and try again"
+            if taken:
+                text = f"{error}; it is in force until a restart but it is not durable; make room and ask again"
+            ticket.answer(error=type(error)(text))
+
+    def _take_away(self, ticket: Ticket[Any]) -> bool:
+        """Put the revocations of a command in force in memory alone; whether there were any."""
+        if self._database is None:
+            return False
+        try:
+            with self._database.read() as rows:
+                draft = self._run(rows, ticket, self._epoch).draft
+        except (lmdb.Error, SidecarError):
+            return False
+        finally:
+            self._spending.undo()
+        changes = [(n, d) for n, d in draft.live if n == "revoke" or (n == "owner" and not d["active"])]
+        if changes:
+            self.live.apply(changes, self._epoch)
+            self._note("authority.not_durable", "; ".join(detail for _, detail in draft.events), self._epoch)
+        return bool(changes)
+
+    def _latch(self, problem: str) -> None:
+        self._latched = True
+        self.problem = problem
+        event(log, "authority.quarantined", logging.ERROR, cause=problem)
+        self._changed()
+
+    def _refuse(self, batch: list[Ticket[Any]]) -> None:
+        for ticket in batch:
+            taken = self._take_away(ticket)
+            more = "; it is in force until a restart but it is not durable" if taken else ""
+            ticket.answer(error=StoreError(self.problem + more))
+
+    def _heal(self) -> None:
+        """Write all that was acknowledged into a fresh file, read it back, and go on with that (DB-03, DB-04)."""
+        if self._epoch != self.live.epoch:
+            return  # only a restart makes the live state whole again
+        # A name of its own for each attempt: a manifest that was written but not synchronised may name the last one.
+        self._attempts += 1
+        number = self._manifest.number + self._attempts
+        manifest = msgspec.structs.replace(self._manifest, number=number, epoch=self._epoch, unix_ns=self.clock.now())
+        fresh: Database | None = None
+        try:
+            fresh = self._rewritten(self.folder / manifest.file)
+            write_manifest(self.folder, manifest)
+        except (lmdb.Error, OSError, SidecarError) as error:
+            event(log, "authority.not_healed", logging.WARNING, cause=_cause(error))
+            if fresh is not None:
+                fresh.close()
+            return
+        remove(self.folder / self._manifest.file)
+        self._manifest, self._database = manifest, fresh
+        self._latched, self.problem, self._attempts = False, "", 0
+        event(log, "authority.healed", epoch=self._epoch)
+        self._changed()
+
+    def _rewritten(self, path: Path) -> Database:
+        """A database at `path` with all that was acknowledged, durable and read back."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        again = Database(self.folder / self._manifest.file, self._map_bytes_max)
+        try:
+            again.copy(path)
+        finally:
+            again.close()
+        sync_file(path)
+        fresh = Database(path, self._map_bytes_max)
+        try:
+            self._verify(fresh)
+        except BaseException:
+            fresh.close()
+            raise
+        return fresh
+
+    def _verify(self, database: Database) -> None:
+        """Every row is what was written, and none that was acknowledged is missing."""
+        with database.read() as rows:
+            epoch = rows.epoch
+            verify_rows(rows)
+        if epoch < self._epoch:
+            raise StoreError(f"the copy is at epoch {epoch}, not {self._epoch}")
+
+    def _grow(self) -> bool:
+        assert self._database is not None
+        try:
+            grown = self._database.grow()
+        except (lmdb.Error, OSError) as error:
+            event(log, "authority.not_grown", logging.ERROR, cause=_cause(error))
+            return False
+        return grown
+
+    # ------------------------------------------------------------ what time brings
+
+    def _time_passes(self) -> None:
+        assert self._database is not None
+        now = self.clock.now()
+        if self._next_due <= now:
+            with self._database.read() as rows:
+                first = next(rows.scan(DUE), None)
+            self._next_due = read_due(first[0]).at_ns if first else now + int(IDLE_S * SECOND_NS)
+            if first and self._next_due <= now:
+                swept: Ticket[int] = Ticket(sweep, None, None, None)
+                self._commit([swept])
+                # What could not be done is tried again, but not at once: the disk may be full.
+                self._next_due = LOOK if swept.error is None else now + int(IDLE_S * SECOND_NS)
+        if not self._latched and time.monotonic() >= self._snapshot_due:
+            self._snapshot()
+            if self._epoch > self._manifest.epoch:
+                self._note_progress()
+
+    def _snapshot(self) -> None:
+        """Keep what calls have spent, so that a start need not read the whole journal."""
+        self._snapshot_due = time.monotonic() + self._snapshot_s
+        assert self._database is not None
+        try:
+            self._snapshots.take(self._database, self.live, self._sequence())
+            self._database.check_readers()
+        except lmdb.MapFullError:
+            self._grow()
+        except lmdb.Error as error:
+            if not is_full(error):
+                self._latch(f"the disk of the authority store failed: {_cause(error)}")
+
+    def _note_progress(self) -> None:
+        fresh = msgspec.structs.replace(self._manifest, epoch=self._epoch, unix_ns=self.clock.now())
+        try:
+            write_manifest(self.folder, fresh)
+            self._manifest = fresh
+        except OSError as error:
+            event(log, "authority.manifest_failed", logging.WARNING, cause=_cause(error))
+
+    def _finish(self) -> None:
+        if not self._latched:
+            self._snapshot()
+            self._note_progress()
+
+    # ------------------------------------------------------------ for operators
+
+    def backup(self, folder: Path) -> tuple[int, int]:
+        """Write a copy of one moment to `folder`, which must not exist; (epoch, bytes). StoreError when it fails."""
+        database = self._database
+        if database is None or self.problem:
+            raise StoreError(self.problem or "the authority store is closed")
+        return write_backup(database, self._manifest, folder, self.clock.now())
+
+    def count(self, table: str, most: int = COUNT_MAX) -> int:
+        """How many rows a table has, not further than `most`. StoreError when there is no store."""
+        database = self._database
+        if database is None:
+            raise StoreError(self.problem or "the authority store is closed")
+        with database.read() as rows:
+            return rows.count(table, most)
+
+
+def _opposite(name: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The change that leaves nothing of another one."""
+    if name == "revoke":
+        return "lift", data
+    if name == "owner":
+        return "owner", {**data, "active": True}
+    if name == "approval":
+        return "approval", {**data, "state": "revoked"}
+    return "forget", {"id": data.get("id", "")}
+
+
+def _cause(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,0 +1,513 @@
+"""Tasks: the commands that open, narrow, delegate and end them, as changes to a draft.
+
+Nothing widens a task. A child is within its parent on every axis and its budgets are drawn from the parent's; ending a
+task ends all below it, with their approvals, in the same write.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fastpath import spiffe_id
+from sidecar.authority import scope as scopes
+from sidecar.authority.approvals import undo_approvals
+from sidecar.authority.draft import (
+    AGENT_TASKS,
+    CHILDREN,
+    OWNER_TASKS,
+    OWNERS,
+    SECOND_NS,
+    TASKS,
+    Caller,
+    Draft,
+    hashed,
+)
+from sidecar.authority.errors import ChangedError, DeniedError, StateError, invalid, missing
+from sidecar.authority.rows import LIVING, UNLIMITED, Budgets, Owner, Task, TaskState
+from sidecar.authority.scope import Scope, as_live
+from sidecar.errors import IdentityError
+
+TEXT_BYTES_MAX = 1024
+ORIGINS = ("user", "agent", "schedule", "event")
+AXES = ("calls", "cost", "bytes")
+FORGET_S = 60  # a closed task is told from an unknown one this long
+EXPIRE, FORGET, PURGE = "T", "F", "P"
+
+# (state, command): the state after it. What is not here is refused.
+TRANSITIONS = {
+    (TaskState.OPEN, "narrow"): TaskState.OPEN,
+    (TaskState.OPEN, "delegate"): TaskState.OPEN,
+    (TaskState.OPEN, "suspend"): TaskState.SUSPENDED,
+    (TaskState.OPEN, "complete"): TaskState.COMPLETED,
+    (TaskState.OPEN, "cancel"): TaskState.CANCELLED,
+    (TaskState.OPEN, "expire"): TaskState.EXPIRED,
+    (TaskState.OPEN, "revoke"): TaskState.REVOKED,
+    (TaskState.SUSPENDED, "narrow"): TaskState.SUSPENDED,
+    (TaskState.SUSPENDED, "resume"): TaskState.OPEN,
+    (TaskState.SUSPENDED, "complete"): TaskState.COMPLETED,
+    (TaskState.SUSPENDED, "cancel"): TaskState.CANCELLED,
+    (TaskState.SUSPENDED, "expire"): TaskState.EXPIRED,
+    (TaskState.SUSPENDED, "revoke"): TaskState.REVOKED,
+}
+
+
+class OpenTask(msgspec.Struct, frozen=True, kw_only=True):
+    agent: str
+    owner: str
+    purpose: str
+    scope: Scope
+    budgets: Budgets = Budgets()
+    ttl_s: int
+    max_depth: int = 0
+    origin: str = "user"
+    on_behalf: str = ""
+
+
+class NarrowTask(msgspec.Struct, frozen=True, kw_only=True):
+    """None, 0 and an unlimited budget leave what is."""
+
+    id: str
+    expected_rev: int = 0
+    scope: Scope | None = None
+    left: Budgets = Budgets()
+    ttl_s: int = 0
+    max_depth: int | None = None
+
+
+class DelegateTask(msgspec.Struct, frozen=True, kw_only=True):
+    parent: str
+    expected_rev: int = 0
+    agent: str
+    purpose: str = ""
+    scope: Scope
+    budgets: Budgets = Budgets()
+    ttl_s: int = 0
+    max_depth: int | None = None
+
+
+class ChangeTask(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    expected_rev: int = 0
+    reason: str = ""
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """What ended: the task, all that went with it (itself first), and what its parent got back."""
+
+    task: Task
+    closed: tuple[str, ...]
+    refunded: Budgets
+    undone_approvals: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- commands
+
+
+def open_task(draft: Draft, asked: OpenTask, by: Caller) -> Task:
+    """A new root task. An agent cannot open one for itself."""
+    _check_agent(asked.agent)
+    if by.is_any((asked.agent,)):
+        raise DeniedError("an agent cannot open a task for itself; let its owner or an orchestrator open it")
+    check_text("owner", asked.owner)
+    check_text("purpose", asked.purpose)
+    check_text("on_behalf", asked.on_behalf, empty=True)
+    if asked.origin not in ORIGINS:
+        raise invalid("origin", f"`{asked.origin}` is none of {', '.join(ORIGINS)}")
+    scopes.check(asked.scope)
+    _check_budgets(asked.budgets, "budgets")
+    if not 0 <= asked.max_depth <= draft.limits.depth_max:
+        raise invalid("max_depth", f"is {asked.max_depth}; 0 to {draft.limits.depth_max} can be")
+    require_active(draft, asked.owner)
+    task = Task(
+        id=draft.new_id(),
+        agent=asked.agent,
+        owner=asked.owner,
+        purpose=asked.purpose,
+        state=TaskState.OPEN,
+        scope=asked.scope,
+        opened_ns=draft.now_ns,
+        expires_ns=draft.now_ns + _ttl(draft, asked.ttl_s) * SECOND_NS,
+        opened_by=by.id,
+        chain=(asked.agent,),
+        max_depth=asked.max_depth,
+        granted=asked.budgets,
+        origin=asked.origin,
+        on_behalf=asked.on_behalf,
+        epoch=draft.epoch,
+    )
+    return _opened(draft, task, by)
+
+
+def delegate_task(draft: Draft, asked: DelegateTask, by: Caller) -> Task:
+    """A new task within another one, for another agent or for a subprocess of the same."""
+    parent = _standing(draft, asked.parent, "delegate", asked.expected_rev)
+    _check_agent(asked.agent)
+    check_text("purpose", asked.purpose, empty=True)
+    if parent.depth >= parent.max_depth:
+        raise StateError(f"task `{parent.id}` stands at depth {parent.depth} of {parent.max_depth}; it cannot delegate")
+    max_depth = parent.max_depth if asked.max_depth is None else asked.max_depth
+    if not parent.depth < max_depth <= parent.max_depth:
+        raise invalid("max_depth", f"is {max_depth}; {parent.depth + 1} to the parent's {parent.max_depth} can be")
+    scopes.check(asked.scope)
+    _refuse_outside(scopes.outside(asked.scope, parent.scope))
+    require_active(draft, parent.owner)
+    expires_ns = min(parent.expires_ns, draft.now_ns + _ttl(draft, asked.ttl_s) * SECOND_NS if asked.ttl_s else 1 << 63)
+    _check_budgets(asked.budgets, "budgets")
+    parent = _draw(draft, parent, asked.budgets)
+    # The native view has the draw already.
+    draft.put(TASKS, parent.id.encode(), parent)
+    child = Task(
+        id=draft.new_id(),
+        agent=asked.agent,
+        owner=parent.owner,
+        purpose=asked.purpose or parent.purpose,
+        state=TaskState.OPEN,
+        scope=asked.scope,
+        opened_ns=draft.now_ns,
+        expires_ns=expires_ns,
+        opened_by=by.id,
+        parent=parent.id,
+        chain=(*parent.chain, asked.agent),
+        depth=parent.depth + 1,
+        max_depth=max_depth,
+        granted=asked.budgets,
+        attenuated=parent.attenuated and (asked.scope != parent.scope or expires_ns < parent.expires_ns),
+        origin="agent",
+        on_behalf=parent.on_behalf,
+        epoch=draft.epoch,
+    )
+    draft.mark(CHILDREN, parent.id.encode() + child.id.encode())
+    return _opened(draft, child, by)
+
+
+def narrow_task(draft: Draft, asked: NarrowTask, by: Caller) -> Task:
+    """Less of a task. What is taken from a budget is gone."""
+    task = _standing(draft, asked.id, "narrow", asked.expected_rev)
+    scope = task.scope
+    if asked.scope is not None:
+        scopes.check(asked.scope)
+        _refuse_outside(scopes.outside(asked.scope, task.scope))
+        scope = asked.scope
+    expires_ns = task.expires_ns
+    if asked.ttl_s:
+        expires_ns = min(expires_ns, draft.now_ns + _ttl(draft, asked.ttl_s) * SECOND_NS)
+    max_depth = task.max_depth if asked.max_depth is None else asked.max_depth
+    if not task.depth <= max_depth <= task.max_depth:
+        raise invalid("max_depth", f"is {max_depth}; {task.depth} to {task.max_depth} can be")
+    _check_budgets(asked.left, "left")
+    task = _cap(draft, task, asked.left)
+    task = msgspec.structs.replace(
+        task, scope=scope, expires_ns=expires_ns, max_depth=max_depth, rev=task.rev + 1, epoch=draft.epoch
+    )
+    _store(draft, task)
+    draft.due(expires_ns, EXPIRE, task.id.encode())
+    draft.event("task.narrowed", by, task=task.id, agent=task.agent)
+    return task
+
+
+def suspend_task(draft: Draft, asked: ChangeTask, by: Caller) -> Task:
+    """No call of the task, or of any below it, is allowed until it is resumed."""
+    return _switch(draft, asked, "suspend", by)
+
+
+def resume_task(draft: Draft, asked: ChangeTask, by: Caller) -> Task:
+    """Give a suspended task back; nobody of its own chain can."""
+    task = get_task(draft, asked.id)
+    if by.is_any(task.chain):
+        raise DeniedError("an agent cannot resume its own task; let its owner do it")
+    require_active(draft, task.owner)
+    return _switch(draft, asked, "resume", by)
+
+
+def complete_task(draft: Draft, asked: ChangeTask, by: Caller) -> Closed:
+    """The work is done: the task and all below it end."""
+    return _close_asked(draft, asked, "complete", by)
+
+
+def cancel_task(draft: Draft, asked: ChangeTask, by: Caller) -> Closed:
+    """The work is given up: the task and all below it end."""
+    return _close_asked(draft, asked, "cancel", by)
+
+
+def get_task(draft: Draft, id_: str) -> Task:
+    """NOT_FOUND when there is none."""
+    task = draft.find(TASKS, _key(id_), Task)
+    if task is None:
+        raise missing("task", id_)
+    return task
+
+
+# ---------------------------------------------------------------- what time does
+
+
+def expire_task(draft: Draft, key: bytes, by: Caller) -> None:
+    """The task's time is over, if it is."""
+    task = draft.find(TASKS, key, Task)
+    if task is not None and task.state in LIVING and task.expires_ns <= draft.now_ns:
+        close_tasks(draft, task, "expire", "its time is over", by)
+
+
+def forget_task(draft: Draft, key: bytes) -> None:
+    """Calls need not tell a closed task from an unknown one any more."""
+    draft.tell("forget", id=key.decode())
+
+
+def purge_task(draft: Draft, key: bytes) -> bool:
+    """A closed task is not kept any longer; whether there was one."""
+    task = draft.find(TASKS, key, Task)
+    if task is None or task.state in LIVING:
+        return False
+    draft.drop(TASKS, key, task)
+    draft.drop(AGENT_TASKS, hashed(task.agent) + key)
+    draft.drop(OWNER_TASKS, hashed(task.owner) + key)
+    if task.parent:
+        draft.drop(CHILDREN, task.parent.encode() + key)
+    return True
+
+
+def close_tasks(draft: Draft, root: Task, command: str, reason: str, by: Caller) -> Closed:
+    """End `root` and all below it. What is left goes to the parent of `root`."""
+    tree = _subtree(draft, root)
+    ends = {task.id: _next_state(task, command if task is root else _inherited(command)) for task in tree}
+    left = draft.spending.stop(ends)
+    undone: list[str] = []
+    totals: dict[str, Budgets] = {}
+    # Children first, so that what they give back is part of what their parent gives back.
+    for task in reversed(tree):
+        total = _total(task, left.get(task.id, Budgets(0, 0, 0)), [totals[t.id] for t in tree if t.parent == task.id])
+        totals[task.id] = total
+        closed = _closed(draft, task, ends[task.id], total, reason)
+        undone += undo_approvals(draft, task.id, by)
+        if task is root:
+            root = closed
+    refunded = _refund(draft, root, totals[root.id])
+    draft.event(f"task.{ends[root.id]}", by, task=root.id, agent=root.agent, closed=len(tree), reason=reason)
+    return Closed(task=root, closed=tuple(task.id for task in tree), refunded=refunded, undone_approvals=tuple(undone))
+
+
+# ---------------------------------------------------------------- for the native view
+
+
+def live_task(task: Task) -> dict[str, object]:
+    """The task as the native view takes it, but for its budgets."""
+    return {
+        "id": task.id,
+        "agent": task.agent,
+        "owner": task.owner,
+        "purpose": task.purpose,
+        "state": str(task.state),
+        "parent": task.parent,
+        "depth": task.depth,
+        "max_depth": task.max_depth,
+        "expires_unix_ns": task.expires_ns,
+        "attenuated": task.attenuated,
+        "origin": task.origin,
+        "on_behalf": bool(task.on_behalf),
+        "scope": as_live(task.scope),
+    }
+
+
+def undrawn(task: Task) -> Budgets:
+    """What its own calls could have spent of what was granted."""
+    return Budgets(*(_minus(getattr(task.granted, axis), getattr(task.drawn, axis)) for axis in AXES))
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _opened(draft: Draft, task: Task, by: Caller) -> Task:
+    key = task.id.encode()
+    _store(draft, task)
+    draft.mark(AGENT_TASKS, hashed(task.agent) + key)
+    draft.mark(OWNER_TASKS, hashed(task.owner) + key)
+    draft.due(task.expires_ns, EXPIRE, key)
+    name = "task.delegated" if task.parent else "task.opened"
+    draft.event(name, by, task=task.id, agent=task.agent, owner=task.owner, parent=task.parent)
+    return task
+
+
+def _store(draft: Draft, task: Task) -> None:
+    """Put the row, and tell the native view what does not spend."""
+    draft.put(TASKS, task.id.encode(), task)
+    budgets = undrawn(task)
+    draft.tell("task", **live_task(task), calls=budgets.calls, cost=budgets.cost, bytes=budgets.bytes)
+
+
+def _switch(draft: Draft, asked: ChangeTask, command: str, by: Caller) -> Task:
+    task = _standing(draft, asked.id, command, asked.expected_rev)
+    check_text("reason", asked.reason, empty=True)
+    task = msgspec.structs.replace(task, state=_next_state(task, command), rev=task.rev + 1, epoch=draft.epoch)
+    draft.put(TASKS, task.id.encode(), task)
+    draft.tell("state", id=task.id, state=str(task.state))
+    draft.event(f"task.{command}d" if command != "suspend" else "task.suspended", by, task=task.id, reason=asked.reason)
+    return task
+
+
+def _close_asked(draft: Draft, asked: ChangeTask, command: str, by: Caller) -> Closed:
+    task = _standing(draft, asked.id, command, asked.expected_rev)
+    check_text("reason", asked.reason, empty=True)
+    return close_tasks(draft, task, command, asked.reason, by)
+
+
+def _standing(draft: Draft, id_: str, command: str, expected_rev: int) -> Task:
+    """The task, when `command` fits its state and nobody changed it meanwhile."""
+    task = get_task(draft, id_)
+    _next_state(task, command)
+    if task.state in LIVING and task.expires_ns <= draft.now_ns:
+        raise StateError(f"task `{id_}` has expired; open a new one")
+    if expected_rev and expected_rev != task.rev:
+        raise ChangedError(f"task `{id_}` is at rev {task.rev}, not {expected_rev}; look at it again")
+    return task
+
+
+def _next_state(task: Task, command: str) -> TaskState:
+    after = TRANSITIONS.get((task.state, command))
+    if after is None:
+        raise StateError(f"task `{task.id}` is {task.state}; `{command}` does not fit")
+    return after
+
+
+def _inherited(command: str) -> str:
+    """How the tasks below one end that ends by `command`: nobody completed them."""
+    return "cancel" if command == "complete" else command
+
+
+def _subtree(draft: Draft, root: Task) -> list[Task]:
+    """`root` and the living tasks below it, parents before children."""
+    found = [root]
+    for task in found:
+        for name in draft.names(CHILDREN, task.id.encode()):
+            child = draft.find(TASKS, name.encode(), Task)
+            if child is not None and child.state in LIVING:
+                found.append(child)
+    return found
+
+
+def _closed(draft: Draft, task: Task, end: TaskState, left: Budgets, reason: str) -> Task:
+    key = task.id.encode()
+    closed = msgspec.structs.replace(
+        task,
+        state=end,
+        closed_ns=draft.now_ns,
+        close_reason=reason,
+        final=left,
+        rev=task.rev + 1,
+        epoch=draft.epoch,
+    )
+    draft.put(TASKS, key, closed)
+    draft.tell("state", id=task.id, state=str(end))
+    draft.due(draft.now_ns + FORGET_S * SECOND_NS, FORGET, key)
+    draft.due(draft.now_ns + draft.limits.keep_closed_s * SECOND_NS, PURGE, key)
+    return closed
+
+
+def _draw(draft: Draft, parent: Task, wanted: Budgets) -> Task:
+    """`parent` with `wanted` taken from its budgets; what is unlimited gives without becoming less."""
+    amounts = []
+    for axis in AXES:
+        granted, amount = getattr(parent.granted, axis), getattr(wanted, axis)
+        if granted != UNLIMITED and amount == UNLIMITED:
+            raise invalid(f"budgets.{axis}", "the parent's is limited; say how much the child gets")
+        amounts.append(0 if granted == UNLIMITED else amount)
+    if not draft.spending.draw(parent.id, Budgets(*amounts)):
+        raise StateError(f"task `{parent.id}` has not as much left; look at its budgets with Get")
+    drawn = Budgets(*(getattr(parent.drawn, axis) + amount for axis, amount in zip(AXES, amounts, strict=True)))
+    return msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
+
+
+def _cap(draft: Draft, task: Task, most: Budgets) -> Task:
+    """`task` with at most this much left."""
+    if most == Budgets():
+        return task
+    left = draft.spending.left(task.id)
+    if left is None:
+        raise StateError(f"task `{task.id}` is not in force here; try again")
+    granted, taken = [], []
+    for axis in AXES:
+        has, cap, now = getattr(task.granted, axis), getattr(most, axis), getattr(left, axis)
+        if has == UNLIMITED and cap != UNLIMITED:
+            raise invalid(f"left.{axis}", "is unlimited and cannot be counted afterwards; open a task with a budget")
+        less = max(0, now - cap) if cap != UNLIMITED else 0
+        taken.append(less)
+        granted.append(has - less if has != UNLIMITED else UNLIMITED)
+    if not draft.spending.draw(task.id, Budgets(*taken)):
+        raise ChangedError(f"task `{task.id}` is spending; try again")
+    return msgspec.structs.replace(task, granted=Budgets(*granted))
+
+
+def _total(task: Task, left: Budgets, below: Sequence[Budgets]) -> Budgets:
+    """What a closed task gives back: its own rest, and what came back from below. Unlimited stays so."""
+    amounts = []
+    for axis in AXES:
+        if getattr(task.granted, axis) == UNLIMITED:
+            amounts.append(UNLIMITED)
+        else:
+            amounts.append(max(0, getattr(left, axis)) + sum(max(0, getattr(one, axis)) for one in below))
+    return Budgets(*amounts)
+
+
+def _refund(draft: Draft, closed: Task, total: Budgets) -> Budgets:
+    """Give what is left of a closed task to its parent, if that is still there and limited."""
+    parent = draft.find(TASKS, closed.parent.encode(), Task) if closed.parent else None
+    if parent is None or parent.state not in LIVING:
+        return Budgets(0, 0, 0)
+    amounts = [max(0, getattr(total, axis)) if getattr(parent.granted, axis) != UNLIMITED else 0 for axis in AXES]
+    refunded = Budgets(*amounts)
+    if any(amounts):
+        drawn = Budgets(*(getattr(parent.drawn, axis) - n for axis, n in zip(AXES, amounts, strict=True)))
+        parent = msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
+        draft.put(TASKS, parent.id.encode(), parent)
+        draft.spending.owe(parent.id, refunded)
+        draft.tell("budget", id=parent.id, calls=refunded.calls, cost=refunded.cost, bytes=refunded.bytes)
+    return refunded
+
+
+def _minus(granted: int, drawn: int) -> int:
+    return UNLIMITED if granted == UNLIMITED else granted - drawn
+
+
+def _ttl(draft: Draft, ttl_s: int) -> int:
+    if not 1 <= ttl_s <= draft.limits.ttl_s_max:
+        raise invalid("ttl_s", f"is {ttl_s}; 1 to {draft.limits.ttl_s_max} seconds can be")
+    return ttl_s
+
+
+def _key(id_: str) -> bytes:
+    """The id as a key; ids that are no ids of ours lead nowhere."""
+    raw = id_.encode(errors="replace")
+    return raw if 0 < len(raw) <= 64 else b"\0"
+
+
+def _refuse_outside(lines: list[str]) -> None:
+    if lines:
+        raise invalid("scope", f"is wider than what it comes from: {'; '.join(lines[:5])}")
+
+
+def _check_agent(agent: str) -> None:
+    try:
+        found = spiffe_id.parse(agent)
+    except IdentityError as error:
+        raise invalid("agent", str(error)) from None
+    if not found.path:
+        raise invalid("agent", f"`{agent}` names a trust domain; write spiffe://trust-domain/path")
+
+
+def check_text(field: str, text: str, *, empty: bool = False) -> None:
+    """Refuse what cannot be stored and shown."""
+    if not text and not empty:
+        raise invalid(field, "is empty")
+    if len(text.encode(errors="replace")) > TEXT_BYTES_MAX or not text.isprintable():
+        raise invalid(field, f"is longer than {TEXT_BYTES_MAX} bytes, or not printable")
+
+
+def require_active(draft: Draft, owner: str) -> None:
+    """FAILED_PRECONDITION when the person is disabled."""
+    row = draft.find(OWNERS, hashed(owner), Owner)
+    if row is not None and not row.active:
+        raise StateError(f"owner `{owner}` is disabled; name another, or enable them")
+
+
+def _check_budgets(budgets: Budgets, field: str) -> None:
+    for axis in AXES:
+        if not UNLIMITED <= getattr(budgets, axis) < scopes.INT64:
+            raise invalid(f"{field}.{axis}", "is negative or beyond 64 bits")

@@ -1,0 +1,80 @@
+"""The service AgentView: what an agent may do now (proto/remit/authority/v1/agents.proto)."""
+
+from fastpath.authority import Live
+from sidecar._proto.remit.authority.v1 import agents_pb2, agents_pb2_grpc, approvals_pb2, tasks_pb2
+from sidecar.authority.draft import OWNERS, Caller, Draft, hashed
+from sidecar.authority.messages import (
+    approval_message,
+    owner_message,
+    revocation_message,
+    task_message,
+)
+from sidecar.authority.revocations import check_key, matching
+from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
+from sidecar.services.approvals import list_approvals
+from sidecar.services.authority_calls import Service, answered
+from sidecar.services.tasks import list_tasks
+
+
+class AgentView(Service, agents_pb2_grpc.AgentViewServicer):
+    """Asks the authority's policies first."""
+
+    @answered
+    def Show(self, request: agents_pb2.ShowAgentRequest, caller: Caller) -> agents_pb2.EffectiveAuthority:
+        check_key(Kind.AGENT, request.agent)
+        self.authority.require(caller, "agent.show", agent=request.agent, own_agent=caller.is_any((request.agent,)))
+        self.authority.looked(caller, "agent.show")
+        with self.authority.store.read() as draft:
+            return _view(draft, request.agent, self.authority.live)
+
+
+def _view(draft: Draft, agent: str, live: Live) -> agents_pb2.EffectiveAuthority:
+    found, more = list_tasks(draft, tasks_pb2.ListTasksRequest(agent=agent))
+    people = sorted({task.owner for task in found})
+    owners = [row for name in people if (row := draft.find(OWNERS, hashed(name), Owner)) is not None]
+    hits = _revocations(draft, agent, found, people)
+    asked = [
+        row
+        for state in (approvals_pb2.APPROVAL_STATE_PENDING, approvals_pb2.APPROVAL_STATE_GRANTED)
+        for row in list_approvals(draft, approvals_pb2.ListApprovalsRequest(agent=agent, state=state))[0]
+    ]
+    return agents_pb2.EffectiveAuthority(
+        agent=agent,
+        epoch=draft.epoch,
+        tasks=[task_message(task, draft.spending.left(task.id)) for task in found],
+        more_tasks=bool(more),
+        revocations=[revocation_message(row) for row in hits],
+        approvals=[approval_message(row, live.uses(row.id)) for row in asked],
+        owners=[owner_message(row) for row in owners],
+        verdict=verdict(found, hits, owners),
+    )
+
+
+def _revocations(draft: Draft, agent: str, tasks: list[Task], people: list[str]) -> list[Revocation]:
+    """Those that meet the agent by name; classes, tools and destinations depend on the call."""
+    trust_domain = agent.removeprefix("spiffe://").partition("/")[0]
+    found = [*matching(draft, Kind.AGENT, agent), *matching(draft, Kind.TRUST_DOMAIN, trust_domain)]
+    for task in tasks:
+        found += matching(draft, Kind.TASK, task.id)
+    for person in people:
+        found += matching(draft, Kind.OWNER, person)
+    return found
+
+
+def verdict(tasks: list[Task], revocations: list[Revocation], owners: list[Owner]) -> str:
+    """What stands in the way of every call, in a few words; empty: nothing that is known without the call."""
+    for row in revocations:
+        if row.kind in (Kind.AGENT, Kind.TRUST_DOMAIN) and row.mode is Mode.DENY:
+            return f"{row.kind} is revoked"
+    if not tasks:
+        return "no open task"
+    disabled = {row.id for row in owners if not row.active}
+    ended = {row.key for row in revocations if row.mode is Mode.DENY}
+    standing = [task for task in tasks if task.state is TaskState.OPEN]
+    if not standing:
+        return "every task is suspended"
+    if all(task.owner in disabled for task in standing):
+        return "every task's owner is disabled"
+    if all(task.id in ended or task.owner in ended for task in standing):
+        return "every task is revoked"
+    return ""

@@ -1,0 +1,228 @@
+"""Parts of authority that stand alone: who calls, what is watched, what the configuration refuses."""
+
+import os
+import pathlib
+import socket
+import threading
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from fastpath.peer import VerifiedPeer
+from sidecar._proto.remit.authority.v1 import tasks_pb2
+from sidecar.authority.callers import Callers
+from sidecar.authority.draft import SYSTEM, Change, hashed, quoted
+from sidecar.authority.errors import DeniedError, InvalidError
+from sidecar.authority.feed import Fed, Feed
+from sidecar.authority.messages import budgets_of, scope_message, scope_of, value
+from sidecar.authority.policies import AuthorityPolicies
+from sidecar.authority.rows import DamagedRow, Owner, decode, encode
+from sidecar.authority.scope import ArgRule, Scope
+from sidecar.config_authority import AuthorityConfig, Person, Workload
+from sidecar.config_file import parse
+from sidecar.errors import ConfigError, PolicyError
+from sidecar.services.uid_door import UidDoor
+from tests.fix_store import AGENT_A, AGENT_B
+
+ROW = Owner(id="alice", active=False, reason="", changed_by="bob", changed_ns=1)
+SECTION = AuthorityConfig(
+    store="s",
+    people=[
+        Person(id="alice", uids=[1000, 1001], spiffe_ids=[AGENT_B], roles=["operator"]),
+        Person(id="bob", uids=[1002]),
+    ],
+    workloads=[Workload(spiffe_id=AGENT_A, roles=["auditor"])],
+)
+
+
+# ---------------------------------------------------------------- who calls
+
+
+def test_a_user_is_a_person_and_an_svid_a_person_or_a_workload() -> None:
+    callers = Callers(SECTION)
+    assert (callers.of_uid(1001).id, callers.of_uid(1002).id) == ("alice", "bob")
+    assert callers.of_spiffe_id(AGENT_B).kind == "person"
+    workload = callers.of_spiffe_id(AGENT_A)
+    assert (workload.kind, workload.id, workload.spiffe_id) == ("workload", AGENT_A, AGENT_A)
+    with pytest.raises(DeniedError, match="user 7 is nobody"):
+        callers.of_uid(7)
+    with pytest.raises(DeniedError, match=r"identity\.expired"):
+        callers.of_peer(VerifiedPeer(1, AGENT_A, "x509-svid:1", refusal="identity.expired"))
+
+
+def test_policies_of_the_operator_replace_ours_and_must_fit_the_schema(tmp_path: pathlib.Path) -> None:
+    """Who may is Cedar, with the people and roles of the configuration as entities."""
+    own = tmp_path / "own.cedar"
+    own.write_text('@id("a") permit (principal in Role::"auditor", action == Action::"task.read", resource);')
+    callers = Callers(SECTION)
+    policies = AuthorityPolicies(tmp_path / "p", [str(own)], callers)
+    policies.load()
+    assert policies.require(callers.of_spiffe_id(AGENT_A), "task.read") == "ok"
+    with pytest.raises(DeniedError, match=r"`alice` may not task\.read: no policy of the authority permits it"):
+        policies.require(callers.of_uid(1000), "task.read")
+    own.write_text('@id("a") permit (principal, action, resource) when { context.nonsense };')
+    with pytest.raises(PolicyError):
+        policies.load()
+    assert policies.require(callers.of_spiffe_id(AGENT_A), "task.read") == "ok"
+
+
+def test_the_control_socket_knows_who_connected(tmp_path: pathlib.Path) -> None:
+    """SO_PEERCRED of the outer connection, found again by the name of the inner one."""
+    door = UidDoor()
+    seen: list[int | None] = []
+
+    def handle(_: bytes, context: grpc.ServicerContext) -> bytes:
+        seen.append(door.uid(context.peer()))
+        return b"x" * 200_000
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    handlers = {"y": grpc.unary_unary_rpc_method_handler(handle)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x", handlers),))
+    server.add_insecure_port(f"unix:{door.inner}")
+    server.start()
+    door.bind(str(tmp_path / "outer"))
+    door.start()
+    try:
+        for _ in range(3):
+            with grpc.insecure_channel(f"unix:{tmp_path}/outer") as channel:
+                assert len(channel.unary_unary("/x/y")(b"a" * 100_000, timeout=30)) == 200_000
+        assert seen == [os.geteuid()] * 3
+        # Whoever came another way is nobody.
+        with grpc.insecure_channel(f"unix:{door.inner}") as channel:
+            channel.unary_unary("/x/y")(b"", timeout=30)
+        assert seen[-1] is None
+        assert door.uid("unix-abstract:remit-guess") is None
+        # A server that is gone takes the connection with it.
+        server.stop(0).wait()
+        with socket.socket(socket.AF_UNIX) as late:
+            late.connect(str(tmp_path / "outer"))
+            late.settimeout(30)
+            assert late.recv(1) == b""
+    finally:
+        server.stop(0)
+        door.close()
+        door.close()
+    assert not pathlib.Path(door.inner).exists()
+
+
+# ---------------------------------------------------------------- watching
+
+
+def fed(epoch: int) -> Fed:
+    return Fed(epoch, Change("owners", ROW, False))
+
+
+def test_a_feed_gives_every_change_once_in_order_and_says_when_it_cannot() -> None:
+    feed = Feed(keep=4)
+    feed.start(10)
+    assert feed.position() == (10, 1)
+    assert (feed.behind(10), feed.behind(9), feed.behind(11)) == (1, None, None)
+    feed.put(12, [fed(11), fed(12)])
+    assert feed.take(1, 0) == (12, [fed(11), fed(12)])
+    assert feed.take(3, 0) == (12, [])
+    assert (feed.behind(10), feed.behind(11), feed.behind(12)) == (1, 2, 3)
+    feed.put(15, [fed(13), fed(14), fed(15)])
+    assert feed.take(1, 0) is None
+    assert feed.behind(10) is None
+    assert feed.take(feed.behind(11) or 0, 0) == (15, [fed(12), fed(13), fed(14), fed(15)])
+    waiting: list[Any] = []
+    thread = threading.Thread(target=lambda: waiting.append(feed.take(6, 30)))
+    thread.start()
+    feed.close()
+    thread.join()
+    assert waiting == [None]
+
+
+# ---------------------------------------------------------------- rows and messages
+
+
+def test_a_row_that_is_not_what_was_written_is_refused() -> None:
+    """Every value has a version and a checksum."""
+    good = encode(ROW)
+    assert decode(good, Owner) == ROW
+    for at in range(len(good)):
+        with pytest.raises(DamagedRow, match="restore a backup"):
+            decode(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :], Owner)
+    for short in (b"", good[:5], good[:-1]):
+        with pytest.raises(DamagedRow):
+            decode(short, Owner)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("5", 5),
+        ('"5"', "5"),
+        ("true", True),
+        ("5.5", "5.5"),
+        ("null", "null"),
+        ("[1]", "[1]"),
+        ("abc", "abc"),
+        ("", ""),
+    ],
+)
+def test_a_value_is_a_number_a_boolean_or_text(text: str, meant: object) -> None:
+    found = value(text)
+    assert (type(found), found) == (type(meant), meant)
+
+
+def test_scopes_and_budgets_survive_the_wire() -> None:
+    scope = Scope(
+        any_tool=True,
+        label_allow=(),
+        methods=("GET",),
+        arg_rules=(ArgRule("t", "p", "in", (1, True, "1", "x")), ArgRule("", "q", "range", (-(1 << 63), 7))),
+    )
+    assert scope_of(scope_message(scope)) == scope
+    with pytest.raises(InvalidError, match=r"`budgets\.cost`"):
+        budgets_of(tasks_pb2.Budgets(cost=-1))
+
+
+def test_texts_of_people_cannot_pretend_to_be_fields_of_an_event() -> None:
+    assert quoted("alice") == "alice"
+    assert quoted("x by=bob") == '"x by=bob"'
+    assert quoted('a"b') == '"a\\"b"'
+    assert hashed("ab", "c") != hashed("a", "bc")
+    assert SYSTEM.kind == "system"
+
+
+# ---------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({}, "`authority.store`: is missing"),
+        ({"store": "s", "people": [{"id": "a", "uids": [1]}, {"id": "b", "uids": [1]}]}, "`1` is"),
+        ({"store": "s", "people": [{"id": "a"}, {"id": "a"}]}, "`a` is"),
+        ({"store": "s", "people": [{"id": " "}]}, "is empty or not printable"),
+        ({"store": "s", "people": [{"id": "a", "spiffe_ids": ["nonsense"]}]}, "is not a SPIFFE ID"),
+        ({"store": "s", "workloads": [{"spiffe_id": "spiffe://corp.example"}]}, "names a trust domain"),
+        ({"store": "s", "sockets": [{"socket": "x/s"}]}, "give either `spiffe_id` or `person`"),
+        ({"store": "s", "sockets": [{"socket": "x/s", "person": "z"}]}, "`z` is not in `authority.people`"),
+        ({"store": "s", "follow": {}}, "give either `address` with `spiffe_id`, or `socket`"),
+        ({"store": "s", "follow": {"address": "h:1"}}, "name the sidecar that must answer"),
+        ({"store": "s", "address": "nowhere"}, "`authority.address`: `nowhere` is not an address"),
+        ({"store": "s", "approvals": {"break_glass_s": 901}}, "`authority.approvals.break_glass_s`"),
+        ({"store": "s", "depth_max": 8}, "`authority.depth_max`"),
+        (
+            {"store": "s", "people": [{"id": "a"}], "sockets": [{"socket": "control/x", "person": "a"}]},
+            "shares its folder",
+        ),
+    ],
+)
+def test_what_cannot_be_configured_is_named(section: dict[str, Any], problem: str) -> None:
+    settings = {
+        "identity": {"workload_api": "unix:///x"},
+        "listeners": {"agents": [{"socket": "a/s", "spiffe_id": AGENT_A}]},
+        "policy": {"policies": ["p"], "store": "g"},
+        "journal": {"dir": "j"},
+        "control": {"socket": "control/s"},
+        "authority": section,
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse(yaml.safe_dump(settings), "/etc/remit.yaml")
+    assert problem in str(caught.value)
