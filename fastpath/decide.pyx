@@ -42,7 +42,7 @@ from fastpath.image cimport (
 from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
 from fastpath.request cimport DOOR_EXPLAIN, EXTRAS_MAX
 from fastpath.rows cimport policy_order, span_text, table_node, table_note, table_policy
-from fastpath.table cimport Generation, table_resolve, table_resolve_all
+from fastpath.table cimport Generation, table_fetch_row, table_fetch_slot, table_resolve
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,
@@ -287,10 +287,10 @@ cdef void authority_fill(const Authority *authority, Request *request) noexcept 
 
 cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
     cdef const Node *node
-    cdef Uid *uids[3]
     memset(context, 0, sizeof(EvalContext))
-    uids[0], uids[1], uids[2] = request.principal, request.action, request.resource
-    table_resolve_all(table, uids, 3)
+    table_resolve(table, request.principal)
+    table_resolve(table, request.action)
+    table_resolve(table, request.resource)
     context.principal = request.principal
     context.action = request.action
     context.resource = request.resource
@@ -469,6 +469,10 @@ cdef void evaluate(
     run.deadline_ns = request.deadline_ns
     run.obliged_permit = run.obliged_forbid = run.hard_forbid = NONE32
     run.standing = &out.standing
+    # A large table is in no cache: rows are on their way while the columns are copied.
+    table_fetch_row(table, request.principal)
+    table_fetch_row(table, request.action)
+    table_fetch_row(table, request.resource)
     authority_fill(authority, request)
     request_context(table, request, &run.context)
     if not stand(peer, request, table, authority, arena, out):
@@ -490,6 +494,16 @@ cdef void evaluate(
     out.cacheable = authority.live is NULL and only_request_read(table)
 
 
+cdef void fetch_slots(const Table *table, const Request *request) noexcept nogil:
+    """Begin to fetch what the lookup of the call's uids reads first. A refused call may lack some."""
+    if request.principal is not NULL:
+        table_fetch_slot(table, request.principal)
+    if request.action is not NULL:
+        table_fetch_slot(table, request.action)
+    if request.resource is not NULL:
+        table_fetch_slot(table, request.resource)
+
+
 cdef void judge(
     const Peer *peer, Request *request, const Table *table, Authority *authority, Arena *arena, Decision *out, All *all
 ) noexcept nogil:
@@ -501,6 +515,7 @@ cdef void judge(
     if table is NULL or table.image is NULL:
         finish(out, OUTCOME_ERROR, literal(b"not_ready.rules"))
         return
+    fetch_slots(table, request)
     refusal = peer_refusal(peer, authority, 0)
     if refusal.n == 0:
         refusal = request.refusal

@@ -34,8 +34,10 @@ cdef class Generation:
 
 # Set uid.index and uid.type_index from the table.
 cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil
-# table_resolve for all `n`, whose slots and rows are fetched from memory at the same time.
-cdef void table_resolve_all(const Table *t, Uid **uids, int n) noexcept nogil
+# Begin to fetch the slot of a uid from memory, and then the row that it names: table_resolve waits for neither when
+# there was other work to do meanwhile.
+cdef void table_fetch_slot(const Table *t, const Uid *uid) noexcept nogil
+cdef void table_fetch_row(const Table *t, const Uid *uid) noexcept nogil
 # Node index of a uid by its hash and text, or UID_UNKNOWN.
 cdef uint32_t table_find(const Table *t, const Uid *uid) noexcept nogil
 cdef uint32_t table_find_type(const Table *t, const char *name, uint32_t n) noexcept nogil

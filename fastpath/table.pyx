@@ -144,8 +144,13 @@ cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil:
         uid.type_index = table_find_type(t, uid_type(uid), uid.type_len)
 
 
-cdef void fetch_rows(const Table *t, const Slot *slots, const Uid *uid) noexcept nogil:
-    """Begin to fetch the row that a uid's slot names: it may be another's, which costs a fetch and no more."""
+cdef void table_fetch_slot(const Table *t, const Uid *uid) noexcept nogil:
+    prefetch(<const Slot *> (t.image + t.header.off_uid_slots) + (<uint32_t> uid.hash & (t.header.uid_slots - 1)))
+
+
+cdef void table_fetch_row(const Table *t, const Uid *uid) noexcept nogil:
+    """It may be another's row of the same tag, which costs a fetch and no more."""
+    cdef const Slot *slots = <const Slot *> (t.image + t.header.off_uid_slots)
     cdef uint32_t tag = <uint32_t> (uid.hash >> 32)
     cdef uint32_t mask = t.header.uid_slots - 1
     cdef uint32_t at = <uint32_t> uid.hash & mask
@@ -157,18 +162,6 @@ cdef void fetch_rows(const Table *t, const Slot *slots, const Uid *uid) noexcept
         prefetch(row)
         prefetch(row + 64)
         prefetch(row + 128)
-
-
-cdef void table_resolve_all(const Table *t, Uid **uids, int n) noexcept nogil:
-    cdef const Slot *slots = <const Slot *> (t.image + t.header.off_uid_slots)
-    cdef int i
-    # A large table is in no cache: what would be waited for one after the other is asked for at once.
-    for i in range(n):
-        prefetch(slots + (<uint32_t> uids[i].hash & (t.header.uid_slots - 1)))
-    for i in range(n):
-        fetch_rows(t, slots, uids[i])
-    for i in range(n):
-        table_resolve(t, uids[i])
 
 
 cdef bint list_has(const Table *t, const List *list_, uint32_t row) noexcept nogil:

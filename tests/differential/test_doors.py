@@ -112,7 +112,7 @@ def grpcio_channel(pdp: Pdp, peer: VerifiedPeer) -> Iterator[grpc.Channel]:
     server.add_generic_rpc_handlers(
         (
             ext_authz_service(pdp.ext_authz, lambda _: peer, errors),
-            authz_service(pdp.check, pdp.batch_check, lambda _: peer, errors),
+            authz_service(pdp.check, pdp.batch_check, pdp.report, lambda _: peer, errors),
         )
     )
     with tempfile.TemporaryDirectory(prefix="dd") as folder:
