@@ -1,9 +1,7 @@
 """What `remit doctor` looks at: each finding says what was checked, how it stands, and what to do."""
 
 import dataclasses
-import importlib.metadata
 import os
-import ssl
 import stat
 import time
 from collections.abc import Iterator
@@ -12,21 +10,21 @@ from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.config import Config, sockets
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.policy.source import PolicySource
+from sidecar.probes import Probe, State, disk, kernel, run, texts, unknown, versions
 from sidecar.services.sockets import check_folders
 
-LIBRARIES = ("cedarpy", "cryptography", "grpcio", "lmdb", "msgspec", "protobuf", "spiffe")
-OPENSSL_MIN = (3, 0)
 SVID_SHORT_S = 300  # an SVID this close to its end should have been rotated long ago
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the report. `good` None: nothing to judge, only to know."""
+    """One line of the report. `good` None: nothing to judge, only to know, or with `unknown` it could not be judged."""
 
     what: str
     good: bool | None
     state: str
     advice: str = ""
+    unknown: bool = False
 
 
 def examine(config: Config, live: control_pb2.StatusResponse | None) -> Iterator[Finding]:
@@ -40,7 +38,32 @@ def examine(config: Config, live: control_pb2.StatusResponse | None) -> Iterator
         yield from _identity(live)
         yield from _generation(live)
         yield from _upstream(config, live)
-    yield from _libraries()
+    yield from libraries(config)
+
+
+def libraries(config: Config | None) -> Iterator[Finding]:
+    """Versions of all that takes part, and what each library and the kernel do when they are tried (sidecar.probes)."""
+    for name, found in (versions.native() | versions.packages() | {"kernel": versions.kernel()}).items():
+        yield Finding(f"version: {name}", None, found)
+    yield Finding("version: python's ssl", None, versions.python_ssl())
+    for what, verdict in run(probes_of(config)):
+        good = {State.OK: True, State.UNSAFE: False, State.UNKNOWN: None}[verdict.state]
+        yield Finding(what, good, verdict.found, verdict.advice, verdict.state is State.UNKNOWN)
+
+
+def probes_of(config: Config | None) -> Iterator[Probe]:
+    """Every probe; without a configuration its folders are not tried."""
+    yield from kernel.probes(config)
+    if config is not None:
+        yield from disk.probes(config.journal.dir, config.policy.store)
+    yield from texts.probes()
+    try:
+        from sidecar.probes import http2, peers, tls
+    except ImportError as error:
+        missing = unknown(f"this build has no native doors (`{error.name}` is missing)", "run make setup")
+        yield Probe("nghttp2 and openssl", lambda: missing)
+        return
+    yield from (*http2.probes(), *tls.probes(), *peers.probes())
 
 
 def _policies(config: Config) -> Iterator[Finding]:
@@ -124,10 +147,3 @@ def _upstream(config: Config, live: control_pb2.StatusResponse) -> Iterator[Find
     state = f"{where}, {live.stream.lag} records behind"
     advice = "" if live.stream.connected else "start the collector (remit collect), or mend `upstream`"
     yield Finding("upstream", live.stream.connected, state, advice)
-
-
-def _libraries() -> Iterator[Finding]:
-    good = ssl.OPENSSL_VERSION_INFO[:2] >= OPENSSL_MIN
-    yield Finding("openssl", good, ssl.OPENSSL_VERSION, "" if good else "OpenSSL 3 is needed")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
-    yield Finding("libraries", None, versions)

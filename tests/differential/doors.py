@@ -1,0 +1,189 @@
+"""`python -m tests.differential.doors`: one answer, whoever carries it (row H2-29).
+
+The same random messages, good and broken, to the Pdp itself, through grpcio and through the native door. With clock and
+ids given, status and bytes must be equal.
+"""
+
+import pathlib
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import click
+import grpc
+
+from fastpath.call import Pdp
+from fastpath.peer import VerifiedPeer
+from sidecar.config import Limits
+from sidecar.services.doors import authz_service, ext_authz_service, make_server
+from sidecar.services.errors import ErrorCounts
+from tests.fix_calls import agent_check, envoy_call, network_call, tool_call
+from tests.fix_native import AGENT, BATCH, CHECK, ENVOY, EXT_AUTHZ, TIMEOUT_S, NativeServer, make_pdp, native_server
+
+EVERY = 1000  # cases between two lines of progress
+SHARE = 20_000  # cases that one set of doors is asked
+AGENT_KIND, ENVOY_KIND = 1, 2
+REPORT = "/remit.authz.v1.Authorization/Report"
+Ask = Callable[[str, bytes], tuple[int, bytes]]
+Case = tuple[str, bytes]
+
+
+def words(rng: random.Random, most: int = 12) -> str:
+    return "".join(rng.choice("abcdefXYZ/-_.%?ü 0159") for _ in range(rng.randrange(most)))
+
+
+def http_call(rng: random.Random) -> bytes:
+    headers = [(f"x-{rng.randrange(20)}", words(rng)) for _ in range(rng.randrange(8))]
+    return envoy_call(
+        method=rng.choice(["GET", "POST", "DELETE", "BREW"]),
+        path="/" + words(rng, 30),
+        host=rng.choice(["api.example.org", "API.example.org:443", words(rng)]),
+        headers=headers,
+        raw=rng.random() < 0.5,
+        body=words(rng, 200).encode() if rng.random() < 0.5 else None,
+        principal=rng.choice([AGENT, AGENT + "/" + words(rng), "spiffe://other.test/a", ""]),
+    )
+
+
+def check_call(rng: random.Random) -> bytes:
+    return agent_check(
+        action=rng.choice(["read", "write", "docs/search", words(rng)]),
+        resource=(rng.choice(["Tool", "Doc", ""]), words(rng)) if rng.random() < 0.9 else None,
+        arguments={words(rng): rng.choice([1, "x", True, None, [1, 2], {"a": "b"}])} if rng.random() < 0.5 else None,
+        request_id=rng.choice(["", "", "again", words(rng)]),
+        data_level=rng.choice([0, 1, 4]),
+    )
+
+
+def batch_call(rng: random.Random) -> bytes:
+    items = [check_call(rng) for _ in range(rng.choice([1, 2, 3, 64, 65]))]
+    return b"".join(b"\x0a" + _length(item) + item for item in items)
+
+
+def _length(data: bytes) -> bytes:
+    n, out = len(data), b""
+    while n >= 128:
+        out += bytes((n & 127 | 128,))
+        n >>= 7
+    return out + bytes((n,))
+
+
+def broken(rng: random.Random, whole: bytes) -> bytes:
+    """A byte changed, dropped or added somewhere."""
+    at = rng.randrange(len(whole) + 1)
+    return whole[:at] + rng.choice([b"", rng.randbytes(1), rng.randbytes(3)]) + whole[at + rng.randrange(3) :]
+
+
+def cases(seed: int, count: int, *, envoy: bool) -> Iterator[Case]:
+    rng = random.Random(seed)
+    for _ in range(count):
+        if envoy:
+            path, whole = EXT_AUTHZ, rng.choice([http_call, http_call, _tool, _network])(rng)
+        else:
+            path, make = rng.choice([(CHECK, check_call), (CHECK, check_call), (BATCH, batch_call)])
+            whole = make(rng)
+        yield path, broken(rng, whole) if rng.random() < 0.3 else whole
+
+
+def _tool(rng: random.Random) -> bytes:
+    return tool_call(words(rng), {"a": words(rng)})
+
+
+def _network(rng: random.Random) -> bytes:
+    return network_call(destination=words(rng), sni=words(rng))
+
+
+def over(channel: grpc.Channel) -> Ask:
+    def ask(path: str, raw: bytes) -> tuple[int, bytes]:
+        try:
+            return 0, bytes(channel.unary_unary(path)(raw, timeout=TIMEOUT_S))
+        except grpc.RpcError as error:
+            return error.code().value[0], error.details().encode()
+
+    return ask
+
+
+def direct(pdp: Pdp, peer: VerifiedPeer) -> Ask:
+    decide = {EXT_AUTHZ: pdp.ext_authz, CHECK: pdp.check, BATCH: pdp.batch_check, REPORT: pdp.report}
+    return lambda path, raw: decide[path](raw, peer)
+
+
+@contextmanager
+def grpcio_channel(pdp: Pdp, peer: VerifiedPeer) -> Iterator[grpc.Channel]:
+    errors = ErrorCounts()
+    server = make_server(Limits(), 1 << 20, "differential")
+    server.add_generic_rpc_handlers(
+        (
+            ext_authz_service(pdp.ext_authz, lambda _: peer, errors),
+            authz_service(pdp.check, pdp.batch_check, pdp.report, lambda _: peer, errors),
+        )
+    )
+    with tempfile.TemporaryDirectory(prefix="dd") as folder:
+        target = f"unix:{pathlib.Path(folder) / 'sock'}"
+        server.add_insecure_port(target)
+        server.start()
+        with grpc.insecure_channel(target) as channel:
+            yield channel
+        server.stop(0).wait()
+
+
+@contextmanager
+def all_doors(*, envoy: bool) -> Iterator[tuple[list[Ask], list[Pdp], NativeServer]]:
+    """The three ways to ask, each with a Pdp of its own in the same state, and the native door."""
+    peer = VerifiedPeer(ENVOY_KIND, ENVOY, "unix:0") if envoy else VerifiedPeer(AGENT_KIND, AGENT, "unix:0")
+    pdps = [make_pdp(fixed=True) for _ in range(3)]
+    with ExitStack() as stack:
+        door = stack.enter_context(native_server(pdps[2], envoy=envoy, message_bytes=1 << 20))
+        asks = [
+            direct(pdps[0], peer),
+            over(stack.enter_context(grpcio_channel(pdps[1], peer))),
+            over(stack.enter_context(grpc.insecure_channel(door.target))),
+        ]
+        yield asks, pdps, door
+
+
+def compare(seed: int, count: int, *, envoy: bool, progress: Callable[[int], None] = lambda _: None) -> set[int]:
+    """The gRPC codes that `count` cases got; AssertionError with seed and bytes at the first difference."""
+    seen: set[int] = set()
+    with all_doors(envoy=envoy) as (asks, pdps, door):
+        for number, (path, raw) in enumerate(cases(seed, count, envoy=envoy)):
+            wanted, *others = [ask(path, raw) for ask in asks]
+            assert others == [wanted, wanted], f"case {number} of seed {seed}: {path} {raw!r}: {wanted} {others}"
+            assert wanted[1] or wanted[0], f"case {number} of seed {seed}: an empty answer"
+            seen.add(wanted[0])
+            if number % EVERY == EVERY - 1:
+                progress(EVERY)
+        assert door.listener.counters()["calls"] == count
+        assert [pdp.counters()["causes"] for pdp in pdps[1:]] == [pdps[0].counters()["causes"]] * 2
+    return seen
+
+
+@click.command()
+@click.option("--cases", "count", default=1_000_000, show_default=True, help="Messages to each of the three.")
+@click.option("--seed", default=1, show_default=True, help="Same seed, same messages.")
+def main(count: int, seed: int) -> None:
+    """Compare the doors on random messages; exit 1 at the first difference."""
+    done, began = 0, time.monotonic()
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        rate = done / (time.monotonic() - began)
+        click.echo(f"\r{done}/{count} messages, {rate:.0f}/s ", nl=False, err=True)
+
+    seen: set[int] = set()
+    for part, start in enumerate(range(0, count, SHARE)):
+        try:
+            share = min(SHARE, count - start)
+            seen |= compare(seed * 1_000_003 + part, share, envoy=part % 2 == 0, progress=progress)
+        except AssertionError as difference:
+            click.echo(f"\n{difference}", err=True)
+            sys.exit(1)
+    click.echo(f"\n{count} messages, seed {seed}: every answer equal; gRPC codes {sorted(seen)}")
+
+
+if __name__ == "__main__":
+    main()
