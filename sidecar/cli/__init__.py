@@ -6,6 +6,7 @@ from sidecar.cli.control import reload, status
 from sidecar.cli.decisions import collect, decisions
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
+from sidecar.cli.entity import entity
 from sidecar.cli.envoy import envoy_config
 from sidecar.cli.output import Commands
 from sidecar.cli.policy import policy
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, reload, status, policy, collect, decisions, demo, envoy_config, doctor):
+for _command in (serve, reload, status, policy, entity, collect, decisions, demo, envoy_config, doctor):
     main.add_command(_command)
