@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.changes import measure_changes
 from bench.measure import machine
 from bench.tables import COMPILE_S, LIMITS
 from sidecar.policy.publish import GenerationStore, PolicySource, SourceFiles
@@ -121,16 +122,21 @@ def measure(kind: str, count: int, rounds: int, folder: Path) -> dict[str, Any]:
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write results and raw samples.")
 @click.option("--policies", "count", default=100_000, show_default=True, help="Policies of each text.")
 @click.option("--rounds", default=3, show_default=True, help="Publishes of each side and text.")
-def publish(out: Path | None, count: int, rounds: int) -> None:
-    """What does a full publish cost, over what cedarpy takes to parse and validate the same text?
+@click.option("--among", default=1_000_000, show_default=True, help="Policies among which one is changed.")
+@click.option("--changes", default=10, show_default=True, help="Rounds of changes: policy, link, entity.")
+def publish(out: Path | None, count: int, rounds: int, among: int, changes: int) -> None:
+    """What does a full publish cost, over what cedarpy takes to parse and validate the same text? And one change?
 
     Every round starts both sides anew, each in a process of its own; `publish_ratio` is the worse of the two texts.
+    `delta_in_force_ms` is the time from the call that changes one policy to the first decision under it, the worst
+    kind of change; `delta_share` is that over a full publish of the same set.
     """
     found: dict[str, dict[str, Any]] = {}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="remit-bench-") as folder, Progress(transient=True) as bar:
         for kind in bar.track(TEXTS, description="texts"):
             found[kind] = measure(kind, count, rounds, Path(folder))
+        delta = measure_changes(among, changes, Path(folder))
     table = Table(title=f"seconds to publish {count} policies (median)")
     for heading in ("text", "cedarpy", "remit", "ratio", "us per policy", "peak of compiler, MiB"):
         table.add_column(heading, justify="left" if heading == "text" else "right")
@@ -138,13 +144,20 @@ def publish(out: Path | None, count: int, rounds: int) -> None:
         cells = (f"{median(one['peer_s']):.2f}", f"{median(one['remit_s']):.2f}", f"{one['publish_ratio']:.2f}")
         table.add_row(kind, *cells, f"{one['microseconds_per_policy']:.0f}", f"{one['compiler_peak_mib']:.0f}")
     Console().print(table)
+    click.echo(
+        f"one change among {among}: {delta['delta_in_force_ms']:.0f} ms until it decides, "
+        f"{delta['delta_share']:.5f} of a full publish ({delta['full_publish_s']:.1f} s)"
+    )
     if out:
         results = {
             "publish_ratio": max(one["publish_ratio"] for one in found.values()),
             "publish_ratio_by_text": {kind: one["publish_ratio"] for kind, one in found.items()},
             "compiler_peak_mib": max(one["compiler_peak_mib"] for one in found.values()),
+            "delta_in_force_ms": delta["delta_in_force_ms"],
+            "delta_share": delta["delta_share"],
             "policies": count,
             "texts": found,
+            "changes": delta,
         }
         report = {"results": results, "seconds": time.perf_counter() - started, "machine": machine()}
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

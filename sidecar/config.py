@@ -18,6 +18,7 @@ from sidecar.config_mapping import MappingConfig
 from sidecar.config_section import Section, doc
 from sidecar.errors import IdentityError
 from sidecar.policy.limits import PolicyLimits
+from sidecar.policy.source import DELTA_EDITS
 
 MIB = 1 << 20
 BUDGET_MS = 50
@@ -164,6 +165,15 @@ class Policy(Section, frozen=True, kw_only=True):
     ] = "strict"
     allow_empty: Annotated[bool, doc("accept a source without any policy; it denies everything")] = False
     limits: Annotated[PolicyLimits, doc("caps on what is compiled")] = PolicyLimits()
+    delta_edits: Annotated[
+        int,
+        doc(
+            "edits (policies, links, entities) that cost the change; with more, files and edits are compiled together",
+            "edits",
+            ge=1,
+            le=65_536,
+        ),
+    ] = DELTA_EDITS
     compile_s: Annotated[int, doc("the compiler is ended after this", "s", ge=1, le=3600)] = 120
     max_age_s: Annotated[
         int, doc("age of the last successful load after which policies are stale; 0: never", "s", ge=0, le=1 << 40)

@@ -2,6 +2,8 @@
 
 import logging
 
+import msgspec
+
 from fastpath.call import Pdp
 from fastpath.mapping import Mapping
 from fastpath.table import Generation
@@ -51,12 +53,15 @@ class Rules:
         return self._current, self._mapping
 
     def texts(self, config: Config) -> SourceTexts:
-        """The texts that the generation in force was built from. PolicyError when the files have changed since."""
+        """The texts that the generation in force was built from, with its edits.
+
+        PolicyError when the files have changed since, RuleTableError when the edits cannot be read.
+        """
         texts = PolicySource(config.policy).read()
         manifest = self._store.current()
         if manifest is None or manifest.generation != self.generation or manifest.built_from != texts.digests():
             raise PolicyError(f"the policy files are not those of generation {self.generation}; run remit reload first")
-        return texts
+        return msgspec.structs.replace(texts, edits=self._store.edits())
 
     def stop(self) -> None:
         """End a publish in progress; no other begins. Thread-safe."""

@@ -8,6 +8,7 @@ from sidecar.cli.control import reload, status
 from sidecar.cli.decisions import collect, decisions
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
+from sidecar.cli.entity import entity
 from sidecar.cli.envoy import envoy_config
 from sidecar.cli.output import Commands
 from sidecar.cli.policy import policy
@@ -40,7 +41,7 @@ def main() -> None:
     """
 
 
-_CONTROL = (serve, reload, status, policy, collect, decisions, demo, envoy_config, systemd, doctor)
+_CONTROL = (serve, reload, status, policy, entity, collect, decisions, demo, envoy_config, systemd, doctor)
 _AUTHORITY = (task, revoke, lift, pending, approve, deny, review, owner, agent, authority)
 for _command in (*_CONTROL, *_AUTHORITY):
     main.add_command(_command)

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -27,7 +26,7 @@ Decorator = Callable[..., Any]
 
 @click.group(cls=Commands)
 def policy() -> None:
-    """Check, format, test, explain and publish Cedar policies."""
+    """Check, format, test, explain, publish and edit Cedar policies."""
 
 
 def source_options(function: Decorator) -> Decorator:
@@ -301,25 +300,19 @@ def publish(config_file: str) -> None:
     """Compile the configured policies into the store; a running sidecar takes them with `remit reload`.
 
     Prints the generation, and on a terminal what is being done meanwhile. Equal content keeps its number; a mistake
-    changes nothing.
+    changes nothing. Edits (`remit policy put`, `remit entity put`, ..) go on standing over the files: it says how many
+    there are, and which removals are forgotten because the files no longer hold what was removed.
 
     \b
     Example:
       remit policy publish --config remit.yaml && remit reload --config remit.yaml
     """
-    from sidecar.config_file import load
+    from sidecar.cli.edits import compiling, in_force, section_of
     from sidecar.policy.publish import GenerationStore, PolicySource
 
-    section = load(config_file).policy
-    store, source = GenerationStore(section.store), PolicySource(section)
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status("reading") as status:
-            made = store.publish(source, compile_s=section.compile_s, progress=status.update)
-    else:
-        made = store.publish(source, compile_s=section.compile_s)
-    click.echo(f"generation {made.generation} {made.digest}")
+    section = section_of(config_file)
+    with GenerationStore(section.store) as store, compiling(section) as work:
+        in_force(store.publish_files(PolicySource(section), work))
 
 
 @policy.command("generate-schema")

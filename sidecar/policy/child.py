@@ -1,4 +1,4 @@
-"""The compiler as a process of its own: `python -m sidecar.policy.child`, a job on stdin, its result on stdout.
+"""The compiler as a process of its own: `python -m sidecar.policy.child [--stay]`, jobs on stdin, results on stdout.
 
 cedarpy parses by recursion and can be made to overflow its stack, take memory or run long. Here it dies alone: address
 space and processor time are capped, no core is written, and the parent (worker.py) reads a death as a refusal.
@@ -6,77 +6,57 @@ space and processor time are capped, no core is written, and the parent (worker.
 
 import contextlib
 import gc
+import math
 import os
 import resource
+import signal
 import sys
+import time
 from collections.abc import Callable
 
 import lmdb
 import msgspec
 
-from fastpath.lmdb_file import digest_of
 from fastpath.table import IMAGE_KEY
-from sidecar.errors import PolicyError
-from sidecar.policy.compile import Compiled, CompileReport, compile_image
+from sidecar.errors import PolicyError, RuleTableError
+from sidecar.policy.basis import BASIS_KEY, Basis
+from sidecar.policy.change import Editor
+from sidecar.policy.compile import Compiled, compile_image
 from sidecar.policy.cores import available, end_with_parent
-from sidecar.policy.edits import Edit, Overlay
-from sidecar.policy.links import parse_links
+from sidecar.policy.edits import Overlay
+from sidecar.policy.jobs import DONE, PROGRESS, CompileJob, Job, Result, framed, receive
+from sidecar.policy.lmdb_writer import write_file
 from sidecar.policy.parse import unheard
 from sidecar.policy.source import SourceTexts
 
-LMDB_FORMAT = 0
-"""LMDB 0.9 writes format v1, which every released library reads."""
-MAP_SLACK_BYTES = 1 << 20
+Tell = Callable[[str], object]
 
 
-class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One compilation. Without `output` nothing is written."""
-
-    texts: SourceTexts
-    output: str
-    """Path of the LMDB file to write; it must not exist."""
-    allow_empty: bool
-    columns: bool
-    memory_bytes_max: int
-    """Address space of the child, in bytes."""
-    cpu_s_max: int
-    """Processor time of the child, in seconds."""
-    progress_fd: int = -1
-    """Where to write what is being done, a line each; -1 for nowhere."""
-
-    def tell(self, text: str) -> None:
-        """Report progress. Nobody may be left to read it, which is no reason to stop."""
-        if self.progress_fd >= 0:
-            with contextlib.suppress(OSError):
-                os.write(self.progress_fd, text.encode() + b"\n")
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What became of a job: an error, or size in bytes and SHA-256 of the image and of its file, and the report."""
-
-    error: str = ""
-    size: int = 0
-    digest: str = ""
-    file_size: int = 0
-    file_digest: str = ""
-    report: CompileReport | None = None
-    unneeded: list[Edit] = []
-    """Removals of what the files do not hold."""
-
-
-def _confine(job: Job) -> None:
+def _confine(job: Job, *, stays: bool) -> None:
     """Let this process end with its parent, and cap it. Limits that are lower already stay."""
-    end_with_parent()
-    wanted = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_AS: job.memory_bytes_max,
-        resource.RLIMIT_CPU: job.cpu_s_max,
-    }
+    wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: job.memory_bytes_max}
     for what, limit in wanted.items():
         _, hard = resource.getrlimit(what)
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(what, (limit, limit))
+    # Of a process that stays every job has a limit of its own.
+    used = math.ceil(time.process_time()) if stays else 0
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    seconds = used + job.cpu_s_max
+    seconds = seconds if hard == resource.RLIM_INFINITY else min(seconds, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard if stays else seconds))
+
+
+def _stay_with(parent: int) -> None:
+    """End when the parent has ended. The kernel also tells when only the thread that started us has."""
+
+    def told(_signal: int, _frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGHUP, told)
+    end_with_parent(signal.SIGHUP)
+    told(0, None)
 
 
 def compile_texts(
@@ -92,12 +72,11 @@ def compile_texts(
 
     An empty policy set denies everything, so it must be asked for.
     """
-    links = parse_links(texts.links.text, texts.links.name, texts.limits) if texts.links else []
     compiled = compile_image(
         texts.policies,
         entities=texts.entities.text if texts.entities else (),
         entities_name=texts.entities.name if texts.entities else "entities",
-        links=links,
+        links=texts.links or (),
         schema=texts.schema,
         overlay=overlay or Overlay(texts.edits),
         columns=columns,
@@ -110,46 +89,24 @@ def compile_texts(
     return compiled
 
 
-def write_file(path: str, image: bytes) -> tuple[int, str]:
-    """Write the LMDB file of a generation: one committed transaction, synchronised, mode 0444; its size and SHA-256."""
-    size = len(image) + MAP_SLACK_BYTES
-    env = lmdb.open(path, map_size=size, subdir=False, lock=False, mode=0o600, lib_version=LMDB_FORMAT)
-    try:
-        with env.begin(write=True) as txn:
-            txn.put(IMAGE_KEY, image)
-        env.sync(True)
-    finally:
-        env.close()
-    with open(path, "rb", buffering=0) as file:
-        os.fchmod(file.fileno(), 0o444)
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size, digest_of(file)
-
-
-def run(job: Job) -> Result:
-    """Compile and write. A refusal is a result, not an exception."""
-    try:
-        overlay = Overlay(job.texts.edits)
-        compiled = compile_texts(
-            job.texts,
-            allow_empty=job.allow_empty,
-            columns=job.columns,
-            processes=available(),
-            overlay=overlay,
-            progress=job.tell,
-        )
-        file_size, file_digest = 0, ""
-        if job.output:
-            job.tell(f"writing {len(compiled.image)} bytes")
-            file_size, file_digest = write_file(job.output, compiled.image)
-    except PolicyError as error:
-        return Result(error=str(error))
-    except MemoryError:
-        return Result(error=f"the compiler needs more than {job.memory_bytes_max} bytes of memory")
-    except (OSError, lmdb.Error) as error:
-        return Result(error=f"`{job.output}` cannot be written: {str(error).lower()}")
+def _compile(job: CompileJob, tell: Tell) -> Result:
+    overlay = Overlay(job.texts.edits)
+    compiled = compile_texts(
+        job.texts,
+        allow_empty=job.allow_empty,
+        columns=job.columns,
+        processes=available(),
+        overlay=overlay,
+        progress=tell,
+    )
+    file_size, file_digest = 0, ""
+    if job.output:
+        tell(f"writing {len(compiled.buffer)} bytes")
+        basis = Basis(job.texts.schema, job.columns, compiled.templates, compiled.report)
+        values: dict[bytes, bytes | bytearray] = {IMAGE_KEY: compiled.buffer, BASIS_KEY: msgspec.json.encode(basis)}
+        file_size, file_digest = write_file(job.output, values)
     return Result(
-        size=len(compiled.image),
+        size=len(compiled.buffer),
         digest=compiled.digest,
         file_size=file_size,
         file_digest=file_digest,
@@ -158,13 +115,37 @@ def run(job: Job) -> Result:
     )
 
 
-def main() -> None:
-    # Nothing here is cyclic and the process ends with its job: collections would walk every policy again and again.
-    gc.disable()
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    _confine(job)
-    sys.stdout.buffer.write(msgspec.json.encode(run(job)))
+def run(job: Job, editor: Editor, tell: Tell = unheard) -> Result:
+    """Compile and write. A refusal is a result, not an exception."""
+    try:
+        return _compile(job, tell) if isinstance(job, CompileJob) else editor.run(job)
+    except (PolicyError, RuleTableError) as error:
+        return Result(error=str(error))
+    except MemoryError:
+        return Result(error=f"the compiler needs more than {job.memory_bytes_max} bytes of memory")
+    except (OSError, lmdb.Error) as error:
+        return Result(error=f"`{job.output}` cannot be written: {str(error).lower()}")
+
+
+def main(arguments: list[str]) -> None:
+    stays = arguments == ["--stay"]
+    if stays:
+        _stay_with(os.getppid())
+    else:
+        end_with_parent()
+        # Nothing here is cyclic and the process ends with its job: collections would walk every policy again and again.
+        gc.disable()
+    # What prints by mistake must not pass for an answer.
+    editor = Editor()
+    with open(os.dup(1), "wb", buffering=0) as answers:
+        os.dup2(2, 1)
+        while (message := receive(sys.stdin.buffer)) is not None:
+            job = msgspec.json.decode(message, type=Job)
+            _confine(job, stays=stays)
+            with contextlib.suppress(BrokenPipeError):  # nobody listens any more, as the next read will tell
+                result = run(job, editor, lambda text: answers.write(framed(PROGRESS, text.encode())))
+                answers.write(framed(DONE, msgspec.json.encode(result)))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -24,9 +24,9 @@ _HEAD = struct.Struct("<iQ")
 """Number and size of a result."""
 
 
-def end_with_parent() -> None:
-    """Let this process be killed when its parent ends: nobody would take its results."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Let this process be killed, or told `by` a signal, when its parent ends: nobody would take its results."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def available() -> int:

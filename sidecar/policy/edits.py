@@ -85,6 +85,12 @@ def without(edits: Iterable[Edit], done: Iterable[Edit]) -> list[Edit]:
     return [edit for edit in edits if known.get(edit.key) != edit]
 
 
+def not_of(edits: Iterable[Edit], others: Iterable[Edit]) -> list[Edit]:
+    """Those of `edits` that are of other things than `others`."""
+    keys = {edit.key for edit in others}
+    return [edit for edit in edits if edit.key not in keys]
+
+
 def same_content(edits: Iterable[Edit], others: Iterable[Edit]) -> bool:
     """Whether both do the same, whoever did it."""
     return [edit.content for edit in edits] == [edit.content for edit in others]

@@ -12,6 +12,7 @@ from fastpath.decide import Evaluation, Evaluator
 from fastpath.table import Generation
 from sidecar.policy.clauses import Kind, split_clauses
 from sidecar.policy.code import Constants
+from sidecar.policy.edits import Overlay
 from sidecar.policy.entities import load_entities
 from sidecar.policy.image import EntityRow, PolicyRow, ScopeRow, Source, write_image
 from sidecar.policy.lexer import Piece
@@ -76,13 +77,14 @@ class Explainer:
     def __init__(self, texts: SourceTexts, generation: Generation) -> None:
         """PolicyError when the texts cannot be read."""
         self.evaluator = Evaluator(generation)
-        self._named = name_policies(parse(split_all(texts.policies, texts.limits)), positional=False)
+        overlay = Overlay(texts.edits)
+        files, edits = (parse(split_all(some, texts.limits)) for some in (texts.policies, overlay.policies))
+        self._named = overlay.rules(name_policies(files, positional=False), name_policies(edits, positional=False))
         links = parse_links(texts.links.text, texts.links.name, texts.limits) if texts.links else []
-        self._templates = {placed.link.id: placed.link.template for placed in links}
+        self._templates = {placed.link.id: placed.link.template for placed in overlay.links(links)}
         schema = None if texts.schema is None else load_schema(texts.schema, texts.limits).handle
-        self._entities = load_entities(texts.entities.text, schema, texts.entities.name) if texts.entities else []
-        if not texts.entities and schema is not None:
-            self._entities = load_entities("[]", schema)
+        document, name = (texts.entities.text, texts.entities.name) if texts.entities else ("[]", "entities")
+        self._entities = load_entities(overlay.entities(document), schema, name)
 
     def explain(self, question: Question) -> Explanation:
         """What each policy whose scope matches says to `question`. PolicyError when the question is malformed."""

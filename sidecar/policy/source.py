@@ -16,6 +16,8 @@ from sidecar.policy.lexer import PolicyText
 from sidecar.policy.limits import DEFAULT_LIMITS, PolicyLimits
 
 SUFFIX = ".cedar"
+DELTA_EDITS = 1024
+"""Edits that a delta holds before files and edits are compiled together again."""
 
 
 class SourcePaths(Protocol):
@@ -33,6 +35,8 @@ class SourcePaths(Protocol):
     def allow_empty(self) -> bool: ...
     @property
     def limits(self) -> PolicyLimits: ...
+    @property
+    def delta_edits(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class SourceFiles:
     links: str = ""
     allow_empty: bool = False
     limits: PolicyLimits = DEFAULT_LIMITS
+    delta_edits: int = DELTA_EDITS
 
     @classmethod
     def in_folder(cls, folder: str | os.PathLike[str]) -> "SourceFiles":

@@ -1,141 +1,114 @@
-"""Compiled generations on disk: one immutable LMDB file each, and a manifest whose rename puts one in force.
+"""Compiled generations on disk: immutable files, and a manifest whose rename puts one in force.
 
-    lock                        held (flock) by the one writer
     manifest.json               the generation in force and the two before it
-    generation-0000000007.mdb   key "image": the image of fastpath/image.pxd; mode 0444, never written again
+    generation-0000000007.mdb   a base: keys "image" (fastpath/image.pxd) and "basis" (basis.py)
+    delta-0000000009.mdb        what was edited since the base was compiled: key "delta"
+    edits-9f86d081884c7d65.json edits that stand over the files (edits.py)
 
-A publish that dies at any moment leaves the old generation or the new one in force, never neither; what it left lying
-about is removed by the next writer. Nothing damaged is ever read: the manifest carries its own digest, and that of
-each file, which is checked before LMDB sees the file.
+All files but the manifest are never written again; folder.py says what else may lie there. A publish that dies at any
+moment leaves the old generation with its edits or the new one with its edits in force, never neither; what it left
+lying about is removed by the next writer. Nothing damaged is ever read: the manifest carries its own digest, and that
+of each file, which is checked before LMDB sees the file.
 """
 
 import contextlib
-import errno
-import fcntl
 import filecmp
-import hashlib
-import importlib.metadata
 import os
-import re
-import secrets
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import msgspec
 
 from fastpath.table import Generation
 from sidecar.errors import PolicyError, RuleTableError
 from sidecar.files import UnusableFile, read_text
-from sidecar.policy.child import Result
-from sidecar.policy.compile import CompileReport
-from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
-from sidecar.policy.image import VERSION
+from sidecar.policy.draft import Draft, base_draft, delta_draft, settings_of
+from sidecar.policy.edits import Edit, account, merged, not_of, read_edits, same_content, without
+from sidecar.policy.folder import Busy, Folder, cause
+from sidecar.policy.jobs import BaseFile, Change, EditJob, Result
+from sidecar.policy.manifest import FILE, MANIFEST, MANIFEST_BYTES_MAX, Manifest, number_of
+from sidecar.policy.parse import unheard
 from sidecar.policy.source import PolicySource, SourceTexts
-from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, compile_in_child
+from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, Compiler, compile_in_child
 
-MANIFEST = "manifest.json"
-MANIFEST_BYTES_MAX = 64 << 20
-LOCK = "lock"
-KEEP_BEFORE = 2
-"""Generations before the one in force that stay on disk."""
-_FILE = re.compile(r"generation-(\d{10})\.mdb")
-_TEMPORARY = ".new-"
-_ENGINE = f"cedarpy {importlib.metadata.version('cedarpy')}"
+WAIT_S = 30
+"""How long an edit waits for another writer."""
 
 
-class _Busy(Exception):
-    """Another process holds the lock."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a store compiles: bounds in seconds and bytes, and who is told what the compiler does."""
+
+    compile_s: int = COMPILE_S
+    memory_bytes_max: int = MEMORY_BYTES_MAX
+    progress: Callable[[str], object] = unheard
 
 
-class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One generation's file: its name in the folder, and what it holds. Digests are "sha256:<hex>", sizes bytes."""
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publish, an edit or a compaction came to."""
 
-    generation: int
-    file: str
-    digest: str
-    """SHA-256 of the image, by which answers and records name their rules."""
-    size: int
-    """Of the image."""
-    file_digest: str
-    """SHA-256 of the whole file, compared before LMDB maps it."""
-    file_size: int
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The generation in force."""
-
-    generation: int
-    """Grows with every publish and is never used again."""
-    file: str
-    """This and the next four: see Stored."""
-    digest: str
-    size: int
-    file_digest: str
-    file_size: int
-    image_version: int
-    engine: str
-    """What parsed the policies, as "cedarpy 4.12.2"."""
-    built_from: dict[str, str]
-    """SHA-256 of each source text by its name."""
-    published_unix_s: int
-    report: CompileReport
-    previous: list[Stored]
-    """The generations before, newest first."""
-    manifest_digest: str = ""
-    """SHA-256 of this manifest as compact JSON with an empty `manifest_digest`."""
-
-    @property
-    def stored(self) -> Stored:
-        return Stored(self.generation, self.file, self.digest, self.size, self.file_digest, self.file_size)
-
-    def sealed(self) -> "Manifest":
-        """The same with its digest."""
-        bare = msgspec.json.encode(msgspec.structs.replace(self, manifest_digest=""))
-        return msgspec.structs.replace(self, manifest_digest="sha256:" + hashlib.sha256(bare).hexdigest())
+    manifest: Manifest
+    standing: int = 0
+    """Edits that stand over the files."""
+    unneeded: Sequence[Edit] = ()
+    """Removals of what the files no longer hold, forgotten with this publish."""
+    edits: Sequence[Edit] = ()
+    """Of an edit: what it came to."""
+    compiled: str = ""
+    """Of an edit: why files and edits were compiled together; empty when it cost the change."""
 
 
 class GenerationStore:
     """A folder of generations. Reading needs no lock; one process at a time may publish."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Open or make the folder (mode 0700) and remove what an interrupted publish left.
+    def __init__(self, directory: str | os.PathLike[str], *, stays: bool = False) -> None:
+        """Open or make the folder and remove what an interrupted publish left.
 
-        Raises PolicyError when the folder cannot be used, or lies on a remote file system (row DB-17).
+        `stays` is for who edits again and again: the compiler of edits and the base stay open until `close`. Raises
+        PolicyError when the folder cannot be used, or lies on a remote file system (row DB-17).
         """
         self.directory = os.fspath(directory)
+        self._stays = stays
         self._lock = threading.Lock()
-        self._compiler: subprocess.Popen[bytes] | None = None
+        self._compilers: set[Compiler] = set()
+        self._editor: Compiler | None = None
+        self._held: Generation | None = None
         self._stopping = False
-        try:
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            self.volatile = VOLATILE.get(self._local(), "")
-            """Kind of the file system when it forgets all at power off, or empty: what is published is not durable."""
+        with self._failing("used"):
+            self._folder = Folder(self.directory)
             # A reader of a clean store takes no lock, so it is never in the way of a publish.
-            if self._leftovers():
-                with self._locked():
-                    self._clean()
-        except _Busy:
-            pass  # a writer is at work; it cleans up after itself
-        except OSError as error:
-            raise PolicyError(f"`{self.directory}` cannot be used: {_cause(error)}") from None
+            if self._folder.leftovers(self._kept()):
+                # A writer that is at work cleans up after itself.
+                with contextlib.suppress(Busy), self._folder.locked():
+                    self._folder.clean(self._kept())
 
-    def _local(self) -> int:
-        """The kind of the folder's file system; PolicyError for a remote one."""
-        magic = filesystem_magic(self.directory)
-        if magic in REMOTE:
-            raise PolicyError(
-                f"`{self.directory}` lies on a remote file system ({REMOTE[magic]}), which cannot hold rule tables;"
-                " name a local folder"
-            )
-        return magic
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the compiler that stays, and let go of the base. May be called again."""
+        editor, self._editor = self._editor, None
+        if editor is not None:
+            self._end(editor)
+        self._hold(None)
+
+    @property
+    def volatile(self) -> str:
+        """Kind of the file system when it forgets all at power off, or empty."""
+        return self._folder.volatile
 
     # ------------------------------------------------------------ reading
 
     def current(self) -> Manifest | None:
         """The manifest of the generation in force, or None before the first publish; RuleTableError if damaged."""
-        path = os.path.join(self.directory, MANIFEST)
+        path = self._folder.at(MANIFEST)
         if not os.path.lexists(path):
             return None
         try:
@@ -146,28 +119,44 @@ class GenerationStore:
             raise RuleTableError(f"`{path}` is damaged: {str(error).lower()}; publish again") from None
         if manifest.sealed() != manifest:
             raise RuleTableError(f"`{path}` is damaged: it is not what its digest says; publish again")
-        for stored in (manifest.stored, *manifest.previous):
-            if not _FILE.fullmatch(stored.file):
-                raise RuleTableError(f"`{path}` names the file `{stored.file}`, which is no generation; publish again")
+        for name in sorted(manifest.files()):
+            if not FILE.fullmatch(name):
+                raise RuleTableError(f"`{path}` names the file `{name}`, which is no generation; publish again")
         return manifest
 
     def open_current(self, *, strict: bool = True) -> Generation:
         """The generation in force, verified; the caller closes it. RuleTableError if there is none or it is damaged."""
+        return self._open(Draft(self._in_force()), strict=strict)
+
+    def edits(self) -> list[Edit]:
+        """The edits that stand over the files, by what they are of. RuleTableError when they cannot be read."""
+        manifest = self.current()
+        return [] if manifest is None else self._standing(manifest)
+
+    def _in_force(self) -> Manifest:
         manifest = self.current()
         if manifest is None:
             raise RuleTableError(f"`{self.directory}` holds no generation; publish policies first")
-        return self._open(manifest.stored, strict=strict)
+        return manifest
 
-    def _open(self, stored: Stored, *, strict: bool) -> Generation:
+    def _standing(self, manifest: Manifest) -> list[Edit]:
+        return merged(read_edits(self.directory, manifest.edits), read_edits(self.directory, manifest.pending))
+
+    def _open(self, draft: Draft, *, strict: bool = True) -> Generation:
+        stored = draft.manifest.stored
         return Generation.open(
-            os.path.join(self.directory, stored.file),
+            self._place(draft, stored.file),
             generation=stored.generation,
             digest=stored.digest,
             size=stored.size,
             file_digest=stored.file_digest,
             file_size=stored.file_size,
             strict=strict,
+            delta=None if stored.delta is None else stored.delta.at(self._place(draft, stored.delta.file)),
         )
+
+    def _place(self, draft: Draft, name: str) -> str:
+        return draft.places.get(name, self._folder.at(name))
 
     # ------------------------------------------------------------ publishing
 
@@ -177,112 +166,102 @@ class GenerationStore:
         *,
         compile_s: int = COMPILE_S,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
-        progress: Callable[[str], object] | None = None,
+        progress: Callable[[str], object] = unheard,
     ) -> Manifest:
-        """Compile `source` in a child and put it in force; equal content keeps the generation that is.
+        """Compile `source` in a child and put it in force, under the edits that stand over the files.
 
-        When this returns, the manifest and all it names are durable. Raises PolicyError, and changes nothing, when the
-        source is refused, the compiler dies, another process publishes, or the disk fails; when it fails only after the
-        commit, the error says that the new generation was published. `progress` is told what the compiler
-        does.
+        Equal content keeps the generation that is. When this returns, the manifest and all it names are durable. Raises
+        PolicyError, and changes nothing, when the source is refused, the compiler dies, another process publishes, or
+        the disk fails; when it fails only after the commit, the error says that the new generation was published.
+        `progress` is told what the compiler does.
         """
-        try:
-            with self._locked():
-                self._clean()
-                return self._publish(source, compile_s, memory_bytes_max, progress)
-        except _Busy:
-            raise PolicyError(f"another process is publishing into `{self.directory}`; try again") from None
-        except OSError as error:
-            raise PolicyError(f"`{self.directory}` cannot be written: {_cause(error)}") from None
+        return self.publish_files(source, Work(compile_s, memory_bytes_max, progress)).manifest
+
+    def publish_files(self, source: PolicySource, work: Work, *, drop_edits: bool = False) -> Published:
+        """The same, told in full. `drop_edits` forgets the edits and publishes the files alone."""
+        with self._writing():
+            texts = source.read()
+            before = self._current_or_none()
+            edits = [] if drop_edits else self._to_carry(before)
+            if before is not None and not drop_edits and self._is_made_of(before, texts, source):
+                # Whoever put it in force may have died before the folder was durable.
+                self._folder.sync()
+                return Published(before, len(edits))
+            return self._compile(source, msgspec.structs.replace(texts, edits=edits), before, work)
+
+    def edit(self, change: Change, source: PolicySource, work: Work) -> Published:
+        """Put a change of single policies, links or entities in force, as a delta that costs the change.
+
+        When this returns, the edits and the generation that holds them are durable; a power cut before leaves both as
+        they were. Where a delta cannot hold them (Published.compiled says why), files and edits are compiled together,
+        for which the files must be those of the generation in force. Raises PolicyError, and changes nothing, as
+        `publish` does, and RuleTableError when there is nothing to edit.
+        """
+        with self._writing(WAIT_S):
+            before = self._in_force()
+            standing, pending = self._standing(before), read_edits(self.directory, before.pending)
+            path = self._folder.temporary(".mdb")
+            base = self._base_file(Draft(before))
+            result = self._make_delta(self._staying(), base, pending, change, path, source, work)
+            now = int(time.time())
+            made = [msgspec.structs.replace(one, by=account(), at_unix_s=now) for one in result.edits]
+            if same_content(merged(standing, made), standing):
+                self._remove(path)
+                self._folder.sync()
+                return Published(before, len(standing), edits=made)
+            pending = not_of(merged(pending, made), result.unneeded)
+            why = result.too_large or _too_many(pending, source)
+            if why:
+                self._remove(path)
+                texts = self._same_texts(source, before, why)
+                texts = msgspec.structs.replace(texts, edits=merged(standing, made))
+                return replace(self._compile(source, texts, before, work), edits=made, compiled=why)
+            draft = delta_draft(before, self._next_number(before), path, result, pending)
+            manifest = self._put(draft, source, before)
+            return Published(manifest, len(self._standing(manifest)), edits=made)
+
+    def compact(self, source: PolicySource, work: Work) -> Published:
+        """Compile the files and the edits over them into a new base; what is edited meanwhile carries over.
+
+        Others may edit while the compiler works. The files must be those of the generation in force. Raises as `edit`
+        does, and PolicyError when something else was published meanwhile.
+        """
+        with self._failing("written"), self._folder.folding(WAIT_S) as folder, Compiler(stays=True) as editor:
+            before = self._in_force()
+            standing, pending = self._standing(before), read_edits(self.directory, before.pending)
+            if not pending and before.delta is None:
+                return Published(before, len(standing))
+            texts = self._same_texts(source, before, "the files and the edits are to be compiled together")
+            texts = msgspec.structs.replace(texts, edits=standing)
+            path = os.path.join(folder, "base.mdb")
+            result = self._compile_to(path, source, texts, work)
+            draft = base_draft(before, self._next_number(before), path, result, texts, source)
+            # What follows is short for whoever waits: the base is verified, here and in the compiler of edits, before.
+            with self._open(draft):
+                self._make_delta(editor, self._base_file(draft), [], Change(), os.path.join(folder, "0"), source, work)
+                with self._writing(WAIT_S):
+                    now = self._in_force()
+                    if (now.file, now.edits) != (before.file, before.edits):
+                        raise PolicyError("something else was published meanwhile, so nothing was compacted")
+                    draft = base_draft(now, self._next_number(now), path, result, texts, source)
+                    carried = without(read_edits(self.directory, now.pending), pending)
+                    if carried:
+                        over = os.path.join(folder, "delta.mdb")
+                        made = self._make_delta(editor, self._base_file(draft), carried, Change(), over, source, work)
+                        if made.too_large:
+                            raise PolicyError(f"{made.too_large}, so nothing was compacted; try again")
+                        draft = draft.with_delta(over, made, not_of(carried, made.unneeded))
+                    manifest = self._put(draft, source, now)
+            return Published(manifest, len(self._standing(manifest)), result.unneeded)
 
     def stop(self) -> None:
         """End a publish in progress and refuse the next ones: a stop need not wait for the compiler. Thread-safe."""
         with self._lock:
             self._stopping = True
-            if self._compiler is not None:
-                self._compiler.kill()
-
-    def _started(self, compiler: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            self._compiler = compiler
-            if self._stopping:
+            for compiler in self._compilers:
                 compiler.kill()
 
-    def _compile(
-        self,
-        texts: SourceTexts,
-        output: str,
-        allow_empty: bool,
-        compile_s: int,
-        memory: int,
-        progress: Callable[[str], object] | None,
-    ) -> Result:
-        try:
-            return compile_in_child(
-                texts,
-                output=output,
-                allow_empty=allow_empty,
-                compile_s=compile_s,
-                memory_bytes_max=memory,
-                started=self._started,
-                progress=progress,
-            )
-        except PolicyError:
-            # On a full disk the half that was written takes the room that a smaller set would need.
-            with contextlib.suppress(OSError):
-                os.unlink(output)
-            if self._stopping:
-                raise PolicyError("the process stops; nothing is published any more") from None
-            raise
-        finally:
-            with self._lock:
-                self._compiler = None
-
-    def _publish(
-        self,
-        source: PolicySource,
-        compile_s: int,
-        memory_bytes_max: int,
-        progress: Callable[[str], object] | None,
-    ) -> Manifest:
-        texts = source.read()
-        before = self._current_or_none()
-        # A name of its own: the compiler of a publisher that was killed may live on and write under its own.
-        temporary = os.path.join(self.directory, f"{_TEMPORARY}{secrets.token_hex(8)}.mdb")
-        result = self._compile(texts, temporary, source.paths.allow_empty, compile_s, memory_bytes_max, progress)
-        manifest = self._manifest(result, texts, before)
-        self._verify(msgspec.structs.replace(manifest.stored, file=os.path.basename(temporary)))
-        if before is not None and self._same(temporary, before):
-            os.unlink(temporary)
-            # Whoever put it in force may have died before the folder was durable.
-            self._sync_folder()
-            return before
-        os.rename(temporary, os.path.join(self.directory, manifest.file))
-        self._sync_folder()
-        self._commit(manifest)
-        with contextlib.suppress(OSError):
-            self._clean()  # the next writer removes what cannot be removed now
-        return manifest
-
-    def _manifest(self, result: Result, texts: SourceTexts, before: Manifest | None) -> Manifest:
-        """What puts the compiled `result` in force after `before`."""
-        if result.report is None:
-            raise PolicyError("the compiler gave no report; publish again")
-        number = self._next_number(before)
-        return Manifest(
-            generation=number,
-            file=f"generation-{number:010d}.mdb",
-            digest=result.digest,
-            size=result.size,
-            file_digest=result.file_digest,
-            file_size=result.file_size,
-            image_version=VERSION,
-            engine=_ENGINE,
-            built_from=texts.digests(),
-            published_unix_s=int(time.time()),
-            report=result.report,
-            previous=[] if before is None else [before.stored, *before.previous][:KEEP_BEFORE],
-        ).sealed()
+    # ------------------------------------------------------------ what a publish starts from
 
     def _current_or_none(self) -> Manifest | None:
         """The manifest in force; a damaged one counts as none, since publishing is how it is mended."""
@@ -291,87 +270,234 @@ class GenerationStore:
         except RuleTableError:
             return None
 
+    def _to_carry(self, before: Manifest | None) -> list[Edit]:
+        """The edits that a publish keeps. PolicyError when there may be some that cannot be read."""
+        try:
+            if before is not None:
+                return self._standing(before)
+        except RuleTableError as error:
+            raise PolicyError(str(error)) from None
+        if any(name.startswith("edits-") for name in os.listdir(self.directory)):
+            raise PolicyError(
+                f"`{self._folder.at(MANIFEST)}` is damaged, so it is not known which edits stand over the files; put it"
+                " back, or forget all edits with remit policy edits --drop"
+            )
+        return []
+
+    def _is_made_of(self, before: Manifest, texts: SourceTexts, source: PolicySource) -> bool:
+        """Whether the generation in force is what compiling `texts` under its edits would make again."""
+        if before.built_from != texts.digests() or before.settings != settings_of(source):
+            return False
+        try:
+            self._hold(self._open(Draft(before)))
+        except RuleTableError:
+            return False  # what cannot be read serves nobody; publishing is how it is mended
+        return True
+
+    def _same_texts(self, source: PolicySource, before: Manifest, why: str) -> SourceTexts:
+        """The texts of the files; PolicyError when they are no longer those of the generation in force."""
+        texts = source.read()
+        if before.built_from != texts.digests():
+            raise PolicyError(
+                f"{why}, but the policy files are no longer those of generation {before.generation};"
+                " run remit policy publish first"
+            )
+        return texts
+
     def _next_number(self, before: Manifest | None) -> int:
         """One more than every number that ever was in force or on disk."""
-        numbers = [int(match.group(1)) for match in map(_FILE.fullmatch, os.listdir(self.directory)) if match]
+        numbers = map(number_of, os.listdir(self.directory))
         return max([0, *numbers, *([before.generation] if before else [])]) + 1
 
-    def _verify(self, stored: Stored) -> None:
+    # ------------------------------------------------------------ compiling
+
+    def _compile(self, source: PolicySource, texts: SourceTexts, before: Manifest | None, work: Work) -> Published:
+        """Compile files and edits and put them in force."""
+        path = self._folder.temporary(".mdb")
+        result = self._compile_to(path, source, texts, work)
+        draft = base_draft(before, self._next_number(before), path, result, texts, source)
+        if before is not None and draft.is_like(before) and self._is_same_file(path, before):
+            os.unlink(path)
+            draft = draft.as_renewed(before)
+        manifest = self._put(draft, source, before)
+        return Published(manifest, len(self._standing(manifest)), result.unneeded)
+
+    def _compile_to(self, path: str, source: PolicySource, texts: SourceTexts, work: Work) -> Result:
+        compiler = self._begin(Compiler())
+        try:
+            return compile_in_child(
+                texts,
+                output=path,
+                allow_empty=source.paths.allow_empty,
+                compile_s=work.compile_s,
+                memory_bytes_max=work.memory_bytes_max,
+                progress=work.progress,
+                compiler=compiler,
+            )
+        except PolicyError:
+            # On a full disk the half that was written takes the room that a smaller set would need.
+            self._remove(path)
+            self._refuse_when_stopping()
+            raise
+        finally:
+            self._end(compiler)
+
+    def _make_delta(
+        self,
+        compiler: Compiler,
+        base: BaseFile,
+        pending: Sequence[Edit],
+        change: Change,
+        path: str,
+        source: PolicySource,
+        work: Work,
+    ) -> Result:
+        paths = source.paths
+        job = EditJob(
+            base=base,
+            pending=list(pending),
+            change=change,
+            output=path,
+            limits=paths.limits,
+            memory_bytes_max=work.memory_bytes_max,
+            cpu_s_max=work.compile_s,
+        )
+        self._begin(compiler)
+        try:
+            return compiler.run(job, compile_s=work.compile_s, progress=work.progress)
+        except PolicyError:
+            self._remove(path)
+            self._refuse_when_stopping()
+            raise
+
+    def _staying(self) -> Compiler:
+        """The compiler of edits."""
+        if not self._stays:
+            return Compiler()
+        if self._editor is None:
+            self._editor = Compiler(stays=True)
+        return self._editor
+
+    def _begin(self, compiler: Compiler) -> Compiler:
+        with self._lock:
+            self._compilers.add(compiler)
+            if self._stopping:
+                compiler.kill()
+        return compiler
+
+    def _end(self, compiler: Compiler) -> None:
+        with self._lock:
+            self._compilers.discard(compiler)
+        compiler.close()
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise PolicyError("the process stops; nothing is published any more") from None
+
+    def _base_file(self, draft: Draft) -> BaseFile:
+        one = draft.manifest
+        named = (one.digest, one.size, one.file_digest, one.file_size)
+        return BaseFile(self._place(draft, one.file), one.generation, *named)
+
+    # ------------------------------------------------------------ putting it in force
+
+    def _put(self, draft: Draft, source: PolicySource, before: Manifest | None) -> Manifest:
+        """Verify a draft and put it in force; one that changes nothing is only made durable."""
+        if draft.manifest == before:
+            self._folder.sync()
+            return before
+        opened = self._verified(draft)
+        try:
+            draft = draft.counted(opened)
+            if draft.manifest.report.policies == 0 and not source.paths.allow_empty:
+                raise PolicyError(
+                    "there would be no policy, which would deny every call; set `allow_empty` if that is meant"
+                )
+            for named, raw in draft.edits:
+                self._folder.write(named.file, raw)
+            for name, path in draft.places.items():
+                os.rename(path, self._folder.at(name))
+            self._folder.sync()
+            self._commit(draft.manifest)
+        except BaseException:
+            opened.close()
+            raise
+        self._hold(opened)
+        with contextlib.suppress(OSError):
+            self._folder.clean(self._kept())  # the next writer removes what cannot be removed now
+        return draft.manifest
+
+    def _verified(self, draft: Draft) -> Generation:
         """Refuse to put in force what no reader would open."""
         try:
-            self._open(stored, strict=True).close()
+            return self._open(draft)
         except RuleTableError as error:
             raise PolicyError(f"the compiled generation does not verify: {error}") from error
 
-    def _same(self, temporary: str, before: Manifest) -> bool:
-        """Whether the file in force has the same bytes; it may be open here, so it is compared without LMDB."""
-        try:
-            return filecmp.cmp(temporary, os.path.join(self.directory, before.file), shallow=False)
-        except OSError:
-            # What cannot be read serves nobody; publishing is how it is mended.
-            return False
-
     def _commit(self, manifest: Manifest) -> None:
-        """INVARIANT (commit point): the generation in force changes by this rename and by nothing else.
+        """INVARIANT (commit point): the generation in force and its edits change by this rename and by nothing else.
 
         Raises OSError when nothing has changed, PolicyError when a power cut could undo the change.
         """
-        path = os.path.join(self.directory, MANIFEST)
-        temporary = os.path.join(self.directory, _TEMPORARY + MANIFEST)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(manifest)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        self._folder.write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
         try:
-            self._sync_folder()
+            self._folder.sync()
         except OSError as error:
             raise PolicyError(
-                f"generation {manifest.generation} was published, but a power cut could undo it: {_cause(error)};"
+                f"generation {manifest.generation} was published, but a power cut could undo it: {cause(error)};"
                 " publish again"
             ) from None
 
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def _hold(self, opened: Generation | None) -> None:
+        """Keep what was verified last open, for who stays: over the same base the next one is verified quickly."""
+        if not self._stays and opened is not None:
+            opened.close()
+            return
+        held, self._held = self._held, opened
+        if held is not None:
+            held.close()
 
     # ------------------------------------------------------------ housekeeping
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Be the one writer; _Busy when another process is. The lock ends with the process."""
-        descriptor = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _Busy from None
+    def _writing(self, wait_s: float = 0) -> Iterator[None]:
+        """Be the one writer, in a clean folder."""
+        with self._failing("written"), self._folder.locked(wait_s):
+            self._folder.clean(self._kept())
             yield
-        finally:
-            os.close(descriptor)
 
-    def _leftovers(self) -> list[str]:
-        """Temporary files and generations that no manifest names. A damaged manifest leaves all generations."""
-        names = os.listdir(self.directory)
-        found = [name for name in names if name.startswith(_TEMPORARY)]
-        with contextlib.suppress(RuleTableError):
+    @contextlib.contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        """What goes wrong with the folder is a PolicyError that says so."""
+        try:
+            yield
+        except Busy:
+            raise PolicyError(f"another process is publishing into `{self.directory}`; try again") from None
+        except OSError as error:
+            raise PolicyError(f"`{self.directory}` cannot be {what}: {cause(error)}") from None
+
+    def _kept(self) -> set[str] | None:
+        """Files that the manifest names. A damaged one keeps all; before the first none can be in force."""
+        try:
             manifest = self.current()
-            kept = set() if manifest is None else {manifest.file, *(stored.file for stored in manifest.previous)}
-            # Before the first manifest a generation cannot be in force either.
-            found += [name for name in names if _FILE.fullmatch(name) and name not in kept]
-        return found
+        except RuleTableError:
+            return None
+        return set() if manifest is None else manifest.files()
 
-    def _clean(self) -> None:
-        """Remove what interrupted publishes left. Call with the lock held: a publish in progress has leftovers too."""
-        for name in self._leftovers():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.directory, name))
+    def _is_same_file(self, path: str, before: Manifest) -> bool:
+        """Whether the file in force has the same bytes; it may be open here, so it is compared without LMDB."""
+        try:
+            return filecmp.cmp(path, self._folder.at(before.file), shallow=False)
+        except OSError:
+            # What cannot be read serves nobody; publishing is how it is mended.
+            return False
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
-def _cause(error: OSError) -> str:
-    code = errno.errorcode.get(error.errno or 0, "")
-    return f"{(error.strerror or str(error)).lower()}{f' ({code})' if code else ''}"
+def _too_many(pending: Sequence[Edit], source: PolicySource) -> str:
+    """Why a delta cannot hold these edits, or empty."""
+    most = source.paths.delta_edits
+    return f"a delta holds at most {most} edits" if len(pending) > most else ""

@@ -1,23 +1,182 @@
-"""The parent's side of the compiler child: start it, wait, and read its death as a refusal."""
+"""The parent's side of the compiler's process: start it, give it jobs, and read its death as a refusal."""
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Self
 
 import msgspec
 
 from sidecar.errors import PolicyError
-from sidecar.policy.child import Job, Result
+from sidecar.policy.jobs import FRAME, JOB, PROGRESS, CompileJob, Job, Result, framed
+from sidecar.policy.parse import unheard
 from sidecar.policy.source import SourceTexts
 
 COMPILE_S = 120
 MEMORY_BYTES_MAX = 8 << 30
+READ_BYTES = 1 << 16
+WRITE_BYTES = 1 << 20
 _ROOT = str(Path(__file__).parents[2])
+
+
+class Compiler:
+    """A process that compiles one job at a time, and ends with this one.
+
+    One that `stays` keeps what it has read for the next job; it is started again when it died. Without that every job
+    has a process of its own. For one thread at a time, except `kill`.
+    """
+
+    def __init__(self, *, stays: bool = False) -> None:
+        self._stays = stays
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, job: Job, *, compile_s: int = COMPILE_S, progress: Callable[[str], object] = unheard) -> Result:
+        """What became of the job; `progress` is told what the process does.
+
+        Raises PolicyError with the refusal, or "the compiler died on .." when the process crashed, was killed or took
+        more than `compile_s` seconds.
+        """
+        process = self._running()
+        deadline = time.monotonic() + compile_s
+        try:
+            answer = _exchange(process, framed(JOB, msgspec.json.encode(job)), deadline, progress)
+        except TimeoutError:
+            self.close(now=True)
+            raise PolicyError(f"the compiler died on its limit of {compile_s} s; make the policies smaller") from None
+        except BaseException:
+            self.close(now=True)
+            raise
+        if answer is None:
+            code, said = process.wait(), self._last_words()
+            self.close()
+            raise PolicyError(f"the compiler died on {_death(code, said)}")
+        if not self._stays:
+            self.close()
+        return _result(answer)
+
+    def kill(self) -> None:
+        """End the job in progress and refuse the next ones. Thread-safe."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self, *, now: bool = False) -> None:
+        """Let the process end and wait for it; `now` kills it in its work. The next job starts another."""
+        with self._lock:
+            process, self._process = self._process, None
+            said, self._said = self._said, None
+        if process is None:
+            return
+        if now:
+            process.kill()
+        with process, contextlib.suppress(BrokenPipeError):
+            pass  # closes its pipes, which ends it, and waits
+        if said is not None:
+            said.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it died between two jobs
+        with self._lock:
+            if self._process is None:
+                self._said = open(os.memfd_create("compiler"), "w+b", buffering=0)  # noqa: SIM115 - closed with it
+                self._process = _started(self._said, stays=self._stays)
+            if self._stopped:
+                self._process.kill()
+            return self._process
+
+    def _last_words(self) -> bytes:
+        if self._said is None:
+            return b""
+        self._said.seek(0)
+        return self._said.read()
+
+
+def _started(said: IO[bytes], *, stays: bool) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sidecar.policy.child", *(["--stay"] if stays else [])]
+    try:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=_environment())
+    except OSError as error:
+        raise PolicyError(f"the compiler cannot be started: {(error.strerror or str(error)).lower()}") from None
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], message: bytes, deadline: float, progress: Callable[[str], object]
+) -> bytes | None:
+    """The answer to `message`; None when the process ended without one, TimeoutError when it took too long."""
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("the compiler has pipes")
+    to, source = process.stdin.fileno(), process.stdout.fileno()
+    os.set_blocking(to, False)
+    left, got = memoryview(message), bytearray()
+    with selectors.DefaultSelector() as ready:
+        ready.register(to, selectors.EVENT_WRITE)
+        ready.register(source, selectors.EVENT_READ)
+        while True:
+            for key, _ in ready.select(max(0.0, deadline - time.monotonic())):
+                if key.fd == to:
+                    left = _written(to, left)
+                    if not left:
+                        ready.unregister(to)
+                    continue
+                read = os.read(source, READ_BYTES)
+                if not read:
+                    return None
+                got += read
+                answer = _taken(got, progress)
+                if answer is not None:
+                    return answer
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+
+
+def _written(to: int, left: memoryview) -> memoryview:
+    try:
+        return left[os.write(to, left[:WRITE_BYTES]) :]
+    except BrokenPipeError:
+        return left[:0]  # it is dead, as reading will tell
+
+
+def _taken(got: bytearray, progress: Callable[[str], object]) -> bytes | None:
+    """Take whole messages out of what was read: progress is told, an answer is returned."""
+    while len(got) >= FRAME.size:
+        kind, size = FRAME.unpack_from(got)
+        end = FRAME.size + size
+        if len(got) < end:
+            return None
+        message = bytes(got[FRAME.size : end])
+        del got[:end]
+        if kind != PROGRESS:
+            return message
+        progress(message.decode(errors="replace"))
+    return None
+
+
+def _result(answer: bytes) -> Result:
+    try:
+        result = msgspec.json.decode(answer, type=Result)
+    except msgspec.DecodeError as error:
+        raise PolicyError(f"the compiler gave no result that can be read: {str(error).lower()}; try again") from None
+    if result.error:
+        raise PolicyError(result.error)
+    return result
 
 
 def compile_in_child(
@@ -28,72 +187,16 @@ def compile_in_child(
     columns: bool = True,
     compile_s: int = COMPILE_S,
     memory_bytes_max: int = MEMORY_BYTES_MAX,
-    started: Callable[[subprocess.Popen[bytes]], None] | None = None,
-    progress: Callable[[str], object] | None = None,
+    progress: Callable[[str], object] = unheard,
+    compiler: Compiler | None = None,
 ) -> Result:
-    """Compile `texts` in a disposable process, into the LMDB file `output` when it is named; `started` gets it.
+    """Compile `texts` in a disposable process, into the LMDB file `output` when it is named.
 
-    Raises PolicyError with the child's refusal, or "the compiler died on .." when the child crashed, was killed or took
-    more than `compile_s` seconds or `memory_bytes_max` bytes. `progress` is told by a thread what the child does.
+    Raises PolicyError as Compiler.run does, also when the child takes more than `memory_bytes_max` bytes.
     """
-    with _listening(progress) as told:
-        job = Job(texts, output, allow_empty, columns, memory_bytes_max, compile_s, told)
-        return _run(job, compile_s, started)
-
-
-@contextlib.contextmanager
-def _listening(progress: Callable[[str], object] | None) -> Iterator[int]:
-    """The descriptor that the child may write its progress to; -1 when nobody listens."""
-    if progress is None:
-        yield -1
-        return
-    reading, writing = os.pipe()
-
-    def listen() -> None:
-        with open(reading, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                progress(line.rstrip("\n"))
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield writing
-    finally:
-        # The child and what it forked are gone: with our end closed the listener reads the end.
-        os.close(writing)
-        listener.join(1)
-
-
-def _run(job: Job, compile_s: int, started: Callable[[subprocess.Popen[bytes]], None] | None) -> Result:
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sidecar.policy.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-            pass_fds=[job.progress_fd] if job.progress_fd >= 0 else [],
-        )
-    except OSError as error:
-        raise PolicyError(f"the compiler cannot be started: {(error.strerror or str(error)).lower()}") from None
-    with process:
-        if started is not None:
-            started(process)
-        try:
-            answer, said = process.communicate(msgspec.json.encode(job), timeout=compile_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise PolicyError(f"the compiler died on its limit of {compile_s} s; make the policies smaller") from None
-    if process.returncode != 0:
-        raise PolicyError(f"the compiler died on {_death(process.returncode, said)}")
-    try:
-        result = msgspec.json.decode(answer, type=Result)
-    except msgspec.DecodeError as error:
-        raise PolicyError(f"the compiler gave no result that can be read: {str(error).lower()}; try again") from None
-    if result.error:
-        raise PolicyError(result.error)
-    return result
+    job = CompileJob(texts, output, allow_empty, columns, memory_bytes_max, compile_s)
+    with compiler or Compiler() as one:
+        return one.run(job, compile_s=compile_s, progress=progress)
 
 
 def _environment() -> dict[str, str]:

@@ -9,7 +9,8 @@ import tempfile
 import pytest
 
 from sidecar.errors import PolicyError
-from sidecar.policy import filesystem, store
+from sidecar.policy import filesystem
+from sidecar.policy import folder as folders
 from sidecar.policy.store import GenerationStore
 from tests.fix_faults import ROOT, Publishing, needs_strace
 
@@ -49,7 +50,7 @@ def test_a_remote_file_system_is_refused_by_its_magic_number(tmp_path: pathlib.P
 def test_every_remote_kind_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DB-17: all numbers of the list; a local one passes."""
     for magic, kind in filesystem.REMOTE.items():
-        monkeypatch.setattr(store, "filesystem_magic", lambda _, magic=magic: magic)
+        monkeypatch.setattr(folders, "filesystem_magic", lambda _, magic=magic: magic)
         with pytest.raises(PolicyError, match=rf"remote file system \({kind}\)"):
             GenerationStore(tmp_path / "store")
     monkeypatch.undo()

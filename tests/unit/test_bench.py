@@ -98,14 +98,19 @@ def test_workloads_allow_and_deny_and_repeat(kind: str) -> None:
     assert len({id_ for id_, _ in work.expanded()}) == len(work.policies) + len(work.links)
 
 
+PUBLISH = ["publish", "--policies", "20", "--rounds", "1", "--among", "20", "--changes", "2"]
+
+
 def test_publish_measures_both_sides(tmp_path: Path) -> None:
     """The ratio is of publishes that happened, of texts that cedarpy accepts, and the worse text counts."""
     report = tmp_path / "publish.json"
-    done = CliRunner().invoke(main, ["publish", "--policies", "20", "--rounds", "1", "--json", str(report)])
+    done = CliRunner().invoke(main, [*PUBLISH, "--json", str(report)])
     assert done.exit_code == 0, done.output
     found = json.loads(report.read_text())["results"]
     assert found["publish_ratio"] == max(found["publish_ratio_by_text"].values()) > 0
     assert found["compiler_peak_mib"] > 0
+    assert found["delta_in_force_ms"] == max(found["changes"]["delta_in_force_ms_by_kind"].values())
+    assert found["delta_share"] > 0
 
 
 def test_distinct_policies_share_no_conditions() -> None:
