@@ -37,8 +37,7 @@ def feed(stream: Stream, live: Live, *messages: Any) -> None:
 def test_a_snapshot_takes_out_what_it_does_not_hold() -> None:
     """After a gap nobody knows what was lifted or ended meanwhile; what comes again is all there is."""
     live, tasks, revocations, owners = Live(), TaskStream(), RevocationStream(), OwnerStream()
-    put, change = revocations_pb2.RevocationsChange, tasks_pb2.TasksChange
-    both = [put(put=revocation(key)) for key in ("x/1", "x/2")]
+    put = revocations_pb2.RevocationsChange
     for _ in range(2):
         feed(
             tasks,
