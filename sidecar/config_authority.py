@@ -24,7 +24,7 @@ class Person(Section, frozen=True, kw_only=True):
     spiffe_ids: Annotated[list[str], doc("SVIDs that this person calls `authority.address` with", "SPIFFE IDs")] = []
     roles: Annotated[
         list[str],
-        doc("groups in the authority's policies; ours know operator, security, orchestrator, approver, auditor"),
+        doc("groups in the authority's policies; ours know operator, owner, orchestrator, approver, security, auditor"),
     ] = []
 
 

@@ -86,7 +86,9 @@ def _folders(config: Config) -> Iterator[Finding]:
             yield Finding(field, True, path)
         except ConfigError as error:
             yield Finding(field, False, str(error))
-    for field, folder in (("journal.dir", config.journal.dir), ("policy.store", config.policy.store)):
+    stores = [("journal.dir", config.journal.dir), ("policy.store", config.policy.store)]
+    stores += [("authority.store", config.authority.store)] if config.authority is not None else []
+    for field, folder in stores:
         at = folder
         while not os.path.exists(at):
             at = os.path.dirname(at)
@@ -124,6 +126,8 @@ _ADVICE = {
     "not_ready.generation": "no policies in force: run remit policy check, then remit reload",
     "not_ready.policy_stale": "the last good load is older than `policy.max_age_s`: run remit reload",
     "not_ready.journal": "decisions cannot be recorded: look at the disk of `journal.dir` and at the collector",
+    "not_ready.authority": "the store of tasks and revocations cannot be used, or who is followed is silent: look at"
+    " the log for `authority.` and `follow.`",
 }
 
 

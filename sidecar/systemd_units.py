@@ -137,6 +137,8 @@ def _service_unit(config: Config, program: list[str], user: str, sockets: list[s
 def _groups(config: Config, *, activated: bool) -> list[str]:
     """Groups that the service itself gives a socket to, which only a member may do."""
     named = {"control.group": config.control.group}
+    if config.authority is not None:
+        named |= {f"authority.sockets[{i}].group": one.group for i, one in enumerate(config.authority.sockets)}
     if not activated:
         named |= {f"listeners.agents[{i}].group": agent.group for i, agent in enumerate(config.listeners.agents)}
         door = config.listeners.ext_authz
@@ -148,11 +150,15 @@ def _places(config: Config, program: list[str], *, activated: bool) -> Iterator[
     """Where the service may write: made by systemd where it manages the place, else only opened."""
     own = [config.control.socket] if activated else [path for _, path in sockets_of(config)]
     writable = [config.journal.dir, config.policy.store, *map(os.path.dirname, own)]
+    if config.authority is not None:
+        # Its sockets are ours in every case: grpcio takes none from outside.
+        writable += [config.authority.store, *(os.path.dirname(one.socket) for one in config.authority.sockets)]
     for path in dict.fromkeys(writable):
         root, directive = next((m for m in MANAGED if path.startswith(m[0])), ("", "ReadWritePaths"))
         yield f"{directive}={_quoted(path.removeprefix(root))}"
         if root:
-            yield f"{directive}Mode=0750"
+            # What is stored is nobody else's; a socket's folder has a group that may enter.
+            yield f"{directive}Mode={'0750' if directive == 'RuntimeDirectory' else '0700'}"
     read = [
         *program,
         config.file,
@@ -173,6 +179,9 @@ def _stays_here(config: Config) -> bool:
     bound = [listeners.check_address, config.metrics.address]
     bound += [listeners.ext_authz.address] if listeners.ext_authz is not None else []
     bound += [up.address] if up is not None else []
+    if config.authority is not None:
+        bound.append(config.authority.address)
+        bound += [config.authority.follow.address] if config.authority.follow is not None else []
     return all(where is not None and _is_loopback(where.host) for where in map(host_port, filter(None, bound)))
 
 

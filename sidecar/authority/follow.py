@@ -100,16 +100,18 @@ class TaskStream(Stream):
         if message.HasField("put"):
             yield from self._put(message.put)
         elif message.forget:
-            self.held.pop(message.forget, None)
-            self._budgets.pop(message.forget, None)
-            yield "forget", {"id": message.forget}
+            yield from self._drop(message.forget)
+
+    def _drop(self, id_: str) -> Iterator[Change]:
+        self.held.pop(id_, None)
+        self._budgets.pop(id_, None)
+        yield "forget", {"id": id_}
 
     def _put(self, task: tasks_pb2.Task) -> Iterator[Change]:
-        state = task_state(task.state)
-        self.hold(task.id, ("forget", {"id": task.id}))
-        if state not in LIVING:
-            yield "state", {"id": task.id, "state": str(state)}
+        if task_state(task.state) not in LIVING:
+            yield from self._drop(task.id)
             return
+        self.hold(task.id, ("forget", {"id": task.id}))
         left = budgets_of(task.left)
         now = {axis: getattr(left, axis) for axis in AXES}
         before = self._budgets.get(task.id)

@@ -179,6 +179,7 @@ class AuthorityStore:
         if journal is not None:
             self._sequence = journal.last_sequence
         self.feed.start(self._epoch)
+        self._snapshot_due = time.monotonic() + self._snapshot_s
         self.problem = ""
         self._writer.start()
         self._changed()

@@ -14,7 +14,7 @@ import yaml
 from fastpath.peer import VerifiedPeer
 from sidecar._proto.remit.authority.v1 import tasks_pb2
 from sidecar.authority.callers import Callers
-from sidecar.authority.draft import SYSTEM, Change, hashed, quoted
+from sidecar.authority.draft import SYSTEM, Caller, Change, hashed, quoted
 from sidecar.authority.errors import DeniedError, InvalidError
 from sidecar.authority.feed import Fed, Feed
 from sidecar.authority.messages import budgets_of, scope_message, scope_of, value
@@ -38,6 +38,24 @@ SECTION = AuthorityConfig(
 )
 
 
+ROLES = AuthorityConfig(
+    store="s",
+    people=[
+        *(
+            Person(id=role, roles=[role])
+            for role in ("operator", "owner", "orchestrator", "approver", "security", "auditor")
+        ),
+        Person(id="nobody"),
+    ],
+)
+ACTIONS = {
+    *(f"task.{name}" for name in ("read", "open", "narrow", "suspend", "resume", "delegate", "complete", "cancel")),
+    *(f"approval.{name}" for name in ("read", "request", "decide", "cancel", "review", "break_glass")),
+    *("revocation.read", "revocation.revoke", "revocation.lift", "owner.read", "owner.disable", "owner.enable"),
+    *("agent.show", "state.backup"),
+}
+
+
 # ---------------------------------------------------------------- who calls
 
 
@@ -51,6 +69,48 @@ def test_a_user_is_a_person_and_an_svid_a_person_or_a_workload() -> None:
         callers.of_uid(7)
     with pytest.raises(DeniedError, match=r"identity\.expired"):
         callers.of_peer(VerifiedPeer(1, AGENT_A, "x509-svid:1", refusal="identity.expired"))
+
+
+def test_our_policies_give_each_role_what_it_is_for(tmp_path: pathlib.Path) -> None:
+    """Row 17: every (role, action) pair; a person without a role has what they answer for, and opens nothing."""
+    policies = AuthorityPolicies(tmp_path / "p", [], Callers(ROLES))
+    policies.load()
+    looks = {"task.read", "approval.read", "revocation.read", "owner.read", "agent.show"}
+    changes = {"task.narrow", "task.suspend", "task.complete", "task.cancel"}
+    expected = {
+        "operator": ACTIONS - {"approval.break_glass"},
+        "orchestrator": looks | changes | {"task.open", "task.delegate", "approval.request"},
+        "approver": {"approval.decide", "approval.read", "task.read"},
+        "auditor": looks,
+        "owner": set(),
+        "security": looks
+        | {"revocation.revoke", "revocation.lift", "owner.disable", "owner.enable", "task.suspend", "task.cancel"}
+        | {"approval.cancel", "approval.review", "approval.break_glass"},
+        "": set(),
+    }
+    for role, allowed in expected.items():
+        who = Caller("person", role or "nobody")
+        assert {action for action in ACTIONS if may(policies, who, action)} == allowed, role
+    own = {"task.read", "task.resume", "approval.decide", "approval.read", "approval.cancel", "agent.show"} | changes
+    assert {action for action in ACTIONS if may(policies, Caller("person", "nobody"), action, own_owner=True)} == own
+    owner = Caller("person", "owner")
+    assert {action for action in ACTIONS if may(policies, owner, action, own_owner=True)} == own | {"task.open"}
+    agent = Caller("workload", AGENT_A)
+    given = {"task.read", "task.delegate", "approval.request", "approval.read", "approval.cancel", "agent.show"}
+    assert {action for action in ACTIONS if may(policies, agent, action, own_agent=True)} == given | changes
+    assert {action for action in ACTIONS if may(policies, agent, action, in_chain=True)} == {
+        "task.read",
+        "task.complete",
+        "task.cancel",
+    }
+
+
+def may(policies: AuthorityPolicies, caller: Caller, action: str, **asked: bool) -> bool:
+    try:
+        policies.require(caller, action, **asked)
+    except DeniedError:
+        return False
+    return True
 
 
 def test_policies_of_the_operator_replace_ours_and_must_fit_the_schema(tmp_path: pathlib.Path) -> None:

@@ -200,6 +200,26 @@ def test_the_service_may_write_only_where_it_must() -> None:
     assert values(moved, "ProtectHome") == ["read-only"]
 
 
+def test_the_authority_has_its_places_and_its_network() -> None:
+    """Its store is nobody else's, its sockets are made by the service, and an orchestrator may be elsewhere."""
+    section = (
+        "authority: {store: /var/lib/remit/authority, people: [{id: a}], address: %s, "
+        "sockets: [{socket: /run/remit/asks/sock, person: a, group: people}]}"
+    )
+    text = FILE.format(listener="native", address="127.0.0.1:9191", journal="/srv/remit/journal")
+    near, far = (
+        made(config_file.parse(f"{text}\n{section % address}\n", "/etc/remit/remit.yaml"))["remit.service"]
+        for address in ("127.0.0.1:9393", "192.0.2.1:9393")
+    )
+    assert values(near, "StateDirectory") == ["remit/generations", "remit/authority"]
+    assert set(values(near, "StateDirectoryMode")) == {"0700"}
+    assert values(near, "RuntimeDirectory") == ["remit/control", "remit/asks"]
+    assert set(values(near, "RuntimeDirectoryMode")) == {"0750"}
+    assert values(near, "SupplementaryGroups") == ["operators people"]
+    assert values(near, "IPAddressAllow") == ["localhost"]
+    assert values(far, "IPAddressDeny") == []
+
+
 def test_only_loopback_is_reached_when_nothing_else_is_configured() -> None:
     """An address of another machine opens the network, none does not."""
     assert values(made(config())["remit.service"], "IPAddressAllow") == ["localhost"]
