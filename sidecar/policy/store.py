@@ -114,12 +114,20 @@ class GenerationStore:
             """Kind of the file system when it forgets all at power off, or empty: what is published is not durable."""
             # A reader of a clean store takes no lock, so it is never in the way of a publish.
             if self._leftovers():
-                with self._locked():
-                    self._clean()
-        except _Busy:
-            pass  # a writer is at work; it cleans up after itself
+                self._clean_up()
         except OSError as error:
             raise PolicyError(f"`{self.directory}` cannot be used: {_cause(error)}") from None
+
+    def _clean_up(self) -> None:
+        try:
+            with self._locked():
+                self._clean()
+        except _Busy:
+            pass  # a writer is at work; it cleans up after itself
+        except OSError:
+            # What was published can be served from a store that cannot be written; a publish says what is wrong.
+            if not os.path.lexists(os.path.join(self.directory, MANIFEST)):
+                raise
 
     def _local(self) -> int:
         """The kind of the folder's file system; PolicyError for a remote one."""
