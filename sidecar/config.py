@@ -22,6 +22,8 @@ from sidecar.policy.source import DELTA_EDITS
 
 MIB = 1 << 20
 BUDGET_MS = 50
+HEADERS_MAX = 4096  # what the decoder takes at most (LINES_MAX of fastpath/envoy.pyx)
+ARENA_MIN = MIB  # holds the largest set of headers that is admitted, with the longest path
 MAX_AGE_OFF = 0
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"  # SPIFFE Workload Endpoint section 4
 
@@ -99,9 +101,9 @@ class Limits(Section, frozen=True, kw_only=True):
         256 * 1024
     )
     arena_bytes: Annotated[
-        int, doc("working memory of one call; a call that needs more is refused", "bytes", ge=64 * 1024, le=64 * MIB)
+        int, doc("working memory of one call; a call that needs more is refused", "bytes", ge=ARENA_MIN, le=64 * MIB)
     ] = 4 * MIB
-    headers: Annotated[int, doc("header lines of one call", "lines", ge=1, le=10_000)] = 1024
+    headers: Annotated[int, doc("header lines of one call", "lines", ge=1, le=HEADERS_MAX)] = 1024
     path_bytes: Annotated[int, doc("longest path with query", "bytes", ge=64, le=64 * 1024)] = 8192
     strict_path: Annotated[bool, doc("deny when the raw path differs from its canonical form")] = True
     mcp_status: Annotated[Literal[200, 403], doc("HTTP status of a denied MCP call", "HTTP status")] = 403

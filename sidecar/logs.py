@@ -92,7 +92,7 @@ def _thread_ended(ended: threading.ExceptHookArgs) -> None:
     if ended.exc_value is not None:
         trace = (ended.exc_type, ended.exc_value, ended.exc_traceback)
         name = ended.thread.name if ended.thread is not None else ""
-        logging.getLogger(__name__).critical("thread.ended", exc_info=trace, extra={"fields": {"thread": name}})
+        logging.getLogger("remit.logs").critical("thread.ended", exc_info=trace, extra={"fields": {"thread": name}})
 
 
 def setup(level: str, form: str) -> None:

@@ -184,6 +184,8 @@ class Runtime:
                 self._refused("generation.refused", error)
                 if self.rules.reopen(self.config):
                     self._record("generation.in_force", "the last one published")
+                    told = "what is configured could not be published; the last published generation decides"
+                    event(log, "generation.old", logging.WARNING, text=told, generation=self.rules.generation)
         self.refresh()
 
     def on_reload(self, callback: Callable[[bool], None]) -> None:

@@ -120,18 +120,21 @@ def fmt(paths: tuple[str, ...], only_check: bool, width: int) -> None:
 
     from sidecar.policy.lexer import PolicyText
     from sidecar.policy.limits import DEFAULT_LIMITS
-    from sidecar.policy.parse import split_all
+    from sidecar.policy.parse import first_refused, split_all
     from sidecar.policy.source import policy_files
 
     changed = []
     for name in policy_files(paths):
         text = input_text(name)
+        # The parser dies of deep nesting, so the text is measured first.
+        pieces = split_all([PolicyText(name, text)], DEFAULT_LIMITS)
         try:
-            # The parser dies of deep nesting, so the text is measured first.
-            split_all([PolicyText(name, text)], DEFAULT_LIMITS)
             formatted = cedarpy.format_policies(text, line_width=width)
         except ValueError as error:
-            raise PolicyError(f"`{name}` cannot be parsed: {' '.join(str(error).split())[:300]}") from None
+            # The parser names no place; our lexer knows where each policy begins.
+            found = first_refused(pieces, cedarpy.policies_to_json_str)
+            what, cause = (found[0].title, found[1]) if found else (f"`{name}`", error)
+            raise PolicyError(f"{what} cannot be parsed: {' '.join(str(cause).split())[:300]}") from None
         formatted = formatted.rstrip("\n") + "\n"
         if formatted != text:
             changed.append(name)

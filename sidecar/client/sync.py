@@ -25,7 +25,7 @@ class Client:
 
     `door` is where questions go ("unix:/path" or "host:port"), `authority` where tasks and approvals live, if this
     caller uses them; `credentials` for mutual TLS. `task` is named in every question that names none. A call takes at
-    most `timeout_s`, repeated attempts included.
+    most `timeout_s`, repeated attempts included; only `require` can be told to wait longer, for people.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class Client:
     def require(self, action: str, tool: str, *, justification: str = "", wait_s: float = 0, **about: Any) -> Decision:
         """`check`, but anything other than ALLOW is an error: ApprovalNeeded, TaskNeeded, Denied or Unavailable.
 
-        With `wait_s` an approval that is missing is asked for with the `justification` and waited for that long.
+        With `wait_s` an approval that is missing is asked for at `authority`, with the `justification`, and waited for
+        that long; the call it was granted for is then asked about again.
         """
         ask = functools.partial(self._question, action, tool, about)
         return self._run(requiring(ask, self.timeout_s, justification=justification, wait_s=wait_s))
@@ -164,7 +165,10 @@ class Client:
 
     @contextlib.contextmanager
     def task(self, *, parent: str = "", **about: Any) -> Iterator[tasks_pb2.Task]:
-        """A task for as long as the block runs: completed at its end, cancelled when it fails."""
+        """A task for as long as the block runs: completed at its end, cancelled when it fails.
+
+        `about` as in `open_task`; with `parent`, as in `delegate_task`.
+        """
         task = self.delegate_task(parent, **about) if parent else self.open_task(**about)
         try:
             yield task

@@ -23,7 +23,7 @@ from sidecar.decisions.log_file import LogFile, Position, check_order
 from sidecar.errors import JournalError, ProtocolError
 from sidecar.logs import event
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("remit.collector")
 
 STREAMS_MAX = 256
 JOURNALS_MAX = 4096

@@ -22,7 +22,7 @@ from sidecar.decisions.session import Batcher, Flight, Session, Stalled, base_of
 from sidecar.errors import JournalError
 from sidecar.logs import event
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("remit.shipper")
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 4.0  # a full journal answers ERROR, so a collector that is back must be found within seconds

@@ -29,7 +29,7 @@ EXPIRED = "identity.expired"
 _PASSING = frozenset({EXPIRED, "identity.not_yet_valid", "identity.internal"})
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("remit.peers")
 
 
 class PeerResolver:

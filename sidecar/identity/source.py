@@ -40,7 +40,7 @@ COUNTERS = (
     *("attempts", "failed", "too_large", "refused_socket", "final", "crashed"),
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("remit.source")
 Callback = Callable[[Identity | None], None]
 
 

@@ -34,7 +34,7 @@ READ_BYTES = 64 * 1024
 HANDSHAKE_S = 5.0
 PEERCRED = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("remit.upstream")
 
 
 @dataclass(eq=False, slots=True)

@@ -82,9 +82,17 @@ class GenerationStore:
             self._folder = Folder(self.directory)
             # A reader of a clean store takes no lock, so it is never in the way of a publish.
             if self._folder.leftovers(self._kept()):
-                # A writer that is at work cleans up after itself.
-                with contextlib.suppress(Busy), self._folder.locked():
-                    self._folder.clean(self._kept())
+                self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what is left over; a writer that is at work cleans up after itself."""
+        try:
+            with contextlib.suppress(Busy), self._folder.locked():
+                self._folder.clean(self._kept())
+        except OSError:
+            # What was published can be served from a store that cannot be written; a publish says what is wrong.
+            if not os.path.lexists(self._folder.at(MANIFEST)):
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -187,6 +187,17 @@ def caught(mutant: Mutant, *, cases: int = CASES, jobs: int = 1) -> tuple[bool, 
     return noticed, "".join(said)
 
 
+def report() -> Table:
+    """The empty table of verdicts; what is too long for the terminal is the disagreement, never the verdict."""
+    table = Table(title="mutants of the evaluator", expand=True)
+    for heading in ("mutant", "caught", "seconds"):
+        width = max(len(one.name) for one in MUTANTS) if heading == "mutant" else len(heading)
+        table.add_column(heading, no_wrap=True, min_width=width)
+    # What is left of the line: a terminal of 80 columns shows the verdicts whole.
+    table.add_column("first disagreement", no_wrap=True, overflow="ellipsis", ratio=1)
+    return table
+
+
 @click.command(help=__doc__)
 @click.option(
     "--only", multiple=True, type=click.Choice([m.name for m in MUTANTS]), help="Only this mutant; repeatable."
@@ -194,10 +205,7 @@ def caught(mutant: Mutant, *, cases: int = CASES, jobs: int = 1) -> tuple[bool, 
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Processes of each differential run.")
 def main(only: tuple[str, ...], jobs: int) -> None:
     console = Console()
-    table = Table(title="mutants of the evaluator")
-    for heading in ("mutant", "caught", "seconds"):
-        table.add_column(heading, no_wrap=True, min_width=len(heading))
-    table.add_column("first disagreement", no_wrap=True, max_width=60)
+    table = report()
     survived = []
     for mutant in MUTANTS:
         if only and mutant.name not in only:
@@ -208,7 +216,7 @@ def main(only: tuple[str, ...], jobs: int) -> None:
         if not noticed:
             survived.append(mutant.name)
         seconds = f"{time.monotonic() - started:.0f}"
-        table.add_row(mutant.name, "yes" if noticed else "[red]no[/red]", seconds, said[:60])
+        table.add_row(mutant.name, "yes" if noticed else "[red]no[/red]", seconds, said)
     console.print(table)
     if survived:
         console.print(f"not caught: {', '.join(survived)}")

@@ -17,10 +17,12 @@ import grpc
 import pytest
 
 from fastpath.journal import list_segments, read_frames
+from sidecar._proto.remit.authority.v1 import revocations_pb2, tasks_pb2
 from sidecar.demo.processes import Process, module, wait_for
 from sidecar.errors import ConfigError
 from sidecar.inherited import from_service_manager
-from tests.fix_serve import AGENT, TIMEOUT_S, Served, check, made_sidecar, outcome, question
+from tests.fix_serve import AGENT, OTHER, TIMEOUT_S, Served, check, made_sidecar, outcome, question
+from tests.fix_store import Stubs, as_caller, opening, with_authority
 
 THREADS = 3
 
@@ -34,12 +36,13 @@ def served() -> Iterator[Served]:
 class Load:
     """Threads that ask all the time, each on a channel of its own; every answer is counted."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, name: str = "agent") -> None:
+        """`name`: "agent" asks as AGENT, "other" as OTHER."""
         self.seen: Counter[str] = Counter()
         self._served = served
         self._stop = threading.Event()
-        svid = served.authority.issue(AGENT)
-        local = [served.agent_socket for _ in range(THREADS)]
+        svid = served.authority.issue(AGENT if name == "agent" else OTHER)
+        local = [lambda: served.agent_socket(name) for _ in range(THREADS)]
         remote = [lambda: served.tls("listeners.check_address", svid) for _ in range(THREADS)]
         self._threads = [threading.Thread(target=self._ask, args=(one,)) for one in [*local, *remote]]
 
@@ -169,6 +172,57 @@ def test_the_old_one_dies_while_the_new_one_waits(served: Served) -> None:
             assert outcome(agent, question()) == ("ALLOW", "ok")
     finally:
         new.stop()
+
+
+# ---------------------------------------------------------------- with authority
+
+
+def test_authority_goes_with_the_doors(served: Served) -> None:
+    """Row 8 over an upgrade: tasks, what they may still spend and revocations are in force in the next process.
+
+    A revoked agent is denied by the old one, by the new one, and by whoever answers in between.
+    """
+    with_authority(served)
+    served.start_ready()
+    with as_caller(served) as alice:
+        task = alice.tasks.Open(opening(budgets=tasks_pb2.Budgets(calls=50, cost=100)))
+        closed = alice.tasks.Open(opening())
+        alice.tasks.Complete(tasks_pb2.ChangeTaskRequest(id=closed.id))
+        alice.tasks.Open(opening(agent=OTHER))
+        revoked = alice.revocations.Revoke(
+            revocations_pb2.RevokeRequest(kind=revocations_pb2.REVOCATION_KIND_AGENT, key=OTHER)
+        )
+    mine = question(task=task.id, cost=2)
+    with served.agent_socket() as agent:
+        assert [outcome(agent, mine)[0] for _ in range(10)] == ["ALLOW"] * 10
+    with Load(served, name="other") as load:
+        for number in (1, 2):
+            successor(served, number)
+            load.more()
+            with as_caller(served) as alice:
+                wait_for("the authority services", lambda: _lists(alice))
+                left = alice.tasks.Get(tasks_pb2.GetTaskRequest(id=task.id)).left
+            assert (left.calls, left.cost) == (50 - 10 * number, 100 - 20 * number)
+            assert served.status().revocation_epoch >= revoked.epoch
+            with served.agent_socket() as agent:
+                assert outcome(agent, question(task=closed.id))[0] == "DENY"
+                assert [outcome(agent, mine)[0] for _ in range(10)] == ["ALLOW"] * 10
+    assert set(load.seen) == {"DENY revoked.agent"}
+    with as_caller(served) as alice:
+        assert alice.tasks.Get(tasks_pb2.GetTaskRequest(id=task.id)).left.calls == 20
+        alice.tasks.Complete(tasks_pb2.ChangeTaskRequest(id=task.id))
+    with served.agent_socket() as agent:
+        assert outcome(agent, mine)[0] == "DENY"
+    assert served.stop() == 0
+
+
+def _lists(caller: Stubs) -> bool:
+    """Whether the authority services answer."""
+    try:
+        caller.tasks.List(tasks_pb2.ListTasksRequest(), timeout=TIMEOUT_S)
+    except grpc.RpcError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- socket activation

@@ -87,6 +87,27 @@ def test_the_end_of_our_svid_is_logged_as_a_time(served: Served) -> None:
     assert line["detail"].endswith("Z")
 
 
+def test_a_store_that_cannot_be_written_serves_what_was_published(served: Served) -> None:
+    """The last generation decides and a warning says so; without one nothing is decided."""
+    (served.folder / "generations" / "lock").mkdir(parents=True)
+    served.give_svid()
+    process = served.start()
+    process.wait_until("the reason", lambda: served.status().not_ready == "not_ready.generation")
+    assert served.stop() == 0
+    (served.folder / "generations" / "lock").rmdir()
+    served.start_ready()
+    assert served.stop() == 0
+    (served.folder / "generations" / "lock").unlink()
+    (served.folder / "generations" / "lock").mkdir()
+    (served.folder / "generations" / ".new-left").write_bytes(b"half")
+    process = served.start_ready()
+    assert served.status().generation == 1
+    warnings = [line for line in served.log() if line["event"] == "generation.old"]
+    assert [(line["level"], line["generation"]) for line in warnings] == [("warning", 1)]
+    assert "cannot be written" in served.status().last_reload_problem
+    assert process.running()
+
+
 # ---------------------------------------------------------------- seccomp
 
 

@@ -409,7 +409,7 @@ def test_wl_07_an_agent_that_allows_few_pings_gets_few(
     api.push(good())
     api.start()
     source = make_source(stream=dataclasses.replace(QUICK, keepalive_s=1.0))
-    with caplog.at_level("INFO", "sidecar.identity.source"):
+    with caplog.at_level("INFO", "remit.source"):
         wait_for(lambda: "pings every 2 s" in caplog.text, "the lower rate")
     ready(source)
     api.stop()

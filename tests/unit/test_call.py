@@ -16,6 +16,7 @@ from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
+from sidecar.config import ARENA_MIN, HEADERS_MAX
 from sidecar.policy.compile import compile_image
 from tests.fix_calls import AGENT, envoy_call
 from tests.fix_mapping import mapping_of
@@ -151,6 +152,16 @@ def test_a_call_that_needs_more_memory_than_its_arena_is_an_error() -> None:
         allowed = code == OK and external_auth_pb2.CheckResponse.FromString(reply).status.code == 0
         assert not allowed or size > 3000
         assert reply
+
+
+def test_the_smallest_arena_holds_the_largest_set_of_headers() -> None:
+    """What `limits` admit fits `limits.arena_bytes`: most lines, long values, longest path; one line more is DENY."""
+    pdp = make_pdp(arena_bytes=ARENA_MIN, headers_max=HEADERS_MAX, path_bytes_max=64 * 1024, budget_ms=5000)
+    for lines, wanted in ((HEADERS_MAX, (0, "ok")), (HEADERS_MAX + 1, (7, "headers.too_many"))):
+        headers = {f"h{i:05}": "v" * 200 for i in range(lines)}
+        _, reply = pdp.ext_authz(envoy_call(headers=headers, path="/" + "a" * 60_000), proxy())
+        answer = external_auth_pb2.CheckResponse.FromString(reply)
+        assert (answer.status.code, answer.dynamic_metadata["reason"]) == wanted
 
 
 def test_a_call_that_fills_the_arena_is_recorded(tmp_path: Path) -> None:

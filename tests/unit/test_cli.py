@@ -109,6 +109,17 @@ def test_fmt_formats_in_place_and_check_only_looks(folder: pathlib.Path) -> None
     assert file.read_text() == formatted
 
 
+def test_fmt_names_the_place_of_what_it_cannot_read(folder: pathlib.Path) -> None:
+    """Exit code 3, the policy, its file with line and column; the file stays as it is."""
+    file = folder / "policies" / "base.cedar"
+    file.write_text(GOOD + "\n" + BAD.replace("base", "second"))
+    result = remit("policy", "fmt", str(file))
+    assert result.exit_code == EXIT_ERROR
+    assert "policy `second`" in result.stderr
+    assert "base.cedar:3:1" in result.stderr
+    assert file.read_text().startswith(GOOD)
+
+
 def test_policy_tests_print_a_table_write_junit_and_exit_1_on_a_miss(folder: pathlib.Path) -> None:
     """A miss is named; a file that passes exits 0."""
     question = 'principal: "Agent::\\"a\\"", action: "Action::\\"read\\"", resource: "Tool::\\"t\\""'

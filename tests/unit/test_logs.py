@@ -2,6 +2,8 @@
 
 import json
 import logging
+import pathlib
+import re
 import threading
 
 import pytest
@@ -95,3 +97,12 @@ def test_an_exception_is_logged_by_kind_and_place_only() -> None:
     assert got["exception"] == "ValueError"
     assert "test_logs.py:" in got["at"]
     assert CANARY not in json.dumps(got)
+
+
+def test_every_logger_is_named_for_its_part() -> None:
+    """One scheme, `remit.<part>`, so that an operator can filter by it."""
+    sources = [path.read_text(encoding="utf-8") for path in pathlib.Path(logs.__file__).parent.rglob("*.py")]
+    names = {name for text in sources for name in re.findall(r"getLogger\(([^)]*)\)", text)}
+    ours = names - {"", '"grpc"'}
+    assert ours
+    assert all(re.fullmatch(r'"remit\.[a-z_]+"', name) for name in ours), ours
