@@ -73,11 +73,12 @@ def units(config: Config, *, program: list[str], name: str, user: str) -> dict[s
     # grpcio cannot take a socket that somebody else opened.
     doors = list(_doors(config)) if config.listeners.listener == "native" else []
     made = {f"{name}-{number}.socket": _socket_unit(door, name, user) for number, door in enumerate(doors)}
-    return {f"{name}.service": _service_unit(config, program, user, list(made)), **made}
+    opened = frozenset(door.field for door in doors)
+    return {f"{name}.service": _service_unit(config, program, user, list(made), opened), **made}
 
 
 def _doors(config: Config) -> Iterator[Door]:
-    """Every door of the data plane; the control socket and the metrics port stay the service's own."""
+    """The doors that calls wait at; other sockets (control, authority, access log, metrics) are the service's own."""
     listeners = config.listeners
     if listeners.ext_authz is not None:
         door = listeners.ext_authz
@@ -113,7 +114,7 @@ def _socket_unit(door: Door, name: str, user: str) -> str:
     return "\n".join([*lines, "", "[Install]", "WantedBy=sockets.target", ""])
 
 
-def _service_unit(config: Config, program: list[str], user: str, sockets: list[str]) -> str:
+def _service_unit(config: Config, program: list[str], user: str, sockets: list[str], opened: frozenset[str]) -> str:
     start = " ".join(_quoted(part) for part in program)
     file = _quoted(config.file)
     unit = ["[Unit]", "Description=Remit, runtime authority for AI agents", "Wants=network-online.target"]
@@ -123,36 +124,32 @@ def _service_unit(config: Config, program: list[str], user: str, sockets: list[s
     service += [f"ExecStart={start} serve --config {file}", f"ExecReload={start} reload --config {file}"]
     service += [f"Sockets={' '.join(sockets)}"] if sockets else []
     service += [f"User={user}"]
-    if groups := _groups(config, activated=bool(sockets)):
+    if groups := _groups(config, opened):
         service.append(f"SupplementaryGroups={' '.join(groups)}")
     # Without an SVID it waits and answers ERROR; `systemctl status` shows for what.
     service += ["TimeoutStartSec=infinity", f"TimeoutStopSec={config.limits.grace_s + STOP_SLACK_S}"]
     service += [f"WatchdogSec={WATCHDOG_S}", "Restart=on-failure", "RestartSec=1", "KillMode=mixed"]
-    service += [f"LimitNOFILE={DESCRIPTORS}", *_places(config, program, activated=bool(sockets))]
+    service += [f"LimitNOFILE={DESCRIPTORS}", *_places(config, program, opened)]
     if _stays_here(config):
         service += ["IPAddressDeny=any", "IPAddressAllow=localhost"]
     return "\n".join([*unit, "", *service, HARDENING, "[Install]", "WantedBy=multi-user.target", ""])
 
 
-def _groups(config: Config, *, activated: bool) -> list[str]:
+def _groups(config: Config, opened: frozenset[str]) -> list[str]:
     """Groups that the service itself gives a socket to, which only a member may do."""
     named = {"control.group": config.control.group}
+    named |= {f"listeners.agents[{i}].socket": agent.group for i, agent in enumerate(config.listeners.agents)}
+    named |= {f"{name}.socket": door.group for name, door in config.listeners.envoy_doors}
     if config.authority is not None:
-        named |= {f"authority.sockets[{i}].group": one.group for i, one in enumerate(config.authority.sockets)}
-    if not activated:
-        named |= {f"listeners.agents[{i}].group": agent.group for i, agent in enumerate(config.listeners.agents)}
-        door = config.listeners.ext_authz
-        named |= {"listeners.ext_authz.group": door.group} if door is not None else {}
-    return sorted({_word(field, group) for field, group in named.items() if group})
+        named |= {f"authority.sockets[{i}].socket": one.group for i, one in enumerate(config.authority.sockets)}
+    return sorted({_word(field, group) for field, group in named.items() if group and field not in opened})
 
 
-def _places(config: Config, program: list[str], *, activated: bool) -> Iterator[str]:
+def _places(config: Config, program: list[str], opened: frozenset[str]) -> Iterator[str]:
     """Where the service may write: made by systemd where it manages the place, else only opened."""
-    own = [config.control.socket] if activated else [path for _, path in sockets_of(config)]
+    own = [config.control.socket, *(path for field, path in sockets_of(config) if field not in opened)]
     writable = [config.journal.dir, config.policy.store, *map(os.path.dirname, own)]
-    if config.authority is not None:
-        # Its sockets are ours in every case: grpcio takes none from outside.
-        writable += [config.authority.store, *(os.path.dirname(one.socket) for one in config.authority.sockets)]
+    writable += [config.authority.store] if config.authority is not None else []
     for path in dict.fromkeys(writable):
         root, directive = next((m for m in MANAGED if path.startswith(m[0])), ("", "ReadWritePaths"))
         yield f"{directive}={_quoted(path.removeprefix(root))}"
@@ -175,14 +172,12 @@ def _places(config: Config, program: list[str], *, activated: bool) -> Iterator[
 
 def _stays_here(config: Config) -> bool:
     """Whether every TCP address of the configuration is one of this machine's loopback."""
-    listeners, up = config.listeners, config.upstream
-    bound = [listeners.check_address, config.metrics.address]
-    bound += [listeners.ext_authz.address] if listeners.ext_authz is not None else []
-    bound += [up.address] if up is not None else []
-    if config.authority is not None:
-        bound.append(config.authority.address)
-        bound += [config.authority.follow.address] if config.authority.follow is not None else []
-    return all(where is not None and _is_loopback(where.host) for where in map(host_port, filter(None, bound)))
+    listeners, up, authority = config.listeners, config.upstream, config.authority
+    used = [listeners.check_address, config.metrics.address, *(door.address for _, door in listeners.envoy_doors)]
+    used += [up.address] if up is not None else []
+    if authority is not None:
+        used += [authority.address, authority.follow.address if authority.follow is not None else ""]
+    return all(where is not None and _is_loopback(where.host) for where in map(host_port, filter(None, used)))
 
 
 def _is_loopback(host: str) -> bool:

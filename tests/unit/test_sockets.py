@@ -1,5 +1,6 @@
 """Unix sockets whose folder names who may enter (UD-04, SY-08)."""
 
+import grp
 import os
 import pathlib
 import socket
@@ -134,3 +135,31 @@ def test_an_unknown_group_is_named(folder: pathlib.Path) -> None:
     """The message says which group and what to do."""
     with pytest.raises(ConfigError, match="group `no-such-group` does not exist"):
         BoundSocket(str(folder / "a" / "sock"), "no-such-group")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root, or a member, may give a socket to another group")
+def test_the_group_of_the_configuration_may_enter(folder: pathlib.Path) -> None:
+    """UD-04: folder and socket belong to the group that is named, and to nobody else beside the owner."""
+    group = next(one for one in grp.getgrall() if one.gr_gid not in (0, os.getegid()))
+    path = folder / "a" / "sock"
+    held: list[socket.socket] = []
+    with BoundSocket(str(path), group.gr_name) as bound:
+        bound.bind(lambda aside: held.append(bind(aside)))
+        for at, mode in ((path.parent, 0o750), (path, 0o660)):
+            info = at.stat()
+            assert (info.st_gid, info.st_uid, stat.S_IMODE(info.st_mode)) == (group.gr_gid, os.geteuid(), mode)
+    held[0].close()
+
+
+def test_a_link_in_the_place_of_the_temporary_name_is_not_followed(folder: pathlib.Path) -> None:
+    """UD-04: what lies where the socket is bound is removed, never written through."""
+    path, elsewhere = folder / "a" / "sock", folder / "elsewhere"
+    path.parent.mkdir(mode=0o750)
+    elsewhere.write_text("data")
+    held: list[socket.socket] = []
+    with BoundSocket(str(path)) as bound:
+        (path.parent / f"sock.{os.getpid()}").symlink_to(elsewhere)
+        bound.bind(lambda aside: held.append(bind(aside)))
+        assert path.is_socket()
+    held[0].close()
+    assert elsewhere.read_text() == "data"

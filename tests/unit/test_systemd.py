@@ -234,6 +234,17 @@ def test_grpcio_binds_for_itself() -> None:
     assert values(found["remit.service"], "SupplementaryGroups") == ["clients operators"]
 
 
+def test_the_access_log_has_its_place() -> None:
+    """Envoy's access logs come over a socket that the service makes itself."""
+    text = FILE.format(listener="native", address="127.0.0.1:9191", journal="/srv/remit/journal")
+    door = '  access_log: {socket: /run/remit/log/sock, spiffe_id: "spiffe://corp.example/envoy", group: envoys}'
+    text = text.replace("  agents:", f"{door}\n  agents:")
+    found = made(config_file.parse(text, "/etc/remit/remit.yaml"))
+    assert len(found) == 4
+    assert values(found["remit.service"], "RuntimeDirectory") == ["remit/control", "remit/log"]
+    assert values(found["remit.service"], "SupplementaryGroups") == ["envoys operators"]
+
+
 @pytest.mark.parametrize("user", ["a b", "remit\nExecStart=/bin/sh", "%n", ""])
 def test_a_name_that_would_be_more_than_a_name_is_refused(user: str) -> None:
     """Text of the command line cannot add a directive."""
