@@ -1,7 +1,10 @@
 """The authority store: commands one after the other, many in one durable commit, answered once calls are decided by it.
 
-    caller ─► queue ─► writer thread: run each on the transaction ─► commit (fdatasync) ─► Live.apply ─► answer
-                       what time brings ─┘                            └─ fails: nothing changed, and the caller is told
+    caller ─► queue ─► whose turn it is: run each on the transaction ─► commit (fdatasync) ─► Live.apply ─► answer
+                       what time brings ─┘                               └─ fails: nothing changed, the caller is told
+
+One thread at a time has the turn: a caller who finds it free takes it, so that one caller alone waits for no other
+thread; the writer thread takes it for what queued meanwhile, for what time brings and for repairs.
 
 A commit that fails in the disk's hardware latches the store: what needs it is refused, and calls get ERROR, until all
 that was acknowledged stands in a fresh file (the kernel forgets a page that it could not write, so a later success
@@ -134,10 +137,13 @@ class AuthorityStore:
         self._queue: deque[Ticket[Any]] = deque()
         self._batch: list[Ticket[Any]] = []
         self._wake = threading.Condition()
+        self._turn = threading.Lock()
+        """Whoever holds it writes; the queue is looked at again after it was given back."""
         self._next_due = LOOK
         self._snapshot_due = 0.0
         self._sequence: Callable[[], int] = lambda: 0
         self._stopping = False
+        self._broken = False
         self._latched = False
         self._attempts = 0
         self._writer = threading.Thread(target=self._write_all, name="authority", daemon=True)
@@ -250,8 +256,30 @@ class AuthorityStore:
             if self.problem or self._stopping:
                 raise StoreError(self.problem or "the sidecar stops")
             self._queue.append(ticket)
-            self._wake.notify_all()
+        self._take_turn()
         return ticket.wait()
+
+    def _take_turn(self) -> None:
+        """Serve the queue here when nobody does. Whoever has the turn looks at the queue again after it."""
+        if self._latched:
+            self._rouse()
+        elif self._turn.acquire(blocking=False):
+            due = self._next_due
+            try:
+                if not self._latched:
+                    self._commit(self._waiting())
+            except BaseException:
+                self._break_off()
+                raise
+            finally:
+                self._turn.release()
+            if self._queue or self._latched or self._next_due < due:
+                self._rouse()
+
+    def _rouse(self) -> None:
+        """Have the writer thread look."""
+        with self._wake:
+            self._wake.notify_all()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Draft]:
@@ -278,36 +306,49 @@ class AuthorityStore:
         try:
             self._serve()
         finally:
-            # Whatever ended the writer, nobody waits for it in vain.
-            with self._wake:
-                self.problem = self.problem or "the authority store has stopped; restart the sidecar"
-                left = [*self._batch, *self._queue]
-                self._queue.clear()
-            for ticket in left:
-                ticket.answer(error=StoreError(self.problem))
-            self._changed()
+            self._break_off()
+
+    def _break_off(self) -> None:
+        """Nothing is written any more; whatever ended it, nobody waits in vain."""
+        with self._wake:
+            self._broken = True
+            self.problem = self.problem or "the authority store has stopped; restart the sidecar"
+            left = [*self._batch, *self._queue]
+            self._queue.clear()
+        for ticket in left:
+            ticket.answer(error=StoreError(self.problem))
+        self._changed()
 
     def _serve(self) -> None:
         while True:
-            batch, stop = self._wait()
-            if self._latched:
-                self._refuse(batch)
-                if not stop:
-                    self._heal()
-            else:
-                self._commit(batch)
-                self._time_passes()
-            if stop and not self._queue:
-                self._finish()
-                return
+            self._rest()
+            with self._turn:
+                if self._broken:
+                    return
+                stop = self._stopping
+                batch = self._waiting()
+                if self._latched:
+                    self._refuse(batch)
+                    if not stop:
+                        self._heal()
+                else:
+                    self._commit(batch)
+                    self._time_passes()
+                if stop and not self._queue:
+                    self._finish()
+                    return
 
-    def _wait(self) -> tuple[list[Ticket[Any]], bool]:
-        """What is queued, or nothing when something else is to be done."""
+    def _rest(self) -> None:
+        """Until somebody waits, or something else is to be done."""
         with self._wake:
             if not self._queue and not self._stopping:
                 self._wake.wait(self._patience())
+
+    def _waiting(self) -> list[Ticket[Any]]:
+        """What is queued, as the batch of whoever has the turn."""
+        with self._wake:
             self._batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            return list(self._batch), self._stopping
+            return list(self._batch)
 
     def _patience(self) -> float:
         """Seconds until time brings something. The clock may jump, so it is looked at again and again."""
