@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import lmdb
@@ -40,6 +40,16 @@ class DatabaseRows:
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._txn.put(_BYTES[table] + key, value)
+
+    def write(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        """Put every row that has a value, remove every other one."""
+        kept = [(_BYTES[table] + key, value) for (table, key), value in changes.items() if value is not None]
+        with self._txn.cursor() as cursor:
+            cursor.putmulti(kept)
+        if len(kept) < len(changes):
+            for (table, key), value in changes.items():
+                if value is None:
+                    self._txn.delete(_BYTES[table] + key)
 
     def delete(self, table: str, key: bytes) -> None:
         self._txn.delete(_BYTES[table] + key)

@@ -178,11 +178,10 @@ def quoted(value: object) -> str:
 
 def hashed(*parts: str | bytes) -> bytes:
     """16 bytes that stand for texts of any length in a key; no two lists of parts give the same bytes to hash."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part if isinstance(part, bytes) else part.encode()
-        digest.update(len(raw).to_bytes(4, "little") + raw)
-    return digest.digest()
+    raw = [part if isinstance(part, bytes) else part.encode() for part in parts]
+    return hashlib.blake2b(
+        b"".join([piece for one in raw for piece in (len(one).to_bytes(4, "little"), one)]), digest_size=16
+    ).digest()
 
 
 def read_due(key: bytes) -> Due:

@@ -54,10 +54,12 @@ class Scope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def as_live(scope: Scope) -> dict[str, object]:
     """The scope as the native view takes it."""
-    row = {name: getattr(scope, name) for name in scope.__struct_fields__}
-    named = {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()}
-    rules = [{"tool": r.tool, "path": r.path, "op": r.op, "values": list(r.values)} for r in scope.arg_rules]
-    return {**named, "arg_rules": rules}
+    row = msgspec.structs.asdict(scope)
+    for name, value in row.items():
+        if type(value) is tuple:
+            row[name] = list(value)
+    row["arg_rules"] = [{"tool": r.tool, "path": r.path, "op": r.op, "values": list(r.values)} for r in scope.arg_rules]
+    return row
 
 
 # ---------------------------------------------------------------- is it well formed?
@@ -66,7 +68,8 @@ def as_live(scope: Scope) -> dict[str, object]:
 def check(scope: Scope, field: str = "scope") -> None:
     """Raise AuthorityError (INVALID_ARGUMENT) naming the part of `scope` that cannot be used."""
     for name in ("tools", "tool_groups", "actions", "destinations", "zones", "label_allow", "label_deny", "methods"):
-        _check_names(getattr(scope, name) or (), f"{field}.{name}")
+        if names := getattr(scope, name):
+            _check_names(names, f"{field}.{name}")
     for i, host in enumerate(scope.destinations):
         if not _HOST.fullmatch(host):
             raise invalid(

@@ -395,11 +395,7 @@ class AuthorityStore:
                     self._spending.undo(mark)
                     refused.append((ticket, StoreError("internal error; nothing was changed")))
                     continue
-                for (table, key), value in done.draft.writes.items():
-                    if value is None:
-                        rows.delete(table, key)
-                    else:
-                        rows.put(table, key, value)
+                rows.write(done.draft.writes)
                 ran.append(done)
             if ran:
                 rows.put(META, EPOCH, (self._epoch + len(ran)).to_bytes(8, "big"))
@@ -456,7 +452,8 @@ class AuthorityStore:
                 self._note(name, detail, one.draft.epoch)
                 self.totals[name] += 1
             fed += [Fed(one.draft.epoch, change) for change in one.draft.changed]
-            self._next_due = min([self._next_due, *(due.at_ns for due in one.draft.dues)])
+            for due in one.draft.dues:
+                self._next_due = min(self._next_due, due.at_ns)
         self.feed.put(epoch, fed)
         for one in ran:
             one.ticket.epoch = one.draft.epoch

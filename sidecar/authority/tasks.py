@@ -309,7 +309,10 @@ def live_task(task: Task) -> dict[str, object]:
 
 def undrawn(task: Task) -> Budgets:
     """What its own calls could have spent of what was granted."""
-    return Budgets(*(_minus(getattr(task.granted, axis), getattr(task.drawn, axis)) for axis in AXES))
+    granted, drawn = task.granted, task.drawn
+    return Budgets(
+        _minus(granted.calls, drawn.calls), _minus(granted.cost, drawn.cost), _minus(granted.bytes, drawn.bytes)
+    )
 
 
 # ---------------------------------------------------------------- parts
