@@ -69,6 +69,7 @@ def seeds() -> Iterator[bytes]:
     questions += [(EXT_AUTHZ, envoy_bytes(rng)) for _ in range(CALLS)]
     questions += [(EXT_AUTHZ, network_call(destination="a", sni="b")), (EXT_AUTHZ, envoy_call(body=b"x", raw=True))]
     questions += [(EXT_AUTHZ, tool_call("bank/get_balance", {"a": 1})), (HEALTH, b""), (HEALTH, b"\x0a\x04live")]
+    questions += [(HEALTH.replace("Check", "Watch"), body) for body in (b"", b"\x0a\x04live", b"\x0a\x01x")]
     items = b"".join(b"\x0a" + bytes((len(one),)) + one for one in [agent_check(action="read")] * 3)
     questions.append((BATCH, items))
     for path, body in questions:
