@@ -96,6 +96,16 @@ sanitize: setup
 	  "$(SANITIZE_LIBS)" $(abspath $(PY)) >build/sanitize/python && chmod +x build/sanitize/python
 	@cd build/sanitize && REMIT_SANITIZED=1 REMIT_PYTHON=$$PWD/python ./python -m pytest $(SANITIZED)
 
+# What the benches run beside us and `setup` does not bring: Cerbos from npm, perf for the stages of a call. Without one
+# of them the benches say what they leave out.
+.setup-peers: bench/peers/package-lock.json
+	@for p in npm perf; do command -v $$p >/dev/null 2>&1 || missing="$$missing $$(echo $$p | sed 's/^perf$$/linux-perf/')"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  if [ $$(id -u) = 0 ]; then s=; else s=sudo; fi; \
+	  DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends $$missing >/dev/null || true; fi
+	@npm ci --prefix bench/peers --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || echo "without Cerbos"
+
+# About half an hour on a machine that does nothing else; bench.html tells all.
 bench: setup .setup-peers
 	@for q in decide publish check envoy attack; do echo "bench $$q"; $(PY) -m bench $$q --json bench-$$q.json || exit 1; done
 	@$(PY) -m bench report --html bench.html $(foreach q,decide publish check envoy attack,bench-$(q).json)
