@@ -21,8 +21,8 @@ from typing import TypeVar
 
 import pytest
 
-from sidecar.policy.source import PolicySource, SourceFiles
-from sidecar.policy.store import GenerationStore, Manifest
+from sidecar.policy.lexer import PolicyText
+from sidecar.policy.publish import Change, GenerationStore, Manifest, PolicySource, SourceFiles, Work
 from tests.fix_policy import ANYTHING
 
 LONG = os.environ.get("REMIT_FAULTS") == "long"
@@ -39,14 +39,20 @@ BEGIN, END = "/proc/self/remit-begin", "/proc/self/remit-end"
 PUBLISHER = f"""
 import os, sys
 from sidecar.errors import SidecarError
-from sidecar.policy.publish import GenerationStore, PolicySource, SourceFiles
+from sidecar.policy.lexer import PolicyText
+from sidecar.policy.publish import Change, GenerationStore, PolicySource, SourceFiles, Work
 sys.executable = sys.argv[3]
+store, source = GenerationStore(sys.argv[1]), PolicySource(SourceFiles([sys.argv[2]]))
 try:
     os.open({BEGIN!r}, os.O_RDONLY)
 except FileNotFoundError:
     pass
 try:
-    said = f"published {{GenerationStore(sys.argv[1]).publish(PolicySource(SourceFiles([sys.argv[2]]))).generation}}"
+    if len(sys.argv) > 4:
+        change = Change(policies=[PolicyText("edit", sys.argv[4])], removed=sys.argv[5:])
+        said = f"published {{store.edit(change, source, Work()).manifest.generation}}"
+    else:
+        said = f"published {{store.publish(source).generation}}"
 except SidecarError as error:
     said = f"refused {{error}}"
 try:
@@ -70,6 +76,12 @@ def some(points: Sequence[T], count: int) -> list[T]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> "Publishing":
     """One for all tests: each leaves it with a generation in force and nothing lying about."""
     return Publishing(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> "Editing":
+    """The same with a delta over its base."""
+    return Editing(tmp_path_factory.mktemp("edited"))
 
 
 def _without_strace() -> str:
@@ -140,8 +152,12 @@ class Publishing:
         manifest = store.current()
         assert manifest is not None
         with store.open_current() as generation:
-            assert (generation.generation, generation.digest) == (manifest.generation, manifest.digest)
+            assert (generation.generation, generation.digest) == (manifest.generation, manifest.digest_in_force)
             return manifest, generation.policy_ids
+
+    def arguments(self) -> list[str]:
+        """What else a publisher is told."""
+        return []
 
     # ------------------------------------------------------------ traced processes
 
@@ -177,7 +193,57 @@ class Publishing:
         compiler.write_text(f'#!/bin/sh\nexec {" ".join(strace) if who == "compiler" else ""} {sys.executable} "$@"\n')
         compiler.chmod(0o700)
         publisher = [sys.executable, "-c", PUBLISHER, str(self.store_path), str(self.folder), str(compiler)]
+        publisher += self.arguments()
         return ended([*strace, *publisher] if who == "publisher" else publisher)
+
+
+class Editing(Publishing):
+    """The same, whose publishers put one policy and remove the one before, as one change over a base."""
+
+    def __init__(self, root: pathlib.Path, store: pathlib.Path | None = None) -> None:
+        self.editing = False
+        self.change: list[str] = []
+        super().__init__(root, store)
+        self.editing = True
+        self.publish()
+
+    def write(self) -> str:
+        if not self.editing:
+            return super().write()
+        _, ids = self.in_force()
+        self.count += 1
+        self.change = [f'@id("p{self.count}") {ANYTHING};', *ids]
+        return f"p{self.count}"
+
+    def publish(self, text: str = "") -> Manifest:
+        if not self.editing:
+            return super().publish(text)
+        self.write()
+        change = Change(policies=[PolicyText("edit", self.change[0])], removed=self.change[1:])
+        return GenerationStore(self.store_path).edit(change, self.source, Work()).manifest
+
+    def rebase(self) -> None:
+        """Put another base in force, and an edit over it."""
+        self.editing = False
+        GenerationStore(self.store_path).publish_files(self.source, Work(), drop_edits=True)
+        self.publish()
+        self.editing = True
+        self.publish()
+
+    @property
+    def source(self) -> PolicySource:
+        return PolicySource(SourceFiles([str(self.folder)]))
+
+    def in_force(self) -> tuple[Manifest, list[str]]:
+        """As always; and the edits that stand are those that the generation holds, both or neither."""
+        manifest, ids = super().in_force()
+        put = [edit.id for edit in GenerationStore(self.store_path).edits() if not edit.removed]
+        assert put in ([], ids)
+        assert bool(put) == (manifest.delta is not None)
+        return manifest, ids
+
+    def arguments(self) -> list[str]:
+        return self.change
 
 
 def ended(command: list[str]) -> Ended:
@@ -237,7 +303,7 @@ def survives(world: Publishing, who: str, inject: str, cut: Callable[[], None] |
 
 
 def assert_clean(world: Publishing, manifest: Manifest) -> None:
-    kept = {manifest.file, *(stored.file for stored in manifest.previous), "lock", "manifest.json"}
+    kept = {*manifest.files(), "lock", "manifest.json"}
     assert set(os.listdir(world.store_path)) == kept
 
 

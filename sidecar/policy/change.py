@@ -84,6 +84,11 @@ def _rows(now: InForce, constants: Constants) -> list[PolicyRow]:
     """The rows of policies and links that edits put; templates must compile as well."""
     links = now.overlay.own_links
     check_ids(links, {})
+    for place in links:
+        kind = now.kind(place.link.template)
+        if kind not in (None, "template"):
+            cause = f"names the template `{place.link.template}`, which is a {kind}"
+            raise PolicyError(f"{place.where}: link `{place.link.id}` {cause}")
     rules = RuleSet(now.rules(), links, constants, positional=False)
     rows = []
     for id_ in sorted(rules.named, key=str.encode):

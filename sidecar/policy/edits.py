@@ -85,6 +85,16 @@ def without(edits: Iterable[Edit], done: Iterable[Edit]) -> list[Edit]:
     return [edit for edit in edits if known.get(edit.key) != edit]
 
 
+def since(now: Iterable[Edit], before: Sequence[Edit]) -> list[Edit]:
+    """What makes of a set that holds the edits `before` one that holds those of `now`.
+
+    One of `before` that is not there any more was taken back: it put what the base never had, and was removed again.
+    """
+    found = list(now)
+    gone = (msgspec.structs.replace(edit, text="") for edit in not_of(before, found))
+    return merged(without(found, before), gone)
+
+
 def not_of(edits: Iterable[Edit], others: Iterable[Edit]) -> list[Edit]:
     """Those of `edits` that are of other things than `others`."""
     keys = {edit.key for edit in others}

@@ -23,28 +23,20 @@ from typing import Self
 import msgspec
 
 from fastpath.table import Generation
-from sidecar.errors import PolicyError, RuleTableError
+from sidecar.errors import PolicyError, RuleTableError, SidecarError
 from sidecar.files import UnusableFile, read_text
+from sidecar.policy.compilers import Compilers, Work, remove
 from sidecar.policy.draft import Draft, base_draft, delta_draft, settings_of
-from sidecar.policy.edits import Edit, account, merged, not_of, read_edits, same_content, without
+from sidecar.policy.edits import Edit, account, merged, not_of, read_edits, same_content, since
 from sidecar.policy.folder import Busy, Folder, cause
-from sidecar.policy.jobs import BaseFile, Change, EditJob, Result
+from sidecar.policy.jobs import BaseFile, Change
 from sidecar.policy.manifest import FILE, MANIFEST, MANIFEST_BYTES_MAX, Manifest, number_of
 from sidecar.policy.parse import unheard
 from sidecar.policy.source import PolicySource, SourceTexts
-from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, Compiler, compile_in_child
+from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX
 
 WAIT_S = 30
 """How long an edit waits for another writer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How a store compiles: bounds in seconds and bytes, and who is told what the compiler does."""
-
-    compile_s: int = COMPILE_S
-    memory_bytes_max: int = MEMORY_BYTES_MAX
-    progress: Callable[[str], object] = unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +65,11 @@ class GenerationStore:
         """
         self.directory = os.fspath(directory)
         self._stays = stays
-        self._lock = threading.Lock()
-        self._compilers: set[Compiler] = set()
-        self._editor: Compiler | None = None
+        self._compilers = Compilers(stays=stays)
         self._held: Generation | None = None
-        self._stopping = False
+        self._folding: threading.Thread | None = None
+        self.compaction_problem = ""
+        """Why the last compaction in the background was refused; empty after one that was not."""
         with self._failing("used"):
             self._folder = Folder(self.directory)
             # A reader of a clean store takes no lock, so it is never in the way of a publish.
@@ -101,10 +93,12 @@ class GenerationStore:
         self.close()
 
     def close(self) -> None:
-        """End the compiler that stays, and let go of the base. May be called again."""
-        editor, self._editor = self._editor, None
-        if editor is not None:
-            self._end(editor)
+        """End the compiler that stays and a compaction in progress, and let go of the base. May be called again."""
+        folding, self._folding = self._folding, None
+        if folding is not None:
+            self._compilers.stop()
+            folding.join()
+        self._compilers.close()
         self._hold(None)
 
     @property
@@ -210,22 +204,24 @@ class GenerationStore:
             standing, pending = self._standing(before), read_edits(self.directory, before.pending)
             path = self._folder.temporary(".mdb")
             base = self._base_file(Draft(before))
-            result = self._make_delta(self._staying(), base, pending, change, path, source, work)
+            result = self._compilers.delta(base, pending, change, path, source, work)
             now = int(time.time())
             made = [msgspec.structs.replace(one, by=account(), at_unix_s=now) for one in result.edits]
             if same_content(merged(standing, made), standing):
-                self._remove(path)
+                remove(path)
                 self._folder.sync()
                 return Published(before, len(standing), edits=made)
             pending = not_of(merged(pending, made), result.unneeded)
             why = result.too_large or _too_many(pending, source)
             if why:
-                self._remove(path)
+                remove(path)
                 texts = self._same_texts(source, before, why)
                 texts = msgspec.structs.replace(texts, edits=merged(standing, made))
                 return replace(self._compile(source, texts, before, work), edits=made, compiled=why)
             draft = delta_draft(before, self._next_number(before), path, result, pending)
             manifest = self._put(draft, source, before)
+            if self._stays and 2 * len(pending) > source.paths.delta_edits:
+                self._fold(source, work)
             return Published(manifest, len(self._standing(manifest)), edits=made)
 
     def compact(self, source: PolicySource, work: Work) -> Published:
@@ -234,7 +230,7 @@ class GenerationStore:
         Others may edit while the compiler works. The files must be those of the generation in force. Raises as `edit`
         does, and PolicyError when something else was published meanwhile.
         """
-        with self._failing("written"), self._folder.folding(WAIT_S) as folder, Compiler(stays=True) as editor:
+        with self._failing("written"), self._folder.folding(WAIT_S) as folder:
             before = self._in_force()
             standing, pending = self._standing(before), read_edits(self.directory, before.pending)
             if not pending and before.delta is None:
@@ -242,32 +238,53 @@ class GenerationStore:
             texts = self._same_texts(source, before, "the files and the edits are to be compiled together")
             texts = msgspec.structs.replace(texts, edits=standing)
             path = os.path.join(folder, "base.mdb")
-            result = self._compile_to(path, source, texts, work)
+            result = self._compilers.base(path, source, texts, work)
             draft = base_draft(before, self._next_number(before), path, result, texts, source)
-            # What follows is short for whoever waits: the base is verified, here and in the compiler of edits, before.
-            with self._open(draft):
-                self._make_delta(editor, self._base_file(draft), [], Change(), os.path.join(folder, "0"), source, work)
+            over = os.path.join(folder, "delta.mdb")
+            # What is done as the one writer is short: the base is verified before, here and in the compiler of edits.
+            with self._open(draft), self._compilers.another() as editor:
+                self._compilers.delta(self._base_file(draft), [], Change(), over, source, work, by=editor)
+                os.unlink(over)
                 with self._writing(WAIT_S):
                     now = self._in_force()
                     if (now.file, now.edits) != (before.file, before.edits):
                         raise PolicyError("something else was published meanwhile, so nothing was compacted")
                     draft = base_draft(now, self._next_number(now), path, result, texts, source)
-                    carried = without(read_edits(self.directory, now.pending), pending)
+                    carried = since(read_edits(self.directory, now.pending), pending)
                     if carried:
-                        over = os.path.join(folder, "delta.mdb")
-                        made = self._make_delta(editor, self._base_file(draft), carried, Change(), over, source, work)
+                        base = self._base_file(draft)
+                        made = self._compilers.delta(base, carried, Change(), over, source, work, by=editor)
                         if made.too_large:
                             raise PolicyError(f"{made.too_large}, so nothing was compacted; try again")
                         draft = draft.with_delta(over, made, not_of(carried, made.unneeded))
                     manifest = self._put(draft, source, now)
+                    self._compilers.adopt(editor)
             return Published(manifest, len(self._standing(manifest)), result.unneeded)
+
+    def _fold(self, source: PolicySource, work: Work) -> None:
+        """Compact in the background: a delta that is half full would have to compile the set before long."""
+        if self._folding is not None and self._folding.is_alive():
+            return
+
+        def fold() -> None:
+            try:
+                self.compact(source, work)
+                self.compaction_problem = ""
+            except SidecarError as error:
+                # The delta goes on growing; the edit that it cannot hold compiles the set, or says why it cannot.
+                self.compaction_problem = str(error)
+
+        self._folding = threading.Thread(target=fold, name="compaction")
+        self._folding.start()
+
+    def wait_for_compaction(self) -> None:
+        """Return when no compaction is going on in the background."""
+        if self._folding is not None:
+            self._folding.join()
 
     def stop(self) -> None:
         """End a publish in progress and refuse the next ones: a stop need not wait for the compiler. Thread-safe."""
-        with self._lock:
-            self._stopping = True
-            for compiler in self._compilers:
-                compiler.kill()
+        self._compilers.stop()
 
     # ------------------------------------------------------------ what a publish starts from
 
@@ -317,90 +334,16 @@ class GenerationStore:
         numbers = map(number_of, os.listdir(self.directory))
         return max([0, *numbers, *([before.generation] if before else [])]) + 1
 
-    # ------------------------------------------------------------ compiling
-
     def _compile(self, source: PolicySource, texts: SourceTexts, before: Manifest | None, work: Work) -> Published:
         """Compile files and edits and put them in force."""
         path = self._folder.temporary(".mdb")
-        result = self._compile_to(path, source, texts, work)
+        result = self._compilers.base(path, source, texts, work)
         draft = base_draft(before, self._next_number(before), path, result, texts, source)
         if before is not None and draft.is_like(before) and self._is_same_file(path, before):
             os.unlink(path)
             draft = draft.as_renewed(before)
         manifest = self._put(draft, source, before)
         return Published(manifest, len(self._standing(manifest)), result.unneeded)
-
-    def _compile_to(self, path: str, source: PolicySource, texts: SourceTexts, work: Work) -> Result:
-        compiler = self._begin(Compiler())
-        try:
-            return compile_in_child(
-                texts,
-                output=path,
-                allow_empty=source.paths.allow_empty,
-                compile_s=work.compile_s,
-                memory_bytes_max=work.memory_bytes_max,
-                progress=work.progress,
-                compiler=compiler,
-            )
-        except PolicyError:
-            # On a full disk the half that was written takes the room that a smaller set would need.
-            self._remove(path)
-            self._refuse_when_stopping()
-            raise
-        finally:
-            self._end(compiler)
-
-    def _make_delta(
-        self,
-        compiler: Compiler,
-        base: BaseFile,
-        pending: Sequence[Edit],
-        change: Change,
-        path: str,
-        source: PolicySource,
-        work: Work,
-    ) -> Result:
-        paths = source.paths
-        job = EditJob(
-            base=base,
-            pending=list(pending),
-            change=change,
-            output=path,
-            limits=paths.limits,
-            memory_bytes_max=work.memory_bytes_max,
-            cpu_s_max=work.compile_s,
-        )
-        self._begin(compiler)
-        try:
-            return compiler.run(job, compile_s=work.compile_s, progress=work.progress)
-        except PolicyError:
-            self._remove(path)
-            self._refuse_when_stopping()
-            raise
-
-    def _staying(self) -> Compiler:
-        """The compiler of edits."""
-        if not self._stays:
-            return Compiler()
-        if self._editor is None:
-            self._editor = Compiler(stays=True)
-        return self._editor
-
-    def _begin(self, compiler: Compiler) -> Compiler:
-        with self._lock:
-            self._compilers.add(compiler)
-            if self._stopping:
-                compiler.kill()
-        return compiler
-
-    def _end(self, compiler: Compiler) -> None:
-        with self._lock:
-            self._compilers.discard(compiler)
-        compiler.close()
-
-    def _refuse_when_stopping(self) -> None:
-        if self._stopping:
-            raise PolicyError("the process stops; nothing is published any more") from None
 
     def _base_file(self, draft: Draft) -> BaseFile:
         one = draft.manifest
@@ -499,10 +442,6 @@ class GenerationStore:
         except OSError:
             # What cannot be read serves nobody; publishing is how it is mended.
             return False
-
-    def _remove(self, path: str) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
 
 
 def _too_many(pending: Sequence[Edit], source: PolicySource) -> str:

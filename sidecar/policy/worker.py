@@ -188,15 +188,14 @@ def compile_in_child(
     compile_s: int = COMPILE_S,
     memory_bytes_max: int = MEMORY_BYTES_MAX,
     progress: Callable[[str], object] = unheard,
-    compiler: Compiler | None = None,
 ) -> Result:
     """Compile `texts` in a disposable process, into the LMDB file `output` when it is named.
 
     Raises PolicyError as Compiler.run does, also when the child takes more than `memory_bytes_max` bytes.
     """
     job = CompileJob(texts, output, allow_empty, columns, memory_bytes_max, compile_s)
-    with compiler or Compiler() as one:
-        return one.run(job, compile_s=compile_s, progress=progress)
+    with Compiler() as compiler:
+        return compiler.run(job, compile_s=compile_s, progress=progress)
 
 
 def _environment() -> dict[str, str]:

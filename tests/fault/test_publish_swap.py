@@ -9,6 +9,8 @@ import pytest
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.demo.processes import wait_for
+from sidecar.policy.lexer import PolicyText
+from sidecar.policy.publish import Change, GenerationStore, PolicySource, SourceFiles, Work
 from tests.fix_faults import LONG
 from tests.fix_serve import BATCH, TIMEOUT_S, Served, check, made_sidecar, question
 
@@ -80,8 +82,23 @@ class Callers:
         )
 
 
-def test_each_answer_under_reloads_names_exactly_one_generation_and_no_call_fails(served: Served) -> None:
+def edit(served: Served, version: int, *, compact: bool) -> int:
+    """What another process does to the store: one change, and now and then a compaction before; the generation."""
+    source = PolicySource(SourceFiles([str(served.policy.parent)]))
+    change = Change(policies=[PolicyText("edit", policy(version))], removed=[f"v{version - 1}"])
+    with GenerationStore(served.folder / "generations") as store:
+        if compact:
+            store.compact(source, Work())
+        done = store.edit(change, source, Work())
+        assert done.compiled == ""
+        return done.manifest.generation
+
+
+@pytest.mark.parametrize("how", ["files", "edits"])
+def test_each_answer_under_reloads_names_exactly_one_generation_and_no_call_fails(served: Served, how: str) -> None:
     """PO-09, I5: outcome, reason, policies and generation of an answer belong together, in a batch all items alike.
+
+    Whole sets are published, or deltas and the bases that they are compacted into.
 
     A caller never sees the generation go down, and a call that begins after a reload has ended is under the new one.
     """
@@ -95,8 +112,14 @@ def test_each_answer_under_reloads_names_exactly_one_generation_and_no_call_fail
     try:
         for version in range(1, RELOADS + 1):
             callers.wait_for_more()
-            served.policy.write_text(policy(version))
+            published = 0
+            if how == "files":
+                served.policy.write_text(policy(version))
+            else:
+                published = edit(served, version, compact=version % 3 == 0)
             answer = served.reload()
+            # A delta is picked up as it is: files that did not change are not compiled.
+            assert answer.generation == published or not published
             assert (answer.changed, list(answer.problems)) == (True, [])
             version_of[answer.generation] = version
             begun = [len(calls) + 1 for calls in callers.calls]

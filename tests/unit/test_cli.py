@@ -50,6 +50,8 @@ def test_the_command_set_is_complete() -> None:
     names = {" ".join(path) for path in commands()}
     promised = ["serve", "reload", "status", "collect", "envoy-config", "systemd", "doctor", "demo", "decisions tail"]
     promised += [f"policy {name}" for name in ("check", "fmt", "test", "explain", "publish", "generate-schema")]
+    promised += [f"policy {name}" for name in ("put", "remove", "link", "unlink", "edits", "compact")]
+    promised += ["entity put", "entity remove"]
     assert names >= set(promised)
 
 
@@ -227,3 +229,46 @@ def test_the_demo_names_the_packages_that_it_lacks(monkeypatch: pytest.MonkeyPat
     answer = remit("demo")
     assert answer.exit_code == EXIT_ERROR
     assert "the demo needs no_such_package" in answer.output
+
+
+def test_edits_by_command_stand_over_the_files(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """put, link, unlink, remove, entity put and remove: each says what it did and which generation holds it."""
+    monkeypatch.setenv("REMIT_CONFIG", str(folder / "remit.yaml"))
+    share = '@id("share") permit (principal == ?principal, action, resource == ?resource);\n'
+    (folder / "policies" / "share.cedar").write_text(share)
+    slots = ("--principal", 'Agent::"a"', "--resource", 'Tool::"t"')
+    (folder / "entity.json").write_text('{"uid": {"type": "Agent", "id": "a"}, "attrs": {}, "parents": []}')
+    steps = [
+        (("policy", "publish"), ""),
+        (("policy", "put", "-"), "put policy `freeze`\n"),
+        (("policy", "link", "--template", "share", "--id", "s-1", *slots), "put link `s-1`\n"),
+        (("policy", "remove", "base"), "removed policy `base`\n"),
+        (("policy", "unlink", "s-1"), "removed link `s-1`\n"),
+        (("entity", "put", str(folder / "entity.json")), 'put entity `Agent::"a"`\n'),
+        (("entity", "remove", 'Agent::"a"'), 'removed entity `Agent::"a"`\n'),
+    ]
+    for number, (arguments, said) in enumerate(steps, 1):
+        result = CliRunner().invoke(main, arguments, input='@id("freeze") forbid (principal, action, resource);')
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith(f"{said}generation {number} sha256:"), result.stdout
+    lines = [json.loads(line) for line in remit("policy", "edits", "--json").stdout.splitlines()]
+    assert [(line["id"], bool(line["text"]), bool(line["by"])) for line in lines] == [
+        ("base", False, True),
+        ("freeze", True, True),
+    ]
+    assert "2 edits stand over the files" in remit("policy", "edits").stdout
+    assert "2 edits stand over the files" in remit("policy", "compact").stdout
+    dropped = remit("policy", "edits", "--drop")
+    assert (dropped.exit_code, "stand" in dropped.stdout) == (0, False)
+    assert "0 edits stand over the files" in remit("policy", "edits").stdout
+
+
+def test_a_refused_edit_names_what_and_why(folder: pathlib.Path) -> None:
+    """Exit code 3 and one clear line."""
+    config = str(folder / "remit.yaml")
+    assert remit("policy", "publish", "--config", config).exit_code == 0
+    result = remit("policy", "remove", "nope", "--config", config)
+    assert (result.exit_code, result.stdout) == (EXIT_ERROR, "")
+    assert "there is no policy, template or link `nope` to remove" in result.stderr
+    result = remit("entity", "remove", "nope", "--config", config)
+    assert 'an entity like Agent::"a" is expected' in result.stderr

@@ -8,7 +8,7 @@ import pytest
 from fastpath.table import Generation
 from sidecar.errors import PolicyError, RuleTableError
 from sidecar.policy.child import compile_texts
-from sidecar.policy.edits import Edit, Overlay, encoded, merged, read_edits, without
+from sidecar.policy.edits import Edit, Overlay, encoded, merged, read_edits, since, without
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.source import SourceTexts
 from tests.fix_policy import ANYTHING
@@ -58,6 +58,13 @@ def test_of_several_edits_of_one_thing_the_last_stands() -> None:
     assert merged([three], [one, two]) == [two, one]
     assert without([one, two], [one]) == [two]
     assert without([three], [one]) == [three]
+
+
+def test_what_was_taken_back_since_is_a_removal() -> None:
+    """An edit that was there and is there no more must not come back with a base that was compiled with it."""
+    one, two, three = put("a"), put("b"), put("c")
+    assert since([two, three], [one, two]) == [Edit("policy", "a"), three]
+    assert since([one], [one]) == []
 
 
 def test_an_edit_wins_over_the_files() -> None:
