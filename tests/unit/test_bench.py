@@ -154,7 +154,7 @@ TINY_AUTHORITY = [
 
 
 def test_authority_writes_what_live_state_and_durability_cost(tmp_path: Path) -> None:
-    """The report has the keys that are promised, every sample they were made from, and a history without a late ALLOW."""
+    """The report has the keys that are promised and every sample they were made from; no ALLOW came late."""
     report = tmp_path / "authority.json"
     done = CliRunner().invoke(main, [*TINY_AUTHORITY, "--folder", str(tmp_path), "--json", str(report)])
     assert done.exit_code == 0, done.output
@@ -184,4 +184,4 @@ def test_the_history_notices_an_allow_that_came_late(monkeypatch: pytest.MonkeyP
     """A revocation that is acknowledged and changes nothing is found out."""
     monkeypatch.setattr(durable, "revoke", lambda *_: None)
     found = durable.revocation_history(tmp_path, 8, 2, lambda: None)
-    assert found.allows_after_ack > 0
+    assert found.allows_after_ack >= 2 * 8
