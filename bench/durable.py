@@ -159,11 +159,12 @@ def _pdp(agents: int, live: Live, journal: Journal) -> Pdp:
 
 
 class _Load(threading.Thread):
-    """Asks for agents that are about to be revoked and that were, as fast as it can."""
+    """Asks for agents that are about to be revoked and that were, as fast as it can; at the end once for each."""
 
     def __init__(self, pdp: Pdp, agents: int, seed: int, at: list[int]) -> None:
         super().__init__()
         self.seen: list[Seen] = []
+        self.under_way = threading.Event()
         self._pdp, self._agents, self._at = pdp, agents, at
         self._random = Random(f"bench history {seed}")
         self._question = authz_pb2.CheckRequest(
@@ -176,11 +177,16 @@ class _Load(threading.Thread):
 
     def run(self) -> None:
         while self._at[0] < self._agents:
-            agent = min(self._agents - 1, max(0, self._at[0] + self._random.randrange(-4, 3)))
-            started = time.monotonic_ns()
-            code, reply = self._pdp.check(self._question, self._peers[agent])
-            allowed = code == 0 and authz_pb2.CheckResponse.FromString(reply).outcome == authz_pb2.OUTCOME_ALLOW
-            self.seen.append(Seen(started, agent, allowed))
+            self._ask(min(self._agents - 1, max(0, self._at[0] + self._random.randrange(-4, 3))))
+            self.under_way.set()
+        for agent in range(self._agents):
+            self._ask(agent)
+
+    def _ask(self, agent: int) -> None:
+        started = time.monotonic_ns()
+        code, reply = self._pdp.check(self._question, self._peers[agent])
+        allowed = code == 0 and authz_pb2.CheckResponse.FromString(reply).outcome == authz_pb2.OUTCOME_ALLOW
+        self.seen.append(Seen(started, agent, allowed))
 
 
 def revocation_history(folder: Path, agents: int, callers: int, tell: Callable[[], object]) -> History:
@@ -195,6 +201,8 @@ def revocation_history(folder: Path, agents: int, callers: int, tell: Callable[[
     loads = [_Load(pdp, agents, seed, at) for seed in range(callers)]
     for load in loads:
         load.start()
+    for load in loads:
+        load.under_way.wait()
     acknowledged: list[int] = []
     effect: list[float] = []
     for number in range(agents):

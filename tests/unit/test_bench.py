@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import bench.authority as cost
 import bench.decide as question
+from bench import durable
 from bench.__main__ import main
 from bench.measure import interleaved, ratio
 from bench.publish import policies
@@ -132,3 +134,54 @@ def test_sides_take_turns_and_are_compared_within_a_round() -> None:
     assert calls == ["a", "b", "a", "b", "b", "a"]
     assert {name: len(times) for name, times in samples.items()} == {"a": 2, "b": 2}
     assert ratio({"a": [4.0, 6.0], "b": [2.0, 2.0]}, "a", "b") == 2.5
+
+
+# ---------------------------------------------------------------- authority
+
+TINY_AUTHORITY = [
+    "authority",
+    "--tasks",
+    "20",
+    "--revocations",
+    "20",
+    "--revoked",
+    "8",
+    "--rounds",
+    "2",
+    "--opens",
+    "64",
+]
+
+
+def test_authority_writes_what_live_state_and_durability_cost(tmp_path: Path) -> None:
+    """The report has the keys that are promised and every sample they were made from; no ALLOW came late."""
+    report = tmp_path / "authority.json"
+    done = CliRunner().invoke(main, [*TINY_AUTHORITY, "--folder", str(tmp_path), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    written = json.loads(report.read_text())
+    found = written["results"]
+    for key in ("columns_ratio", "tasks_flatness", "revocations_flatness", "opens_64_over_1"):
+        assert found[key] > 0
+    assert found["allows_after_ack"] == 0
+    assert found["revocations"] == len(written["samples"]["revoke_to_effect_ms"]["all"]) == 8
+    assert 0 < found["calls_allowed"] < found["calls_checked"]
+    assert set(found["opens_per_s"]) == set(found["opens_ratio"]) == {"1", "64"}
+    assert set(written["samples"]["opens_per_s"]) == {f"{side} {n}" for side in ("remit", "lmdb") for n in (1, 64)}
+    assert set(written["samples"]["ns_per_decision"]) == {"constants", "live", "tasks", "revocations"}
+    assert len(written["answers"]) == 64
+    assert list(tmp_path.iterdir()) == [report]
+
+
+def test_authority_refuses_to_time_different_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns as constants and live state must say the same of every call."""
+    monkeypatch.setattr(cost.World, "constants", lambda self: [{"present": False}] * len(self.calls))
+    done = CliRunner().invoke(main, TINY_AUTHORITY)
+    assert done.exit_code == 1
+    assert "answers otherwise than `constants`" in done.output
+
+
+def test_the_history_notices_an_allow_that_came_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A revocation that is acknowledged and changes nothing is found out."""
+    monkeypatch.setattr(durable, "revoke", lambda *_: None)
+    found = durable.revocation_history(tmp_path, 8, 2, lambda: None)
+    assert found.allows_after_ack >= 2 * 8
