@@ -80,6 +80,7 @@ cdef struct Task:
     int64_t expires_unix_ns
     int64_t ends_boot_ns     # the same moment on the clock that nobody sets
     int64_t left[BUDGETS]    # -1: unlimited
+    int64_t over[BUDGETS]    # spent beyond what there was: what comes back pays it first
     int64_t spent[BUDGETS]   # by calls of its own; grows but for what is released
     Scope *scope
     Task *next               # open tasks of the same agent
@@ -131,6 +132,7 @@ cdef struct Reservation:     # what an allowed call took, until Report or the de
     char approval_text[TASK_ID_MAX]
     Text agent               # who made the call, points to agent_text
     char agent_text[AGENT_BYTES_MAX]
+    uint8_t of_envoy         # an Envoy asked: it alone knows what became of the call
     int64_t took[BUDGETS]
     int64_t deadline_boot_ns
     uint8_t open
@@ -200,6 +202,17 @@ cdef struct Standing:        # where one call stands; texts in its arena or stat
     uint8_t settled          # the call took what it costs: the record must say so
 
 
+cdef struct Grounds:         # what an ALLOW rests on, for as long as it is remembered
+    uint8_t any              # something that ends by itself; 0: nothing does, as of a DENY
+    uint8_t settled          # it took something, which must not have been given back
+    char evaluation[EVALUATION_BYTES]
+    uint64_t sequence
+    char task[TASK_ID_MAX]
+    uint32_t task_n
+    char approval[TASK_ID_MAX]
+    uint32_t approval_n
+
+
 cdef class TaskRow:
     cdef Task task
     cdef ScopeRow scope
@@ -235,10 +248,17 @@ cdef bint authority_observes(const LiveState *live, const Request *request, cons
 cdef Text authority_take(
     LiveState *live, const Request *request, const char *evaluation, uint64_t sequence, Standing *standing
 ) noexcept nogil
+# Note what an ALLOW rests on.
+cdef void authority_ground(
+    const char *evaluation, uint64_t sequence, const Standing *standing, Grounds *out
+) noexcept nogil
+# Whether it still does: what ends by the clock moves no epoch.
+cdef bint authority_holds(LiveState *live, const Grounds *grounds) noexcept nogil
 # Give back what authority_take took: the call is not answered ALLOW.
 cdef void authority_release(LiveState *live, const char *evaluation, uint64_t sequence) noexcept nogil
-# Close the reservation of an allowed call of `agent` (empty: of anybody) and say in `out` what that changes, -1 for a
-# cost or size that is not known; the number of changes, or -1 when there is no such call, or no more.
+# Close the reservation of an allowed call that `agent` asked for itself (empty: that an Envoy asked for) and say in `out`
+# what that changes, -1 for a cost or size that is not known; the number of changes, or -1 when there is no such call, or
+# no more.
 cdef int authority_close(
     LiveState *live, Text evaluation, Text agent, bint executed, int64_t cost, int64_t size, Settled *out
 ) noexcept nogil

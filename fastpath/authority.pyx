@@ -32,6 +32,7 @@ from fastpath.columns cimport (
     COL_TASK_TTL_S,
 )
 from fastpath.image cimport NODE_PRESENT, Node
+from fastpath.request cimport DOOR_EXT_AUTHZ, DOOR_EXT_AUTHZ_NETWORK
 from fastpath.rowmap cimport rows_add, rows_find, rows_free, rows_take
 from fastpath.scope cimport Covers, scope_covers
 from fastpath.rows cimport node_attrs, table_node
@@ -253,15 +254,24 @@ cdef bint in_group(const Table *t, const Uid *uid, const Uid *group) noexcept no
     return uid_equal(uid, group) or table_is_in(t, uid, table_find(t, group))
 
 
+cdef void look_classes(
+    const LiveState *s, const Uid *agent, const Table *t, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    cdef const Revocation *row = s.groups if s.revoked[<int> REVOKED_CLASS] else NULL
+    while row != NULL:
+        if row.key.kind == REVOKED_CLASS and in_group(t, agent, row.uid):
+            apply_revocation(row, now, arena, out)
+        row = row.next
+
+
 cdef void look_groups(
     const LiveState *s, const Request *request, const Table *t, int64_t now, Arena *arena, Standing *out
 ) noexcept nogil:
     """Classes hold agents and servers hold tools by the entity store."""
     cdef const Revocation *row = s.groups
+    look_classes(s, request.principal, t, now, arena, out)
     while row != NULL:
-        if row.key.kind == REVOKED_CLASS and in_group(t, request.principal, row.uid):
-            apply_revocation(row, now, arena, out)
-        elif row.key.kind == REVOKED_SERVER and (
+        if row.key.kind == REVOKED_SERVER and (
             in_group(t, request.resource, row.uid)
             or (request.resource_parent != NULL and in_group(t, request.resource_parent, row.uid))
         ):
@@ -276,6 +286,16 @@ cdef Text server_of(const Request *request) noexcept nogil:
     if slash != NULL:
         id_.n = <uint32_t> (slash - id_.p)
     return id_
+
+
+cdef Text without_port(Text authority) noexcept nogil:
+    """`db.internal` of `db.internal:8443`: a host that is revoked is so on every port. Empty when none is named."""
+    cdef Text host = authority
+    cdef uint32_t n = authority.n
+    while n and c'0' <= authority.p[n - 1] <= c'9':
+        n -= 1
+    host.n = n - 1 if 1 < n < authority.n and authority.p[n - 1] == c':' else 0
+    return host
 
 
 cdef Text serial_of(Text credential) noexcept nogil:
@@ -313,6 +333,7 @@ cdef void look_everywhere(
     look_revoked(s, REVOKED_TOOL, id_of(request.resource), now, arena, out)
     look_revoked(s, REVOKED_SERVER, server_of(request), now, arena, out)
     look_revoked(s, REVOKED_DESTINATION, request.destination, now, arena, out)
+    look_revoked(s, REVOKED_DESTINATION, without_port(request.destination), now, arena, out)
     if dest.kind == KIND_ENTITY and not text_equal(id_of(<const Uid *> cell_at(dest)), request.destination):
         look_revoked(s, REVOKED_DESTINATION, id_of(<const Uid *> cell_at(dest)), now, arena, out)
     look_groups(s, request, t, now, arena, out)
@@ -419,6 +440,22 @@ cdef Text hop_fault(const Task *task, int64_t ttl_ns) noexcept nogil:
     return text_of(b"")
 
 
+cdef void look_above(
+    LiveState *s, const Task *task, const Request *request, const Table *t, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    """An agent that delegated and may do nothing any more takes what it delegated with it."""
+    cdef Uid *agent
+    look_revoked(s, REVOKED_AGENT, task.agent, now, arena, out)
+    look_revoked(s, REVOKED_TRUST_DOMAIN, trust_domain_of(task.agent), now, arena, out)
+    look_revoked(s, REVOKED_OWNER, task.owner, now, arena, out)
+    if s.revoked[<int> REVOKED_CLASS] == 0:
+        return
+    agent = uid_make(arena, uid_type(request.principal), request.principal.type_len, task.agent.p, task.agent.n)
+    if agent != NULL:
+        table_resolve(t, agent)
+        look_classes(s, agent, t, now, arena, out)
+
+
 cdef void climb(
     LiveState *s, Task *task, const Request *request, const Table *t, int64_t now, int64_t boot, Arena *arena,
     Chain *chain, Standing *out
@@ -446,8 +483,7 @@ cdef void climb(
             out.task_fault = hop_fault(at, ttl)
         look_revoked(s, REVOKED_TASK, at.key.text, now, arena, out)
         if at != task:
-            look_revoked(s, REVOKED_AGENT, at.agent, now, arena, out)
-            look_revoked(s, REVOKED_OWNER, at.owner, now, arena, out)
+            look_above(s, at, request, t, now, arena, out)
         scope_covers(at.scope, request, t, &covers)
         chain.covers.tool &= covers.tool
         chain.covers.action &= covers.action
@@ -682,12 +718,28 @@ cdef inline bint affords(const Task *task, const int64_t *wanted) noexcept nogil
     return True
 
 
+cdef inline int64_t plus(int64_t a, int64_t b) noexcept nogil:
+    """The sum, or the bound that it would cross: a cost is any number that a caller names."""
+    if b > 0 and a > INT64_MAX - b:
+        return INT64_MAX
+    if b < 0 and a < -INT64_MAX - b:
+        return -INT64_MAX
+    return a + b
+
+
+cdef void move_left(Task *task, int budget, int64_t amount) noexcept nogil:
+    """Add to what is left. Below zero it is owed: no call may spend what only pays for an earlier one."""
+    cdef int64_t now = plus(task.left[budget] - task.over[budget], amount)
+    task.left[budget] = max(<int64_t> 0, now)
+    task.over[budget] = max(<int64_t> 0, -now)
+
+
 cdef void charge(Task *task, const int64_t *took, int sign) noexcept nogil:
     cdef int i
     for i in range(<int> BUDGETS):
-        task.spent[i] += sign * took[i]
+        task.spent[i] = plus(task.spent[i], sign * took[i])
         if task.left[i] >= 0:
-            task.left[i] = max(<int64_t> 0, task.left[i] - sign * took[i])
+            move_left(task, i, -sign * took[i])
 
 
 cdef inline void note_text(char *room, uint32_t cap, Text text, Text *out) noexcept nogil:
@@ -705,6 +757,7 @@ cdef void reserve(
     note_text(slot.task_text, TASK_ID_MAX, standing.task, &slot.task)
     note_text(slot.approval_text, TASK_ID_MAX, standing.approval, &slot.approval)
     note_text(slot.agent_text, AGENT_BYTES_MAX, id_of(request.principal), &slot.agent)
+    slot.of_envoy = request.door == DOOR_EXT_AUTHZ or request.door == DOOR_EXT_AUTHZ_NETWORK
     memcpy(slot.took, standing.took, sizeof(slot.took))
     slot.deadline_boot_ns = boot + s.reserve_ns
     slot.open = 1
@@ -729,9 +782,9 @@ cdef Approval *own_approval(LiveState *s, const Standing *standing, int64_t now,
     return NULL
 
 
-cdef Text task_again(LiveState *s, const Standing *standing, int64_t now, int64_t boot) noexcept nogil:
+cdef Text task_again(LiveState *s, Text id_, int64_t now, int64_t boot) noexcept nogil:
     """Whether the task and all above it still stand: something may have changed while the policies were evaluated."""
-    cdef Task *task = <Task *> rows_find(&s.tasks, 0, standing.task)
+    cdef Task *task = <Task *> rows_find(&s.tasks, 0, id_)
     cdef Text fault
     cdef uint32_t n = 0
     while task != NULL and n < CHAIN_MAX:
@@ -758,7 +811,7 @@ cdef Text take_locked(
         if approval == NULL:
             return text_of(b"approval.used")
     if standing.task.n and standing.task_fault.n == 0:
-        fault = task_again(s, standing, now, boot)
+        fault = task_again(s, standing.task, now, boot)
         if fault.n:
             return fault
         task = <Task *> rows_find(&s.tasks, 0, standing.task)
@@ -805,6 +858,48 @@ cdef Approval *approval_by_id(LiveState *s, Text id_) noexcept nogil:
                 return row
             row = row.next
     return NULL
+
+
+cdef void authority_ground(
+    const char *evaluation, uint64_t sequence, const Standing *standing, Grounds *out
+) noexcept nogil:
+    out.any = standing.live != NULL
+    out.settled = standing.settled
+    memcpy(out.evaluation, evaluation, EVALUATION_BYTES)
+    out.sequence = sequence
+    # No longer than their rooms: what is in force was refused else.
+    out.task_n = min(<uint32_t> TASK_ID_MAX, standing.task.n) if standing.task_fault.n == 0 else 0
+    out.approval_n = min(<uint32_t> TASK_ID_MAX, standing.approval.n)
+    memcpy(out.task, standing.task.p, out.task_n)
+    memcpy(out.approval, standing.approval.p, out.approval_n)
+
+
+cdef bint holds_locked(LiveState *s, Grounds *grounds) noexcept nogil:
+    cdef int64_t now = unix_ns(s)
+    cdef int64_t boot = boot_ns(s)
+    cdef const Approval *approval
+    cdef Text id_
+    if s.fresh_until_ns and boot > s.fresh_until_ns:
+        return False
+    if grounds.settled and reservation_of(s, grounds.evaluation, grounds.sequence) == NULL:
+        return False
+    id_.p, id_.n = grounds.approval, grounds.approval_n
+    if id_.n:
+        approval = approval_by_id(s, id_)
+        if approval == NULL or remaining(approval.expires_unix_ns, approval.ends_boot_ns, now, boot) <= 0:
+            return False
+    id_.p, id_.n = grounds.task, grounds.task_n
+    return id_.n == 0 or task_again(s, id_, now, boot).n == 0
+
+
+cdef bint authority_holds(LiveState *live, const Grounds *grounds) noexcept nogil:
+    cdef bint holds
+    if live == NULL or not grounds.any:
+        return True
+    pthread_mutex_lock(&live.lock)
+    holds = holds_locked(live, <Grounds *> grounds)
+    pthread_mutex_unlock(&live.lock)
+    return holds
 
 
 cdef void give_back(LiveState *s, Reservation *slot) noexcept nogil:
@@ -865,7 +960,10 @@ cdef int close_locked(
 ) noexcept nogil:
     cdef Reservation *slot = reserved(s, evaluation)
     cdef int n = 0
-    if slot == NULL or slot.deadline_boot_ns < boot_ns(s) or (agent.n and not text_equal(agent, slot.agent)):
+    if slot == NULL or slot.deadline_boot_ns < boot_ns(s) or slot.of_envoy != (agent.n == 0):
+        # An agent that guesses the id of a call through Envoy must not say that it was never made.
+        return -1
+    if agent.n and not text_equal(agent, slot.agent):
         return -1
     slot.open = 0
     if executed:
@@ -1022,6 +1120,7 @@ cdef class TaskRow:
         for i, name in enumerate(("calls", "cost", "bytes")):
             self.task.left[i] = data[name]
             self.task.spent[i] = data.get(f"spent_{name}", 0)
+            self.task.over[i] = data.get(f"over_{name}", 0)
 
 
 cdef class ApprovalRow:
@@ -1186,6 +1285,7 @@ cdef void put_task(LiveState *s, Change *change, int *failed) noexcept nogil:
         if not change.reset:
             # What calls have spent meanwhile is known here alone.
             memcpy(task.left, before.left, sizeof(task.left))
+            memcpy(task.over, before.over, sizeof(task.over))
             memcpy(task.spent, before.spent, sizeof(task.spent))
             # A task's end never moves away: only what is shorter on both clocks is taken over.
             task.ends_boot_ns = min(task.ends_boot_ns, before.ends_boot_ns)
@@ -1211,7 +1311,9 @@ cdef void put_budget(LiveState *s, Text id_, const int64_t *delta) noexcept nogi
     if task == NULL:
         return
     for i in range(<int> BUDGETS):
-        if task.left[i] >= 0:
+        if task.left[i] >= 0 and delta[i] > 0:
+            move_left(task, i, delta[i])
+        elif task.left[i] >= 0:
             task.left[i] = max(<int64_t> 0, task.left[i] + delta[i])
 
 
@@ -1531,7 +1633,7 @@ cdef class Live:
             return None
         try:
             sequence = int(evaluation_id[16:], 16)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         copy = <StepUp *> calloc(1, sizeof(StepUp))
         if copy == NULL:

@@ -6,10 +6,12 @@ answer never mixes two of them.
 """
 from fastpath.authority cimport (
     SETTLED_MAX,
+    Grounds,
     Live,
     Settled,
     authority_close,
     authority_epoch,
+    authority_ground,
     authority_redo,
     authority_release,
     authority_reopen,
@@ -256,12 +258,13 @@ cdef void _answer_check(Pdp pdp, Call *c) noexcept nogil:
 cdef void _check_once(Pdp pdp, Call *c, Text message) noexcept nogil:
     """Decide a mapped Check unless the same question was answered already."""
     cdef ReplayKey key
+    cdef Grounds grounds
     cdef int64_t now = c.request.started_ns
     cdef int found = REPLAY_UNTRACKED
     # While we must not decide, an answer from before that moment must not be given either.
     if c.request.request_id.n and c.request.refusal.n == 0 and c.authority.not_ready.n == 0 and c.table != NULL:
         _replay_key(c, message, &key)
-        found = pdp.replay.begin(&key, now, &c.reply)
+        found = pdp.replay.begin(&key, now, c.authority.live, &c.reply)
     if found == REPLAY_ANSWERED:
         counters_bump(&pdp.counters_.replayed)
         return
@@ -276,7 +279,10 @@ cdef void _check_once(Pdp pdp, Call *c, Text message) noexcept nogil:
             # The sidecar's own state failed the call: a retry deserves a new decision.
             pdp.replay.forget(&key)
         else:
-            pdp.replay.answer(&key, &c.reply)
+            memset(&grounds, 0, sizeof(Grounds))
+            if c.decision.outcome == OUTCOME_ALLOW:
+                authority_ground(c.decision.evaluation_id, c.decision.sequence, &c.decision.standing, &grounds)
+            pdp.replay.answer(&key, &grounds, &c.reply)
 
 
 cdef void _direct_credential(const Peer *peer, Request *request) noexcept nogil:

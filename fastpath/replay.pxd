@@ -1,4 +1,5 @@
 """Repeated requests: the same caller, request id and content get the same answer, and count once."""
+from fastpath.authority cimport Grounds, LiveState
 from fastpath.wire cimport Out
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -21,6 +22,7 @@ cdef struct ReplayKey:
 
 cdef class Replay:
     cdef void *memory       # Store (replay.pyx)
-    cdef int begin(self, const ReplayKey *key, int64_t now_ns, Out *reply) noexcept nogil
-    cdef void answer(self, const ReplayKey *key, const Out *reply) noexcept nogil
+    # What `live` does not stand behind any more is new.
+    cdef int begin(self, const ReplayKey *key, int64_t now_ns, LiveState *live, Out *reply) noexcept nogil
+    cdef void answer(self, const ReplayKey *key, const Grounds *grounds, const Out *reply) noexcept nogil
     cdef void forget(self, const ReplayKey *key) noexcept nogil

@@ -3,6 +3,7 @@
 A small set-associative store in native memory: bounded, never grows, forgets after REPLAY_WINDOW_NS or when its set is
 needed. Forgetting is safe: the call is then decided again, as a new one.
 """
+from fastpath.authority cimport Grounds, LiveState, authority_holds
 from fastpath.wire cimport Out, out_raw
 
 from libc.stdlib cimport calloc, free
@@ -34,6 +35,7 @@ cdef struct Entry:
     int64_t until_ns
     uint32_t state
     uint32_t n
+    Grounds grounds
     uint8_t reply[REPLY_MAX]
 
 
@@ -82,7 +84,7 @@ cdef bint _holds(const Entry *entry, const ReplayKey *key, int64_t now_ns) noexc
             and entry.key.revision == key.revision)
 
 
-cdef int _begin(Store *store, const ReplayKey *key, int64_t now_ns, Out *reply) noexcept nogil:
+cdef int _begin(Store *store, const ReplayKey *key, int64_t now_ns, LiveState *live, Out *reply) noexcept nogil:
     cdef Entry *entries = _set_of(store, key)
     cdef Entry *entry = _find(entries, key)
     if entry != NULL and _holds(entry, key, now_ns):
@@ -90,8 +92,9 @@ cdef int _begin(Store *store, const ReplayKey *key, int64_t now_ns, Out *reply) 
             return REPLAY_REUSED
         if entry.state == PENDING:
             return REPLAY_PENDING
-        out_raw(reply, entry.reply, entry.n)
-        return REPLAY_ANSWERED
+        if authority_holds(live, &entry.grounds):
+            out_raw(reply, entry.reply, entry.n)
+            return REPLAY_ANSWERED
     if entry == NULL:
         entry = _victim(entries, now_ns)
     if entry == NULL:
@@ -117,15 +120,15 @@ cdef class Replay:
             free(self.memory)
             self.memory = NULL
 
-    cdef int begin(self, const ReplayKey *key, int64_t now_ns, Out *reply) noexcept nogil:
+    cdef int begin(self, const ReplayKey *key, int64_t now_ns, LiveState *live, Out *reply) noexcept nogil:
         cdef Store *store = <Store *> self.memory
         cdef int found
         pthread_mutex_lock(&store.lock)
-        found = _begin(store, key, now_ns, reply)
+        found = _begin(store, key, now_ns, live, reply)
         pthread_mutex_unlock(&store.lock)
         return found
 
-    cdef void answer(self, const ReplayKey *key, const Out *reply) noexcept nogil:
+    cdef void answer(self, const ReplayKey *key, const Grounds *grounds, const Out *reply) noexcept nogil:
         cdef Store *store = <Store *> self.memory
         cdef Entry *entry
         pthread_mutex_lock(&store.lock)
@@ -136,6 +139,7 @@ cdef class Replay:
             else:
                 memcpy(entry.reply, reply.p, reply.n)
                 entry.n = <uint32_t> reply.n
+                entry.grounds = grounds[0]
                 entry.state = ANSWERED
         pthread_mutex_unlock(&store.lock)
 
@@ -160,9 +164,11 @@ def play(list steps):
     """
     cdef Replay store = Replay()
     cdef ReplayKey key
+    cdef Grounds nothing
     cdef bytearray room = bytearray(REPLY_MAX)
     cdef bytes said
     cdef Out out
+    memset(&nothing, 0, sizeof(nothing))
     found = []
     for verb, caller, content, generation, seconds, answer in steps:
         memset(&key, 0, sizeof(ReplayKey))
@@ -172,12 +178,12 @@ def play(list steps):
         said = answer
         out.p, out.n, out.cap, out.failed = <uint8_t *> <char *> room, 0, REPLY_MAX, 0
         if verb == "begin":
-            state = store.begin(&key, <int64_t> seconds * 1000000000, &out)
+            state = store.begin(&key, <int64_t> seconds * 1000000000, NULL, &out)
             found.append((state, bytes(room[:out.n])))
             continue
         out_raw(&out, <const char *> said, len(said))
         if verb == "answer":
-            store.answer(&key, &out)
+            store.answer(&key, &nothing, &out)
         else:
             store.forget(&key)
         found.append(None)

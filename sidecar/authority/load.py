@@ -115,6 +115,7 @@ def _spent_task(task: Task, spent: Spent) -> dict[str, Any]:
     for axis in AXES:
         has, gone = getattr(whole, axis), getattr(spent, axis)
         row[axis] = UNLIMITED if has == UNLIMITED else max(0, has - gone)
+        row[f"over_{axis}"] = 0 if has == UNLIMITED else max(0, gone - has)
         row[f"spent_{axis}"] = gone
     return row
 

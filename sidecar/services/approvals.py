@@ -58,6 +58,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         )
         return self.change(
             caller,
+            "approval.request",
             request,
             lambda draft: approval_message(approvals.request_approval(draft, asked, caller)),
             approvals_pb2.Approval,
@@ -80,6 +81,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         )
         return self.change(
             caller,
+            "approval.decide",
             request,
             lambda draft: approval_message(approvals.decide_approval(draft, asked, caller)),
             approvals_pb2.Approval,
@@ -91,6 +93,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         asked = approvals.CancelApproval(id=request.id, reason=request.reason)
         return self.change(
             caller,
+            "approval.cancel",
             request,
             lambda draft: approval_message(approvals.cancel_approval(draft, asked, caller)),
             approvals_pb2.Approval,
@@ -102,6 +105,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         asked = approvals.ReviewApproval(id=request.id, comment=request.comment)
         return self.change(
             caller,
+            "approval.review",
             request,
             lambda draft: approval_message(approvals.review_approval(draft, asked, caller)),
             approvals_pb2.Approval,

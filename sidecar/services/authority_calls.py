@@ -26,6 +26,7 @@ LOOK_MAX = 10_000
 """Rows that one page may look at; it can be shorter than asked and still have a next one."""
 WATCHERS = 32  # streams per server; each takes a thread as long as it lasts
 KEY_BYTES_MAX = 128
+TOKEN_BYTES_MAX = 256  # every key of a table is shorter, and LMDB looks for none of 512
 TEXT_MAX = 1500  # a status message travels in a header
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -60,17 +61,19 @@ class Service:
     def change(
         self,
         caller: Caller,
+        action: str,
         request: Keyed,
         command: Callable[[Draft], Message],
         kind: type[Message] | None = None,
     ) -> Message:
-        """Run a command whose result is a message; the same idempotency key gets the same answer."""
+        """Run a command whose result is a message; the same idempotency key gets `action`'s same answer."""
         key = request.idempotency_key
         if not key or kind is None:
             return self.authority.run(command)
         if len(key.encode()) > KEY_BYTES_MAX or not key.isprintable():
             raise invalid("idempotency_key", f"is longer than {KEY_BYTES_MAX} bytes, or not printable")
-        repeat = Repeat(caller, type(request).__name__, key, request.SerializeToString(deterministic=True))
+        # By the action: requests that suspend, resume and end a task look alike, and one is no answer to another.
+        repeat = Repeat(caller, action, key, request.SerializeToString(deterministic=True))
         made: Any = kind
         return self.authority.run(
             command,
@@ -146,6 +149,8 @@ def _after(token: str, prefix: bytes) -> bytes:
         key = base64.b64decode(token.encode(), b"-_", validate=True)
     except ValueError:
         raise invalid("page_token", "is none that this service gave") from None
+    if len(key) > TOKEN_BYTES_MAX:
+        raise invalid("page_token", "is none that this service gave")
     if key and not key.startswith(prefix):
         raise invalid("page_token", "belongs to another list")
     return key

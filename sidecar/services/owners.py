@@ -26,7 +26,11 @@ class Owners(Service, owners_pb2_grpc.OwnersServicer):
         self.authority.require(caller, "owner.disable", owner=request.id)
         asked = owners.ChangeOwner(id=request.id, reason=request.reason)
         return self.change(
-            caller, request, lambda draft: owner_message(owners.disable_owner(draft, asked, caller)), owners_pb2.Owner
+            caller,
+            "owner.disable",
+            request,
+            lambda draft: owner_message(owners.disable_owner(draft, asked, caller)),
+            owners_pb2.Owner,
         )
 
     @answered
@@ -34,7 +38,11 @@ class Owners(Service, owners_pb2_grpc.OwnersServicer):
         self.authority.require(caller, "owner.enable", owner=request.id)
         asked = owners.ChangeOwner(id=request.id, reason=request.reason)
         return self.change(
-            caller, request, lambda draft: owner_message(owners.enable_owner(draft, asked, caller)), owners_pb2.Owner
+            caller,
+            "owner.enable",
+            request,
+            lambda draft: owner_message(owners.enable_owner(draft, asked, caller)),
+            owners_pb2.Owner,
         )
 
     @answered

@@ -40,7 +40,7 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
             done = revocations.revoke(draft, asked, caller)
             return revocations_pb2.RevokeResponse(epoch=draft.epoch, effective_unix_ns=draft.now_ns, closed=done.closed)
 
-        answer = self.change(caller, request, command, revocations_pb2.RevokeResponse)
+        answer = self.change(caller, "revocation.revoke", request, command, revocations_pb2.RevokeResponse)
         self.authority.took(began_ns)
         return answer
 
@@ -55,7 +55,7 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
             revocations.lift(draft, asked, caller)
             return revocations_pb2.LiftResponse(epoch=draft.epoch)
 
-        return self.change(caller, request, command, revocations_pb2.LiftResponse)
+        return self.change(caller, "revocation.lift", request, command, revocations_pb2.LiftResponse)
 
     @answered
     def List(

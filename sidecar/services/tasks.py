@@ -56,6 +56,7 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
         )
         return self.change(
             caller,
+            "task.open",
             request,
             lambda draft: task_message(tasks.open_task(draft, asked, caller), asked.budgets),
             tasks_pb2.Task,
@@ -73,7 +74,11 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
         )
         self._require(caller, "task.narrow", asked.id)
         return self.change(
-            caller, request, lambda draft: _with_left(draft, tasks.narrow_task(draft, asked, caller)), tasks_pb2.Task
+            caller,
+            "task.narrow",
+            request,
+            lambda draft: _with_left(draft, tasks.narrow_task(draft, asked, caller)),
+            tasks_pb2.Task,
         )
 
     @answered
@@ -99,6 +104,7 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
         self._require(caller, "task.delegate", asked.parent)
         return self.change(
             caller,
+            "task.delegate",
             request,
             lambda draft: task_message(tasks.delegate_task(draft, asked, caller), asked.budgets),
             tasks_pb2.Task,
@@ -148,7 +154,7 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
         asked = _asked(request)
         self._require(caller, action, asked.id)
         return self.change(
-            caller, request, lambda draft: _with_left(draft, change(draft, asked, caller)), tasks_pb2.Task
+            caller, action, request, lambda draft: _with_left(draft, change(draft, asked, caller)), tasks_pb2.Task
         )
 
     def _close(
@@ -157,7 +163,7 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
         asked = _asked(request)
         self._require(caller, action, asked.id)
         return self.change(
-            caller, request, lambda draft: closed_message(change(draft, asked, caller)), tasks_pb2.ClosedTasks
+            caller, action, request, lambda draft: closed_message(change(draft, asked, caller)), tasks_pb2.ClosedTasks
         )
 
     def _require(self, caller: Caller, action: str, id_: str) -> None:

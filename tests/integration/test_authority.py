@@ -435,6 +435,28 @@ def test_a_repeated_key_is_answered_again_and_a_stale_rev_is_refused(served: Ser
         assert refused(lambda: alice.tasks.Resume(tasks_pb2.ChangeTaskRequest(id=task.id)))[0] == "FAILED_PRECONDITION"
 
 
+def test_a_key_that_was_used_for_one_change_does_not_answer_another(served: Served) -> None:
+    """Requests that suspend, resume and end a task look alike; so do those that disable and enable an owner."""
+    with as_caller(served) as alice, as_caller(served, "carol") as carol:
+        change = tasks_pb2.ChangeTaskRequest(id=alice.tasks.Open(opening()).id, idempotency_key="once")
+        alice.tasks.Suspend(change)
+        assert alice.tasks.Resume(change).state == tasks_pb2.TASK_STATE_OPEN
+        assert list(alice.tasks.Cancel(change).closed) == [change.id]
+        owner = owners_pb2.ChangeOwnerRequest(id="bob", idempotency_key="once")
+        assert not carol.owners.Disable(owner).active
+        assert carol.owners.Enable(owner).active
+
+
+def test_a_page_token_that_is_none_is_refused_by_its_field(served: Served) -> None:
+    with as_caller(served) as alice:
+        for token in ("!", "é", "A" * 4, "A" * 800, "QQ"):
+            request = tasks_pb2.ListTasksRequest(agent=AGENT, page_token=token)
+            code, text = refused(lambda asked=request: alice.tasks.List(asked))
+            assert (code, "page_token" in text) == ("INVALID_ARGUMENT", True), token
+        whole = tasks_pb2.ListTasksRequest(page_token="A" * 800)
+        assert refused(lambda: alice.tasks.List(whole))[0] == "INVALID_ARGUMENT"
+
+
 def test_lists_come_in_pages_and_by_agent_owner_parent_and_state(served: Served) -> None:
     with as_caller(served) as alice:
         made = [alice.tasks.Open(opening(AGENT if n % 2 else OTHER)).id for n in range(7)]

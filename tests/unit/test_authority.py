@@ -350,6 +350,8 @@ def test_no_call_that_starts_after_the_change_is_allowed() -> None:
         while not stop.is_set():
             started = acknowledged
             answer = ask(pdp)
+            if answer.outcome == authz_pb2.OUTCOME_ERROR:
+                continue  # a busy machine decides too late: nothing was allowed
             # Odd epochs allow, even ones deny: the answer must be of an epoch no older than the last acknowledged.
             fits = (answer.revocation_epoch % 2 == 1) == (answer.reason == "ok")
             if answer.revocation_epoch < started or not fits:

@@ -1,0 +1,145 @@
+"""Ways to more authority than was given, each of them closed."""
+
+from fastpath.decide import PeerKind
+from fastpath.peer import VerifiedPeer
+from sidecar._proto.remit.authz.v1 import authz_pb2
+from tests.fix_calls import envoy_call
+from tests.fix_live import (
+    AGENT,
+    BOOT,
+    CHILD,
+    HOUR,
+    NOW,
+    OWNER,
+    SECOND,
+    ask,
+    make_live,
+    make_pdp,
+    outcome,
+    task,
+)
+from tests.unit.test_authority import ALLOW, SETTLED, UNKNOWN, approval, report, revoke
+
+INT64_MAX = (1 << 63) - 1
+
+# ------------------------------------------------------------ remembered answers
+
+
+def test_a_remembered_allow_ends_with_its_task() -> None:
+    """RT-01: a request id that is sent again gives nothing that the clock has taken, whatever the epoch."""
+    live = make_live(task(), task("root", agent=OWNER, expires_unix_ns=NOW + 10 * SECOND))
+    pdp = make_pdp(live)
+    assert outcome(ask(pdp, request_id="r1")) == ALLOW
+    live.put_clock(boot_ns=BOOT + HOUR, unix_ns=NOW)
+    assert outcome(ask(pdp, request_id="r1"))[0] == "DENY"
+    live.put_clock(boot_ns=BOOT, unix_ns=NOW + HOUR)
+    assert outcome(ask(pdp, request_id="r1"))[0] == "DENY"
+
+
+def test_a_remembered_allow_ends_with_its_approval() -> None:
+    live = make_live(task())
+    pdp = make_pdp(live)
+    answer = ask(pdp, "delete")
+    live.apply([approval(live, answer.evaluation_id, expires_unix_ns=NOW + SECOND)], 2)
+    assert outcome(ask(pdp, "delete", request_id="r1")) == ALLOW
+    assert outcome(ask(pdp, "delete", request_id="r1")) == ALLOW
+    live.put_clock(boot_ns=BOOT + SECOND, unix_ns=NOW + SECOND)
+    assert outcome(ask(pdp, "delete", request_id="r1"))[0] == "STEP_UP"
+
+
+def test_a_remembered_allow_is_none_where_the_followed_state_is_stale() -> None:
+    live = make_live(task())
+    pdp = make_pdp(live)
+    live.put_fresh(BOOT + SECOND)
+    assert outcome(ask(pdp, request_id="r1")) == ALLOW
+    live.put_clock(boot_ns=BOOT + 2 * SECOND, unix_ns=NOW)
+    assert outcome(ask(pdp, request_id="r1"))[0] == "ERROR"
+
+
+def test_a_call_that_was_given_back_is_paid_for_again() -> None:
+    """Reported as not made, its approval is back, and the same request id is a new call."""
+    live = make_live(task(calls=1))
+    pdp = make_pdp(live)
+    first = ask(pdp, request_id="r1")
+    assert report(pdp, first.evaluation_id, executed=False) == SETTLED
+    again = ask(pdp, request_id="r1")
+    assert outcome(again) == ALLOW
+    assert again.evaluation_id != first.evaluation_id
+    assert live.task("t1")["calls"] == 0  # type: ignore[index]
+
+
+# ------------------------------------------------------------ revocations
+
+
+def test_a_host_that_is_revoked_is_so_on_every_port() -> None:
+    live = make_live(task(), revoke("destination", "db.internal"))
+    pdp = make_pdp(live)
+    for destination in ("db.internal", "db.internal:8443", "https://db.internal:8443/x"):
+        assert outcome(ask(pdp, destination=destination)) == ("DENY", "revoked.destination"), destination
+    assert outcome(ask(pdp, destination="db.internal.example:8443")) == ALLOW
+
+
+def test_what_was_delegated_goes_with_the_class_or_trust_domain_of_who_delegated() -> None:
+    elsewhere = "spiffe://partner.example/agent/lead"
+    probe = "spiffe://example.org/agent/probe"
+    for parent, kind, key in ((elsewhere, "trust_domain", "partner.example"), (probe, "class", "probe")):
+        live = make_live(task("root", agent=parent), task("t1", agent=CHILD, parent="root", depth=1))
+        pdp = make_pdp(live)
+        assert outcome(ask(pdp, agent=CHILD)) == ALLOW
+        live.apply([revoke(kind, key)], 2)
+        assert outcome(ask(pdp, agent=CHILD)) == ("DENY", f"revoked.{kind}")
+
+
+# ------------------------------------------------------------ budgets
+
+
+def test_what_comes_back_pays_first_for_what_was_spent_too_much() -> None:
+    """A call that cost more than was left is paid by later refunds; no other call spends them."""
+    live = make_live(task(cost=10))
+    pdp = make_pdp(live)
+    one, two = ask(pdp, cost=1).evaluation_id, ask(pdp, cost=9).evaluation_id
+    report(pdp, one, executed=True, cost=8)
+    report(pdp, two, executed=False)
+    assert live.task("t1")["cost"] == 2  # type: ignore[index]
+    three, four = ask(pdp, cost=1).evaluation_id, ask(pdp, cost=1).evaluation_id
+    report(pdp, three, executed=True, cost=100)
+    report(pdp, four, executed=False)
+    assert live.task("t1")["cost"] == 0  # type: ignore[index]
+    assert outcome(ask(pdp, cost=1)) == ("DENY", "task.budget")
+    live.apply([("budget", {"id": "t1", "cost": 50})], 2)
+    assert live.task("t1")["cost"] == 0  # type: ignore[index]
+
+
+def test_costs_that_add_up_beyond_64_bits_stay_spent() -> None:
+    live = make_live(task(cost=10))
+    pdp = make_pdp(live)
+    calls = [ask(pdp, cost=1).evaluation_id for _ in range(4)]
+    for evaluation in calls:
+        assert report(pdp, evaluation, executed=True, cost=INT64_MAX) == SETTLED
+    left = live.task("t1")
+    assert left is not None
+    assert (left["cost"], left["spent_cost"]) == (0, INT64_MAX)
+
+
+def test_an_agent_does_not_say_what_became_of_a_call_through_envoy() -> None:
+    """Its id can be guessed: number after number. Only an Envoy settles it, and only those calls."""
+    live = make_live(task(calls=5))
+    pdp = make_pdp(live)
+    own = ask(pdp)
+    envoy = VerifiedPeer(PeerKind.PEER_ENVOY, "spiffe://example.org/envoy", "x509-svid:02", bundle_generation=2)
+    code, _ = pdp.ext_authz(envoy_call(principal=AGENT), envoy)
+    assert code == 0
+    before = live.task("t1")
+    guessed = f"{own.evaluation_id[:16]}{int(own.evaluation_id[16:], 16) + 1:016x}"
+    assert report(pdp, guessed, executed=False) == UNKNOWN
+    assert live.task("t1") == before
+    for evaluation, result in ((own.evaluation_id, UNKNOWN), (guessed, SETTLED)):
+        request = authz_pb2.ReportRequest(evaluation_id=evaluation, executed=False)
+        assert authz_pb2.ReportResponse.FromString(pdp.report(request.SerializeToString(), envoy)[1]).result == result
+    assert report(pdp, own.evaluation_id, executed=False) == SETTLED
+
+
+def test_an_evaluation_id_that_is_none_names_no_step_up() -> None:
+    live = make_live()
+    for nonsense in ("0" * 16 + "-000000000000001", "0" * 16 + "+000000000000001", "é" * 16, "z" * 32):
+        assert live.step_up(nonsense) is None
