@@ -256,9 +256,9 @@ cdef void authority_ground(
 cdef bint authority_holds(LiveState *live, const Grounds *grounds) noexcept nogil
 # Give back what authority_take took: the call is not answered ALLOW.
 cdef void authority_release(LiveState *live, const char *evaluation, uint64_t sequence) noexcept nogil
-# Close the reservation of an allowed call that `agent` asked for itself (empty: that an Envoy asked for) and say in `out`
-# what that changes, -1 for a cost or size that is not known; the number of changes, or -1 when there is no such call, or
-# no more.
+# Close the reservation of an allowed call that `agent` asked for itself (empty: that an Envoy asked for) and say in
+# `out` what that changes, -1 for a cost or size that is not known; the number of changes, or -1 when there is no such
+# call, or no more.
 cdef int authority_close(
     LiveState *live, Text evaluation, Text agent, bint executed, int64_t cost, int64_t size, Settled *out
 ) noexcept nogil

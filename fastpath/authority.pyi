@@ -35,9 +35,10 @@ class Live:
         """Make all changes at once, and `epoch` the one in force. Times are Unix nanoseconds, ids at most 64 bytes.
 
         - "task" {id, agent, owner, purpose, state, parent, depth, max_depth, expires_unix_ns, calls, cost, bytes,
-          scope} and optional {spent_calls, spent_cost, spent_bytes, over_calls, over_cost, over_bytes, attenuated, origin, on_behalf, reset}: put or
-          replace; calls, cost and bytes are what is left, -1 unlimited. A known task keeps its live spending and never
-          ends later than before, unless `reset` for the spending.
+          scope} and optional {spent_calls, spent_cost, spent_bytes, over_calls, over_cost,
+          over_bytes, attenuated, origin, on_behalf, reset}: put or replace; calls, cost and bytes are what is left, -1
+          unlimited, over_.. what was spent beyond that. A known task keeps its live spending and never ends later than
+          before, unless `reset` for the spending.
         - "state" {id, state} · "forget" {id} · "budget" {id, calls, cost, bytes}: added to what is left.
         - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)} · "lift" {kind, key, mode}
         - "owner" {id, active}
