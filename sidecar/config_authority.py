@@ -98,6 +98,10 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
         int, doc("longest life of a task or of a revocation that ends", "s", ge=1, le=3650 * DAY_S)
     ] = DEFAULTS.ttl_s_max
     depth_max: Annotated[int, doc("longest chain of delegation below a task", "hops", ge=0, le=7)] = DEFAULTS.depth_max
+    tree_max: Annotated[
+        int,
+        doc("tasks ever delegated below one that was opened: all of them end in one write", "tasks", ge=1, le=100_000),
+    ] = DEFAULTS.tree_max
     keep_closed_s: Annotated[
         int, doc("closed tasks and decided approvals can be looked up this long", "s", ge=60, le=365 * DAY_S)
     ] = DEFAULTS.keep_closed_s
@@ -126,6 +130,7 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
         return Limits(
             ttl_s_max=self.ttl_s_max,
             depth_max=self.depth_max,
+            tree_max=self.tree_max,
             keep_closed_s=self.keep_closed_s,
             answer_s=self.answer_s,
             approval_wait_s=asked.wait_s,

@@ -25,6 +25,7 @@ from sidecar.authority.errors import DeniedError, ExhaustedError, StateError, in
 from sidecar.authority.rows import LIVING, WAITING, Approval, ApprovalState, Task
 
 TEXT_BYTES_MAX = 2048
+UNDECIDED_S = 600  # a question that ended without a decision can be looked up this long
 EXPIRE, PURGE = "A", "a"
 EXACT, CLASS = "exact", "class"
 
@@ -134,7 +135,7 @@ def decide_approval(draft: Draft, asked: DecideApproval, by: Caller) -> Approval
         row = _granted(draft, row, asked)
     else:
         draft.drop(TASK_APPROVALS, row.task.encode() + row.id.encode())
-        _purge_later(draft, row)
+        _purge_later(draft, row, draft.limits.keep_closed_s)
     row = msgspec.structs.replace(row, epoch=draft.epoch)
     _put(draft, row)
     draft.event(
@@ -161,7 +162,7 @@ def review_approval(draft: Draft, asked: ReviewApproval, by: Caller) -> Approval
     row = msgspec.structs.replace(row, review="done", reviewed_by=by.id, rev=row.rev + 1, epoch=draft.epoch)
     draft.put(APPROVALS, row.id.encode(), row)
     draft.drop(REVIEWS, row.id.encode())
-    _purge_later(draft, row)
+    _purge_later(draft, row, draft.limits.keep_closed_s)
     draft.event("approval.reviewed", by, approval=row.id, comment=asked.comment)
     return row
 
@@ -326,7 +327,8 @@ def _end(draft: Draft, row: Approval, command: str, reason: str, by: Caller) -> 
     draft.drop(TASK_APPROVALS, row.task.encode() + row.id.encode())
     row = msgspec.structs.replace(row, state=after, comment=reason or row.comment, rev=row.rev + 1, epoch=draft.epoch)
     _put(draft, row)
-    _purge_later(draft, row)
+    # An agent can ask and take back without end.
+    _purge_later(draft, row, UNDECIDED_S if not row.decided_ns else draft.limits.keep_closed_s)
     draft.event(f"approval.{after}", by, approval=row.id, task=row.task, reason=reason)
     return row
 
@@ -345,8 +347,8 @@ def _leave_queues(draft: Draft, row: Approval) -> None:
     draft.drop(QUEUE_AGENT, hashed(row.agent) + key)
 
 
-def _purge_later(draft: Draft, row: Approval) -> None:
-    draft.due(draft.now_ns + draft.limits.keep_closed_s * SECOND_NS, PURGE, row.id.encode())
+def _purge_later(draft: Draft, row: Approval, keep_s: int) -> None:
+    draft.due(draft.now_ns + min(keep_s, draft.limits.keep_closed_s) * SECOND_NS, PURGE, row.id.encode())
 
 
 def _next_state(row: Approval, command: str) -> ApprovalState:

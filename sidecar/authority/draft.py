@@ -68,6 +68,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     ttl_s_max: int = 30 * 86_400
     depth_max: int = 7
+    tree_max: int = 10_000
+    """Tasks ever delegated below one root."""
     keep_closed_s: int = 86_400
     """How long a closed task or decided approval can still be looked up."""
     answer_s: int = 86_400

@@ -32,7 +32,7 @@ from sidecar.decisions.reader import SpoolReader
 
 BATCH = 5000
 READ_RECORDS, READ_BYTES = 1000, 1 << 20
-SEQUENCE = b"spent_sequence"
+SEQUENCE, UNIX = b"spent_sequence", b"unix_ns"
 NOTHING = Spent(0, 0, 0)
 
 
@@ -161,7 +161,7 @@ class Snapshots:
         self._used: dict[str, int] = {}
         self._sequence = -1
 
-    def take(self, database: Database, live: LiveView, sequence: int) -> None:
+    def take(self, database: Database, live: LiveView, sequence: int, now_ns: int) -> None:
         """Keep what calls have spent; all records up to `sequence` are part of it. lmdb.Error as it comes.
 
         What is taken by a call whose record comes later is counted twice after a crash, never not at all.
@@ -186,4 +186,5 @@ class Snapshots:
                 for id_ in gone:
                     rows.delete(table, id_.encode())
             rows.put(META, SEQUENCE, sequence.to_bytes(8, "big"))
+            rows.put(META, UNIX, now_ns.to_bytes(8, "big"))
         self._spent, self._used, self._sequence = spent, used, sequence

@@ -65,6 +65,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     drawn: Budgets = Budgets(0, 0, 0)
     final: Budgets | None = None
     """What was left when it closed."""
+    below: int = 0
+    """How many tasks were ever delegated in the tree; of its root only."""
     rev: int = 1
     epoch: int = 0
     attenuated: bool = True

@@ -32,7 +32,7 @@ from sidecar.authority.draft import ANSWERS, DUE, META, SECOND_NS, Caller, Draft
 from sidecar.authority.due import FORGET_ANSWER, sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, RepeatedError, StoreError
 from sidecar.authority.feed import Fed, Feed
-from sidecar.authority.load import JournalTail, Snapshots, load_live, verify_rows
+from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live, verify_rows
 from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
 from sidecar.authority.rows import Answered, DamagedRow, encode
 from sidecar.authority.spending import LiveSpending, LiveView
@@ -47,7 +47,7 @@ RETRY_S = 2.0
 IDLE_S = 5.0
 MANIFEST_EVERY = 1000  # epochs
 COUNT_MAX = 10_000
-UNIX = b"unix_ns"
+CLOCK_EVERY_NS = 60 * SECOND_NS
 LOOK = 1
 """A date in the past: what is due next is to be looked up."""
 Result = TypeVar("Result")
@@ -584,7 +584,8 @@ class AuthorityStore:
                 self._next_due = LOOK if swept.error is None else now + int(IDLE_S * SECOND_NS)
         if not self._latched and time.monotonic() >= self._snapshot_due:
             self._snapshot()
-            if self._epoch > self._manifest.epoch:
+            # Also when nothing happens: a clock that is set back while we are down goes on from here.
+            if self._epoch > self._manifest.epoch or now - self._manifest.unix_ns >= CLOCK_EVERY_NS:
                 self._note_progress()
 
     def _snapshot(self) -> None:
@@ -592,7 +593,7 @@ class AuthorityStore:
         self._snapshot_due = time.monotonic() + self._snapshot_s
         assert self._database is not None
         try:
-            self._snapshots.take(self._database, self.live, self._sequence())
+            self._snapshots.take(self._database, self.live, self._sequence(), self.clock.now())
             self._database.check_readers()
         except lmdb.MapFullError:
             self._grow()

@@ -4,6 +4,7 @@ Nothing widens a task. A child is within its parent on every axis and its budget
 task ends all below it, with their approvals, in the same write.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import msgspec
@@ -22,7 +23,7 @@ from sidecar.authority.draft import (
     Draft,
     hashed,
 )
-from sidecar.authority.errors import ChangedError, DeniedError, StateError, invalid, missing
+from sidecar.authority.errors import ChangedError, DeniedError, ExhaustedError, StateError, invalid, missing
 from sidecar.authority.rows import LIVING, UNLIMITED, Budgets, Owner, Task, TaskState
 from sidecar.authority.scope import Scope, as_live
 from sidecar.errors import IdentityError
@@ -30,6 +31,7 @@ from sidecar.errors import IdentityError
 TEXT_BYTES_MAX = 1024
 ORIGINS = ("user", "agent", "schedule", "event")
 AXES = ("calls", "cost", "bytes")
+NOTHING = Budgets(0, 0, 0)
 FORGET_S = 60  # a closed task is told from an unknown one this long
 EXPIRE, FORGET, PURGE = "T", "F", "P"
 
@@ -153,7 +155,7 @@ def delegate_task(draft: Draft, asked: DelegateTask, by: Caller) -> Task:
     require_active(draft, parent.owner)
     expires_ns = min(parent.expires_ns, draft.now_ns + _ttl(draft, asked.ttl_s) * SECOND_NS if asked.ttl_s else 1 << 63)
     _check_budgets(asked.budgets, "budgets")
-    parent = _draw(draft, parent, asked.budgets)
+    parent = _count(draft, _draw(draft, parent, asked.budgets))
     # The native view has the draw already.
     draft.put(TASKS, parent.id.encode(), parent)
     child = Task(
@@ -271,16 +273,17 @@ def close_tasks(draft: Draft, root: Task, command: str, reason: str, by: Caller)
     ends = {task.id: _next_state(task, command if task is root else _inherited(command)) for task in tree}
     left = draft.spending.stop(ends)
     undone: list[str] = []
-    totals: dict[str, Budgets] = {}
+    total = NOTHING
+    below: defaultdict[str, list[Budgets]] = defaultdict(list)
     # Children first, so that what they give back is part of what their parent gives back.
     for task in reversed(tree):
-        total = _total(task, left.get(task.id, Budgets(0, 0, 0)), [totals[t.id] for t in tree if t.parent == task.id])
-        totals[task.id] = total
+        total = _total(task, left.get(task.id, NOTHING), below[task.id])
+        below[task.parent].append(total)
         closed = _closed(draft, task, ends[task.id], total, reason)
         undone += undo_approvals(draft, task.id, by)
         if task is root:
             root = closed
-    refunded = _refund(draft, root, totals[root.id])
+    refunded = _refund(draft, root, total)
     draft.event(f"task.{ends[root.id]}", by, task=root.id, agent=root.agent, closed=len(tree), reason=reason)
     return Closed(task=root, closed=tuple(task.id for task in tree), refunded=refunded, undone_approvals=tuple(undone))
 
@@ -418,6 +421,22 @@ def _draw(draft: Draft, parent: Task, wanted: Budgets) -> Task:
     return msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
 
 
+def _count(draft: Draft, parent: Task) -> Task:
+    """`parent`, when its tree may grow: who ends the root ends all below it in one write, which must stay short."""
+    root = parent
+    while root.parent:
+        root = get_task(draft, root.parent)
+    if root.below >= draft.limits.tree_max:
+        raise ExhaustedError(
+            f"{root.below} tasks were delegated below `{root.id}`; open a new task, or raise `authority.tree_max`"
+        )
+    root = msgspec.structs.replace(root, below=root.below + 1)
+    if root.id == parent.id:
+        return root
+    draft.put(TASKS, root.id.encode(), root)
+    return parent
+
+
 def _cap(draft: Draft, task: Task, most: Budgets) -> Task:
     """`task` with at most this much left."""
     if most == Budgets():
@@ -453,7 +472,7 @@ def _refund(draft: Draft, closed: Task, total: Budgets) -> Budgets:
     """Give what is left of a closed task to its parent, if that is still there and limited."""
     parent = draft.find(TASKS, closed.parent.encode(), Task) if closed.parent else None
     if parent is None or parent.state not in LIVING:
-        return Budgets(0, 0, 0)
+        return NOTHING
     amounts = [max(0, getattr(total, axis)) if getattr(parent.granted, axis) != UNLIMITED else 0 for axis in AXES]
     refunded = Budgets(*amounts)
     if any(amounts):

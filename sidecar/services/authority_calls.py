@@ -17,7 +17,6 @@ from sidecar.authority.draft import Caller, Draft
 from sidecar.authority.errors import AuthorityError, ExhaustedError, StateError, invalid
 from sidecar.authority.rows import decode
 from sidecar.authority.store import Repeat
-from sidecar.errors import SidecarError
 
 log = logging.getLogger("remit.authority")
 
@@ -99,7 +98,7 @@ def answered(method: Callable[..., Message]) -> Callable[..., Message]:
     def call(self: Service, request: Any, context: grpc.ServicerContext) -> Message:
         try:
             return method(self, request, self.resolve(context))
-        except SidecarError as error:
+        except Exception as error:
             return refuse(context, error)
 
     return call
@@ -113,19 +112,19 @@ def streamed(method: Callable[..., Iterator[Message]]) -> Callable[..., Iterator
         try:
             caller = self.resolve(context)
             yield from self.watching(method(self, request, caller, context.is_active))
-        except SidecarError as error:
+        except Exception as error:
             refuse(context, error)
 
     return call
 
 
-def refuse(context: grpc.ServicerContext, error: SidecarError) -> Any:
+def refuse(context: grpc.ServicerContext, error: Exception) -> Any:
     """End the call. What is not one of our refusals says nothing of the inside."""
     if not isinstance(error, AuthorityError):
         log.error("authority.call_failed", exc_info=error)
-        context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        return context.abort(grpc.StatusCode.INTERNAL, "internal error")
     text = str(error).encode("ascii", "backslashreplace").decode()[:TEXT_MAX]
-    context.abort(_CODES[error.code], text)
+    return context.abort(_CODES[error.code], text)
 
 
 # ---------------------------------------------------------------- pages
