@@ -121,8 +121,7 @@ class _Failing:
 @pytest.mark.parametrize("method", ["Get", "Watch"])
 def test_what_fails_inside_is_logged_and_not_told(method: str, caplog: pytest.LogCaptureFixture) -> None:
     context = _Context()
-    with caplog.at_level(logging.ERROR):
-        with pytest.raises(RuntimeError):
-            list(getattr(_Failing(), method)(None, context) or ())
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError):
+        list(getattr(_Failing(), method)(None, context) or ())
     assert context.told == (grpc.StatusCode.INTERNAL, "internal error")
     assert "authority.call_failed" in caplog.text
