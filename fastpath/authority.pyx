@@ -1412,7 +1412,8 @@ cdef class Live:
         cdef size_t n = 0
         cdef uint64_t number = epoch
         cdef int failed
-        cdef list keep = []          # what a change borrows, or replaces, lives until all of them are linked
+        # What a change borrows or replaces lives until all are linked. First: what becomes of approvals, of tasks, by id.
+        cdef list keep = [{}, {}]
         if list_ == NULL:
             raise MemoryError
         try:
@@ -1441,6 +1442,7 @@ cdef class Live:
             task = TaskRow(data, self._namespace)
             task.task.ends_boot_ns = ends_at(self.state, task.task.expires_unix_ns)
             keep.append(task)
+            keep[1][data["id"]] = task
             change.what, change.row, change.reset = CHANGE_TASK, &task.task, data.get("reset", False)
         elif name == "state":
             change.what, change.key = CHANGE_STATE, _borrow(keep, data["id"])
@@ -1451,6 +1453,7 @@ cdef class Live:
                 change.delta[i] = data.get(budget, 0)
         elif name == "forget":
             change.what, change.key = CHANGE_FORGET, _borrow(keep, data["id"])
+            keep[1][data["id"]] = None
         elif name == "revoke":
             self._prepare_revocation(change, data, keep)
         elif name == "lift":
@@ -1461,12 +1464,15 @@ cdef class Live:
         elif name == "approval" and data["state"] == "granted":
             approval = ApprovalRow(data)
             approval.approval.ends_boot_ns = ends_at(self.state, approval.approval.expires_unix_ns)
-            if data["id"] in self._approvals:
+            if keep[0].get(data["id"], self._approvals.get(data["id"])) is not None:
                 raise ProtocolError(f"approval: `{data['id']}` is in force already")
             keep.append(approval)
+            keep[0][data["id"]] = approval
             change.what, change.row = CHANGE_APPROVAL, &approval.approval
         elif name == "approval":
-            approval = self._approvals.get(data["id"])
+            # It may have come with this very batch: commands that were made durable together are put in force together.
+            approval = keep[0].get(data["id"], self._approvals.get(data["id"]))
+            keep[0][data["id"]] = None
             change.what = CHANGE_APPROVAL_GONE if approval is not None else CHANGE_BUDGET
             change.row = &approval.approval if approval is not None else NULL
             keep.append(approval)
@@ -1516,20 +1522,13 @@ cdef class Live:
 
     cdef int _own(self, changes, list keep) except -1:
         """Keep the rows that are linked now; those that they replaced go with the old entries."""
-        cdef TaskRow task
-        cdef ApprovalRow approval
-        for row in keep:
-            if isinstance(row, TaskRow):
-                task = row
-                self._tasks[_str(task.task.key.text)] = row
-            elif isinstance(row, ApprovalRow):
-                approval = row
-                self._approvals[_str(approval.approval.id)] = row
-        for name, data in changes:
-            if name == "forget":
-                self._tasks.pop(data["id"], None)
-            elif name == "approval" and data["state"] != "granted":
-                self._approvals.pop(data["id"], None)
+        cdef dict held
+        for held, done in ((self._approvals, keep[0]), (self._tasks, keep[1])):
+            for id_, row in done.items():
+                if row is None:
+                    held.pop(id_, None)
+                else:
+                    held[id_] = row
         return 0
 
     def put_fresh(self, boot_ns):

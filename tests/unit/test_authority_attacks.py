@@ -143,3 +143,28 @@ def test_an_evaluation_id_that_is_none_names_no_step_up() -> None:
     live = make_live()
     for nonsense in ("0" * 16 + "-000000000000001", "0" * 16 + "+000000000000001", "é" * 16, "z" * 32):
         assert live.step_up(nonsense) is None
+
+
+def test_what_is_granted_and_withdrawn_at_once_lifts_nothing() -> None:
+    """Commands that were made durable together come into force together: the last word counts, and no row is left."""
+    live = make_live(task())
+    pdp = make_pdp(live)
+    granted = approval(live, ask(pdp, "delete").evaluation_id)
+    withdrawn = "approval", {**granted[1], "state": "cancelled"}
+    live.apply([granted, withdrawn], 2)
+    assert live.counts()["approvals"] == 0
+    assert outcome(ask(pdp, "delete"))[0] == "STEP_UP"
+    live.apply([granted, withdrawn, granted], 3)
+    assert outcome(ask(pdp, "delete")) == ALLOW
+    live.apply([withdrawn, granted, withdrawn], 4)
+    assert live.counts()["approvals"] == 0
+
+
+def test_a_task_that_is_forgotten_and_put_at_once_is_there() -> None:
+    live = make_live(task())
+    pdp = make_pdp(live)
+    live.apply([("forget", {"id": "t1"}), task()], 2)
+    assert outcome(ask(pdp)) == ALLOW
+    assert [row[0] for row in live.snapshot()[0]] == ["t1"]
+    live.apply([task(), ("forget", {"id": "t1"})], 3)
+    assert outcome(ask(pdp)) == ("DENY", "task.none")

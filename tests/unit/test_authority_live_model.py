@@ -1,0 +1,179 @@
+"""The native view beside a plain model of it: random changes, calls and reports, each answer and number compared."""
+
+import random
+from typing import Any
+
+import pytest
+
+from tests.fix_faults import LONG
+from tests.fix_live import AGENT, CHILD, OWNER, ask, make_live, make_pdp, outcome, task
+from tests.unit.test_authority import SETTLED, report, revoke
+
+SEEDS = 200 if LONG else 12
+STEPS = 400
+AGENTS = (AGENT, CHILD)
+OWNERS = (OWNER, "bob")
+TOOLS = ("files/open", "files/remove")
+STATES = ("open", "suspended", "completed", "cancelled", "expired", "revoked")
+AXES = ("calls", "cost")
+
+
+class Model:
+    """Tasks, revocations and owners in dictionaries; says what each call must be answered."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.live = make_live()
+        self.pdp = make_pdp(self.live)
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.revoked: set[tuple[str, str]] = set()
+        self.inactive: set[str] = set()
+        self.settles: dict[str, tuple[str, str, int]] = {}
+        self.epoch = 1
+
+    def apply(self, *changes: tuple[str, dict[str, Any]]) -> None:
+        self.epoch += 1
+        self.live.apply(changes, self.epoch)
+
+    # -------------------------------------------------------- changes
+
+    def put(self) -> None:
+        id_ = f"t{self.rng.randrange(8)}"
+        before = self.tasks.get(id_)
+        parents = [name for name, one in self.tasks.items() if one["depth"] < 3 and name < id_]
+        parent = self.rng.choice([*parents, None])
+        depth = self.tasks[parent]["depth"] + 1 if parent else 0
+        row = {
+            "agent": self.rng.choice(AGENTS), "owner": self.rng.choice(OWNERS), "state": self.rng.choice(STATES[:2]),
+            "parent": parent, "depth": depth, "calls": self.rng.choice((-1, 0, 3, 20)),
+            "cost": self.rng.choice((-1, 0, 5, 50)),
+        }  # fmt: skip
+        self.apply(task(id_, **row))
+        if before:
+            row |= {axis: before[axis] for axis in AXES}
+        row |= {f"over_{axis}": before[f"over_{axis}"] if before else 0 for axis in AXES}
+        row |= {f"spent_{axis}": before[f"spent_{axis}"] if before else 0 for axis in AXES}
+        self.tasks[id_] = row
+
+    def state(self) -> None:
+        id_, state = f"t{self.rng.randrange(8)}", self.rng.choice(STATES)
+        self.apply(("state", {"id": id_, "state": state}))
+        if id_ in self.tasks:
+            self.tasks[id_]["state"] = state
+
+    def budget(self) -> None:
+        id_, amounts = f"t{self.rng.randrange(8)}", {axis: self.rng.randrange(-8, 9) for axis in AXES}
+        self.apply(("budget", {"id": id_, **amounts}))
+        row = self.tasks.get(id_)
+        for axis, amount in amounts.items():
+            if row and row[axis] >= 0 and amount > 0:
+                self.move(row, axis, amount)
+            elif row and row[axis] >= 0:
+                row[axis] = max(0, row[axis] + amount)
+
+    def forget(self) -> None:
+        id_ = f"t{self.rng.randrange(8)}"
+        self.apply(("forget", {"id": id_}))
+        self.tasks.pop(id_, None)
+
+    def revoke(self) -> None:
+        kind = self.rng.choice(("agent", "tool", "task"))
+        key = self.rng.choice({"agent": AGENTS, "tool": TOOLS, "task": ("t1", "t2", "t3")}[kind])
+        if (kind, key) in self.revoked:
+            self.revoked.remove((kind, key))
+            self.apply(("lift", {"kind": kind, "key": key, "mode": "deny"}))
+        else:
+            self.revoked.add((kind, key))
+            self.apply(revoke(kind, key))
+
+    def owner(self) -> None:
+        person = self.rng.choice(OWNERS)
+        self.inactive ^= {person}
+        self.apply(("owner", {"id": person, "active": person not in self.inactive}))
+
+    # -------------------------------------------------------- calls
+
+    @staticmethod
+    def move(row: dict[str, Any], axis: str, amount: int) -> None:
+        now = row[axis] - row[f"over_{axis}"] + amount
+        row[axis], row[f"over_{axis}"] = max(0, now), max(0, -now)
+
+    def charge(self, id_: str, axis: str, amount: int) -> None:
+        row = self.tasks.get(id_)
+        if row:
+            row[f"spent_{axis}"] += amount
+            if row[axis] >= 0:
+                self.move(row, axis, -amount)
+
+    def named(self, agent: str, name: str) -> tuple[str, str]:
+        """The task in force, or why there is none."""
+        if name:
+            return (name, "") if name in self.tasks and self.tasks[name]["agent"] == agent else ("", "task.unknown")
+        mine = [id_ for id_, one in self.tasks.items() if one["agent"] == agent and one["state"] == "open"]
+        return (mine[0], "") if len(mine) == 1 else ("", "task.unnamed" if mine else "task.none")
+
+    def expected(self, agent: str, tool: str, name: str, cost: int) -> tuple[str, str]:
+        """(task in force, reason)."""
+        for kind, key in (("agent", agent), ("tool", tool)):
+            if (kind, key) in self.revoked:
+                return "", f"revoked.{kind}"
+        id_, fault = self.named(agent, name)
+        refusal, at = "", id_
+        while at and not fault.startswith("task.chain"):
+            row = self.tasks.get(at)
+            if row is None:
+                fault = "task.chain"
+                break
+            if row["state"] != "open" and not fault:
+                fault = f"task.{row['state']}"
+            for kind, key in (("task", at), ("agent", row["agent"] if at != id_ else "")):
+                if (kind, key) in self.revoked and not refusal:
+                    refusal = f"revoked.{kind}"
+            at = row["parent"]
+        # The agent's own owner, and the task's.
+        people = {OWNER, self.tasks[id_]["owner"]} if id_ else {OWNER}
+        fault = refusal or fault or ("owner.inactive" if people & self.inactive else "")
+        if not fault and any(0 <= self.tasks[id_][a] < n for a, n in (("calls", 1), ("cost", cost))):
+            fault = "task.budget"
+        return id_, fault
+
+    def call(self) -> None:
+        agent, tool = self.rng.choice(AGENTS), self.rng.choice(TOOLS)
+        name, cost = self.rng.choice(("", "", "t0", "t1", "t2", "t3")), self.rng.randrange(4)
+        id_, fault = self.expected(agent, tool, name, cost)
+        answer = ask(self.pdp, tool=tool, agent=agent, task=name, cost=cost)
+        assert outcome(answer) == (("DENY", fault) if fault else ("ALLOW", "ok"))
+        if not fault:
+            self.charge(id_, "calls", 1)
+            self.charge(id_, "cost", cost)
+            self.settles[answer.evaluation_id] = (id_, agent, cost)
+
+    def report(self) -> None:
+        if not self.settles:
+            return
+        evaluation = self.rng.choice(list(self.settles))
+        id_, agent, reserved = self.settles.pop(evaluation)
+        executed, cost = self.rng.random() < 0.5, self.rng.randrange(9)
+        assert report(self.pdp, evaluation, agent=agent, executed=executed, cost=cost) == SETTLED
+        self.charge(id_, "cost", cost - reserved if executed else -reserved)
+        self.charge(id_, "calls", 0 if executed else -1)
+
+    def same(self) -> None:
+        for id_, row in self.tasks.items():
+            found = self.live.task(id_)
+            assert found is not None
+            names = ("state", *AXES, *(f"spent_{axis}" for axis in AXES))
+            assert {name: found[name] for name in names} == {name: row[name] for name in names}, id_
+        assert self.live.counts()["tasks"] == len(self.tasks)
+        assert self.live.counts()["revocations"] == len(self.revoked)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_native_view_is_what_a_plain_model_says(seed: int) -> None:
+    """No call is allowed that the model denies, none is denied that it allows, and every number is the same."""
+    rng = random.Random(seed)
+    model = Model(rng)
+    steps = [model.put, model.state, model.budget, model.forget, model.revoke, model.owner, model.call, model.report]
+    for _ in range(STEPS):
+        rng.choices(steps, weights=(6, 3, 2, 1, 2, 1, 14, 6))[0]()
+        model.same()
