@@ -1412,7 +1412,7 @@ cdef class Live:
         cdef size_t n = 0
         cdef uint64_t number = epoch
         cdef int failed
-        # What a change borrows or replaces lives until all are linked. First what becomes of approvals and tasks, by id.
+        # What a change borrows or replaces lives until all are linked. First what becomes of approvals and tasks by id.
         cdef list keep = [{}, {}]
         if list_ == NULL:
             raise MemoryError
