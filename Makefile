@@ -61,7 +61,8 @@ test-faults: setup
 # A copy of the tree whose extensions are built with sanitizers: $(1) folder, $(2) compiler settings.
 define instrumented
 @mkdir -p $(1)
-@git ls-files -z --cached --others --exclude-standard | xargs -0 cp -u --parents --preserve=timestamps -t $(1)
+@git ls-files --cached --others --exclude-standard | while read -r f; do \
+  cmp -s "$$f" "$(1)/$$f" || cp --parents "$$f" $(1); done
 @cd $(1) && $(2) $(abspath $(PY)) setup.py -q build_ext --inplace
 endef
 
