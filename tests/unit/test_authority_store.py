@@ -135,6 +135,73 @@ def test_many_callers_share_a_commit_and_each_gets_its_own_answer(tmp_path: path
         assert commits < 128
 
 
+def test_one_caller_alone_waits_for_no_other_thread(tmp_path: pathlib.Path) -> None:
+    """Who finds nobody writing runs the command and the commit itself; what queued meanwhile is another's to write."""
+    ran: list[threading.Thread] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def note(_: Draft) -> None:
+        ran.append(threading.current_thread())
+
+    def hold(draft: Draft) -> None:
+        note(draft)
+        begun.set()
+        assert go.wait(DEADLINE_S)
+
+    with kept(tmp_path / "s") as one:
+        wait_for("the writer at rest", lambda: one.store._next_due > 1)
+        one.store.call(note)
+        assert ran == [threading.current_thread()]
+        epoch = one.store.epoch
+        first = threading.Thread(target=one.store.call, args=(hold,))
+        first.start()
+        assert begun.wait(DEADLINE_S)
+        others = [threading.Thread(target=one.store.call, args=(note,)) for _ in range(5)]
+        for other in others:
+            other.start()
+        wait_for("the others to queue", lambda: len(one.store._queue) == 5)
+        go.set()
+        for thread in (first, *others):
+            thread.join(DEADLINE_S)
+        assert one.store.epoch == epoch + 6
+    assert ran[1] is first
+    assert len(set(ran[2:])) == 1  # one thread wrote all of them
+    assert ran[2] not in others
+
+
+def test_a_writer_that_is_ended_leaves_nobody_waiting(tmp_path: pathlib.Path) -> None:
+    """Whatever breaks off the one who writes: who waits is refused, and so is everybody after."""
+    begun, go = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def end(_: Draft) -> None:
+        begun.set()
+        assert go.wait(DEADLINE_S)
+        raise SystemExit
+
+    def ask(command: Callable[[Draft], object]) -> None:
+        try:
+            one.store.call(command)
+        except (StoreError, SystemExit) as error:
+            ends.append(type(error).__name__)
+
+    with kept(tmp_path / "s") as one:
+        wait_for("the writer at rest", lambda: one.store._next_due > 1)
+        first = threading.Thread(target=ask, args=(end,))
+        first.start()
+        assert begun.wait(DEADLINE_S)
+        other = threading.Thread(target=ask, args=(lambda _: None,))
+        other.start()
+        wait_for("the other to queue", lambda: len(one.store._queue) == 1)
+        go.set()
+        first.join(DEADLINE_S)
+        other.join(DEADLINE_S)
+        assert sorted(ends) == ["StoreError", "SystemExit"]
+        assert "restart the sidecar" in one.store.problem
+        with pytest.raises(StoreError, match="restart the sidecar"):
+            one.open()
+
+
 def test_a_refused_command_leaves_the_others_of_its_commit_alone(tmp_path: pathlib.Path) -> None:
     with kept(tmp_path / "s") as one:
         parent = one.open(budgets=Budgets(calls=5))
