@@ -870,8 +870,10 @@ cdef void authority_ground(
     # No longer than their rooms: what is in force was refused else.
     out.task_n = min(<uint32_t> TASK_ID_MAX, standing.task.n) if standing.task_fault.n == 0 else 0
     out.approval_n = min(<uint32_t> TASK_ID_MAX, standing.approval.n)
-    memcpy(out.task, standing.task.p, out.task_n)
-    memcpy(out.approval, standing.approval.p, out.approval_n)
+    if out.task_n:
+        memcpy(out.task, standing.task.p, out.task_n)
+    if out.approval_n:
+        memcpy(out.approval, standing.approval.p, out.approval_n)
 
 
 cdef bint holds_locked(LiveState *s, Grounds *grounds) noexcept nogil:
