@@ -744,7 +744,8 @@ cdef void charge(Task *task, const int64_t *took, int sign) noexcept nogil:
 
 cdef inline void note_text(char *room, uint32_t cap, Text text, Text *out) noexcept nogil:
     out.p, out.n = room, min(cap, text.n)
-    memcpy(room, text.p, out.n)
+    if out.n:
+        memcpy(room, text.p, out.n)
 
 
 cdef void reserve(
@@ -1035,7 +1036,8 @@ cdef void put_text(char *room, uint32_t cap, Text text, uint8_t *cut) noexcept n
     """NUL-terminated, cut to its room."""
     cdef uint32_t n = min(cap - 1, text.n)
     cut[0] |= n < text.n
-    memcpy(room, text.p, n)
+    if n:
+        memcpy(room, text.p, n)
     room[n] = 0
 
 
