@@ -1,5 +1,5 @@
 """What a base holds, by name, for whoever edits it. Not for the way of a call."""
-from fastpath.image cimport NODE_PRESENT, Note, Policy, Span
+from fastpath.image cimport NODE_PRESENT, Span
 from fastpath.rows cimport Table, span_text, table_node, table_note
 from fastpath.table cimport Generation, table_find
 from fastpath.value cimport Arena, Uid, text_compare, uid_make
