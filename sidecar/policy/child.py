@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import lmdb
 import msgspec
 
 from fastpath.table import IMAGE_KEY
@@ -123,7 +122,7 @@ def run(job: Job, editor: Editor, tell: Tell = unheard) -> Result:
         return Result(error=str(error))
     except MemoryError:
         return Result(error=f"the compiler needs more than {job.memory_bytes_max} bytes of memory")
-    except (OSError, lmdb.Error) as error:
+    except OSError as error:
         return Result(error=f"`{job.output}` cannot be written: {str(error).lower()}")
 
 
