@@ -291,14 +291,8 @@ class AuthorityStore:
             yield self._draft(rows, self._epoch)
 
     def _draft(self, rows: DatabaseRows, epoch: int) -> Draft:
-        return Draft(
-            rows,
-            self._spending,
-            self.limits,
-            now_ns=self.clock.now(),
-            epoch=epoch,
-            new_id=lambda: secrets.token_hex(16),
-        )
+        now_ns = self.clock.now()
+        return Draft(rows, self._spending, self.limits, now_ns=now_ns, epoch=epoch, new_id=lambda: _new_id(now_ns))
 
     # ------------------------------------------------------------ the writer
 
@@ -630,6 +624,11 @@ class AuthorityStore:
             raise StoreError(self.problem or "the authority store is closed")
         with database.read() as rows:
             return rows.count(table, most)
+
+
+def _new_id(now_ns: int) -> str:
+    """128 bits, time first as in a UUIDv7 (RFC 9562): what is opened together lies together, a commit writes less."""
+    return f"{now_ns // 1_000_000 & (1 << 48) - 1:012x}{secrets.token_hex(10)}"
 
 
 def _opposite(name: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
