@@ -94,7 +94,9 @@ cdef class Names:
             for i in range(self.count):
                 numbers[i] = i
             # glibc's merge sort: on what arrives nearly sorted it is nearly linear.
-            qsort_r(numbers, self.count, sizeof(uint32_t), by_text, &texts)
+            # It wants an array, and there is none of no names.
+            if self.count:
+                qsort_r(numbers, self.count, sizeof(uint32_t), by_text, &texts)
         return found
 
     cdef const char *at(self, uint32_t number, uint64_t *size) noexcept nogil:
