@@ -170,6 +170,12 @@ cdef struct Conn:
     int drain_cause          # Cause of that
     int pinged               # a keepalive ping is unanswered
     int writing              # epoll waits for room to write
+    int waits                # for its turn, in the loop's queue (fastpath/turns.pxd)
+    int heavy                # its last turn was a long one
+    uint32_t piece           # bytes that its next turn may read
+    Conn *turn_prev
+    Conn *turn_next
+    uint32_t early           # streams refused before the peer could know our limit
     int64_t opened_ns
     int64_t began_ns
     int64_t active_ns        # last time a stream began or ended

@@ -6,6 +6,7 @@ all of that is counted and refused here (RFC 9113 sections 8.2.1, 8.3, 10.5).
 from fastpath.c.nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_ENHANCE_YOUR_CALM,
     NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_CANCEL, NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM,
+    NGHTTP2_ERR_REFUSED_STREAM,
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE,
     NGHTTP2_FLOW_CONTROL_ERROR, NGHTTP2_GOAWAY, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_INTERNAL_ERROR,
     NGHTTP2_NO_ERROR, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_PING, NGHTTP2_PRIORITY,
@@ -41,18 +42,20 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 cdef enum:
-    SLICE = 16384            # bytes parsed between two looks at the accounts
+    FRAME_MAX = 16384        # payload of a frame of ours (RFC 9113 section 6.5.2)
     PREFIX = 5               # flag and length of a gRPC message
-    BODY_FIRST = 2048        # first allocation for a message; it grows with what really arrives
+    BODY_FIRST = 256         # least allocation for a message; it grows with what really arrives
     WINDOW = 1 << 20         # bytes that a connection may send before we take them
     QUEUE_MAX = 1000         # frames of ours that wait
     RESETS_BURST = 100       # streams that a peer may reset at once, and per second
     RESETS_PER_S = 10
     FAULTS_BURST = 50        # streams that a peer may make us reset
     FAULTS_PER_S = 5
+    EARLY_MAX = 4096         # streams over the limit that a peer may open before our SETTINGS can have reached it
     FRAMES_BURST = 1000      # frames without a request; each request gives some back
     FRAMES_PER_S = 100
     FRAMES_PER_REQUEST = 8
+    PRIORITY_TOKENS = 16     # of a frame that means nothing here (RFC 9113 section 5.3.2): more than a request gives
     SHOWN_MAX = 1024         # bytes of a grpc-message
     TYPES_KNOWN = 10         # frame types of RFC 9113
 
@@ -85,13 +88,13 @@ cdef nghttp2_option *_option = NULL
 
 # ---------------------------------------------------------------- accounts
 
-cdef bint _take(Bucket *bucket, int64_t now, int64_t burst, int64_t per_s) noexcept nogil:
-    """Whether a token was there."""
+cdef bint _take(Bucket *bucket, int64_t now, int64_t burst, int64_t per_s, int64_t tokens=1) noexcept nogil:
+    """Whether so many tokens were there."""
     cdef int64_t back = (now - bucket.at_ns) * per_s // SECOND_NS
     if back > 0:
         bucket.tokens = min(burst, bucket.tokens + back)
         bucket.at_ns = now
-    bucket.tokens -= 1
+    bucket.tokens -= tokens
     return bucket.tokens >= 0
 
 
@@ -303,6 +306,7 @@ cdef void _headers_end(Stream *stream) noexcept nogil:
 
 cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
+    cdef int tokens
     conn.door.stats.frames_in += 1
     if hd.type == NGHTTP2_HEADERS and hd.stream_id <= conn.last_id and _stream(session, hd.stream_id) == NULL:
         # An id that was used or passed over (RFC 9113 section 5.1.1); nghttp2 would ignore it.
@@ -313,7 +317,8 @@ cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, v
     if hd.type == NGHTTP2_PRIORITY and hd.stream_id == 0:
         # RFC 9113 section 6.3; since priorities are off, nghttp2 does not look.
         return _end(conn, CAUSE_PROTOCOL)
-    if _take(&conn.frames, conn.door.now_ns, FRAMES_BURST, FRAMES_PER_S):
+    tokens = PRIORITY_TOKENS if hd.type == NGHTTP2_PRIORITY else 1
+    if _take(&conn.frames, conn.door.now_ns, FRAMES_BURST, FRAMES_PER_S, tokens):
         return 0
     return _end(conn, CAUSE_FLOOD)
 
@@ -321,6 +326,19 @@ cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, v
 cdef int _on_unknown(nghttp2_session *session, void **payload, const nghttp2_frame_hd *hd, void *user) noexcept nogil:
     """A frame of a type that we do not know is ignored (RFC 9113 section 4.1); _on_begin_frame has counted it."""
     return NGHTTP2_ERR_CANCEL
+
+
+cdef int _one_too_many(Conn *conn) noexcept nogil:
+    """A stream was refused for the limit of streams, which the peer may not have heard of yet (RFC 9113 section 5.1.2).
+
+    Counted here and not when the reset is sent: until then much more could be parsed.
+    """
+    if conn.settled or conn.early >= EARLY_MAX:
+        return _fault(conn)
+    conn.early += 1
+    # What still comes on that stream was sent in good faith.
+    conn.frames.tokens = min(<int64_t> FRAMES_BURST, conn.frames.tokens + FRAMES_PER_REQUEST)
+    return 0
 
 
 cdef int _on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept nogil:
@@ -331,7 +349,7 @@ cdef int _on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame,
     if conn.stream_count >= conn.door.limits.streams:
         # nghttp2 holds a peer to our SETTINGS only after it acknowledged them.
         _reset(conn, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+        return _one_too_many(conn) or NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     stream = _open(conn, frame.hd.stream_id)
     if stream == NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
@@ -468,7 +486,8 @@ cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *fra
 
 
 cdef int _on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int code, void *user) noexcept nogil:
-    return _fault(<Conn *> user)
+    # nghttp2 itself refuses streams over a limit that was not acknowledged.
+    return _one_too_many(<Conn *> user) if code == NGHTTP2_ERR_REFUSED_STREAM else _fault(<Conn *> user)
 
 
 cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user) noexcept nogil:
@@ -482,6 +501,13 @@ cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *us
 
 # ---------------------------------------------------------------- callbacks: sent
 
+cdef bint _is_fault(uint32_t code) noexcept nogil:
+    """Whether a reset of ours counts when it is sent: NO_ERROR follows an answer, the others were counted before."""
+    return code != <uint32_t> NGHTTP2_NO_ERROR and code != <uint32_t> NGHTTP2_ENHANCE_YOUR_CALM and (
+        code != <uint32_t> NGHTTP2_REFUSED_STREAM
+    )
+
+
 cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
     cdef Stream *stream
@@ -490,10 +516,7 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
         if frame.rst_stream.error_code == <uint32_t> NGHTTP2_FLOW_CONTROL_ERROR:
             # A window past 2^31-1 ends the connection (RFC 9113 sections 6.9.1 and 6.9.2); nghttp2 resets the stream.
             nghttp2_session_terminate_session(session, NGHTTP2_FLOW_CONTROL_ERROR)
-        # NO_ERROR follows an answer that did not wait for the whole request, ENHANCE_YOUR_CALM was counted before.
-        if frame.rst_stream.error_code != <uint32_t> NGHTTP2_NO_ERROR and (
-            frame.rst_stream.error_code != <uint32_t> NGHTTP2_ENHANCE_YOUR_CALM
-        ):
+        if _is_fault(frame.rst_stream.error_code):
             return _fault(conn)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         conn.told = conn.draining != 1
@@ -746,7 +769,7 @@ cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil:
     cdef size_t n = 0
     cdef ssize_t got
     # A frame of ours is at most one DATA frame of 16 KiB with its header; that much room stays.
-    while cap - n > SLICE + 64:
+    while cap - n > FRAME_MAX + 64:
         got = nghttp2_session_mem_send(conn.session, &p)
         if got < 0:
             _end(conn, CAUSE_MEMORY if got == NGHTTP2_ERR_NOMEM else CAUSE_PROTOCOL)

@@ -5,6 +5,7 @@ from fastpath.call cimport Pdp
 from fastpath.held cimport Slot
 from fastpath.http2 cimport Conn, Door
 from fastpath.lane cimport Lane
+from fastpath.turns cimport Turns
 from fastpath.value cimport Arena
 from fastpath.verify cimport REFUSALS
 from fastpath.wire cimport Text
@@ -36,6 +37,8 @@ cdef class Loop:             # one thread of a door; connections stay with it
     cdef uint8_t *inbox
     cdef uint8_t *outbox
     cdef Conn *first         # open connections
+    cdef Conn *ticking       # the next one at whose clocks the tick under way looks; NULL: none is under way
+    cdef Turns turns         # of connections with more to do
     cdef Conn *closed        # closed while events were at hand that may name them
     cdef int epoll
     cdef int wake            # eventfd: something is in another thread's hand for this loop

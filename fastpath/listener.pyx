@@ -35,6 +35,9 @@ from fastpath.record cimport RECORD_BYTES_MAX
 from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT
 from fastpath.reserve cimport reserve_close, reserve_open
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
+from fastpath.turns cimport (
+    PIECE_CALLS, PIECE_FIRST, ROUND_NS, turn_took, turns_add, turns_drop,
+)
 from fastpath.verify cimport (
     REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
 )
@@ -62,10 +65,9 @@ cdef extern from * nogil:
 cdef enum:
     EVENTS = 64              # taken from epoll at once
     ACCEPTS = 64             # connections accepted at once
-    INBOX = 65536            # bytes read at once
-    SLICE = 16384            # of which are parsed between two looks at accounts and answers
+    INBOX = 16384            # bytes read at once, at most
     OUTBOX = 131072
-    READS = 8                # of one connection before the others have their turn
+    TICKED = 64              # connections of a tick between two looks at what arrived
     TICK_MS = 250            # how late a deadline may be noticed
     GROUPS_MAX = 256         # supplementary groups of a Unix peer that are looked at
     INT64_BITS = 63
@@ -218,6 +220,12 @@ cdef void _answer(Loop self, Conn *conn, Stream *stream) noexcept nogil:
 
 # ---------------------------------------------------------------- one connection
 
+cdef void _read_clock(Loop self) noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    self.door.now_ns = <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
+
+
 cdef void _listen_for(Loop self, Conn *conn, bint writing) noexcept nogil:
     """While bytes of ours wait nothing more is read: a peer that does not take answers gets to ask nothing."""
     cdef epoll_event event
@@ -227,6 +235,9 @@ cdef void _listen_for(Loop self, Conn *conn, bint writing) noexcept nogil:
     event.events = EPOLLOUT if writing else EPOLLIN
     event.data.ptr = conn
     epoll_ctl(self.epoll, EPOLL_CTL_MOD, conn.fd, &event)
+    if not writing:
+        # Requests and decrypted bytes that waited meanwhile make no event.
+        turns_add(&self.turns, conn)
 
 
 cdef ssize_t _write(Conn *conn, const void *p, size_t n) noexcept nogil:
@@ -286,28 +297,27 @@ cdef void _flush(Loop self, Conn *conn) noexcept nogil:
         _listen_for(self, conn, conn.out != NULL)
 
 
-cdef void _parse(Loop self, Conn *conn, size_t n) noexcept nogil:
-    """Feed what stands in the inbox, and answer what is complete after each slice."""
-    cdef size_t at = 0
+cdef void _answer_some(Loop self, Conn *conn) noexcept nogil:
+    """Answer what is complete, as much of it as belongs to one turn."""
     cdef Stream *stream
-    while at < n and conn.cause == CAUSE_NONE:
-        http2_feed(conn, self.inbox + at, min(<size_t> SLICE, n - at))
-        at += SLICE
-        while conn.cause == CAUSE_NONE:
-            stream = http2_next(conn)
-            if stream == NULL:
-                break
-            _answer(self, conn, stream)
+    cdef int _i
+    for _i in range(PIECE_CALLS):
+        if conn.cause != CAUSE_NONE:
+            return
+        stream = http2_next(conn)
+        if stream == NULL:
+            return
+        _answer(self, conn, stream)
 
 
 cdef ssize_t _read(Loop self, Conn *conn) noexcept nogil:
     """Bytes into the inbox; 0 when there are none now or the peer is gone, which sets the cause."""
-    cdef ssize_t got
+    cdef ssize_t got = 0
     cdef size_t n = 0
     if conn.tls != NULL:
-        # All records that are there come before the first answer: a call and its reset arrive in records of their own.
-        while n < INBOX:
-            got = tls_read(conn, self.inbox + n, INBOX - n)
+        # The records that are there come before the first answer: a call and its reset arrive in records of their own.
+        while n < conn.piece:
+            got = tls_read(conn, self.inbox + n, conn.piece - n)
             if got <= 0:
                 break
             n += got
@@ -315,7 +325,7 @@ cdef ssize_t _read(Loop self, Conn *conn) noexcept nogil:
         if n == 0 and conn.over:
             conn.cause = CAUSE_PEER
         return n
-    got = recv(conn.fd, self.inbox, INBOX, 0)
+    got = recv(conn.fd, self.inbox, conn.piece, 0)
     if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
         conn.cause = CAUSE_PEER
     return max(<ssize_t> 0, got)
@@ -349,36 +359,49 @@ cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
     return conn.cause == CAUSE_NONE
 
 
-cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
+cdef bint _take_in(Loop self, Conn *conn) noexcept nogil:
+    """Read and parse a piece, unless requests wait for their answers still; whether more may be there."""
     cdef ssize_t got = 0
-    cdef int reads = 0
+    cdef size_t room = conn.piece
+    if conn.ready == NULL:
+        got = _read(self, conn)
+        if got:
+            conn.heard_ns = self.door.now_ns
+            http2_feed(conn, self.inbox, got)
+    _answer_some(self, conn)
+    # What the peer made us say counts before more of it is parsed.
+    _flush(self, conn)
+    return conn.ready != NULL or <size_t> got == room or conn.over or (conn.tls != NULL and tls_pending(conn))
+
+
+cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
+    """One turn of a connection: what is left to write, then a piece of what it sent."""
+    cdef int64_t began = self.door.now_ns
+    cdef bint more = False
+    turns_drop(&self.turns, conn)
     if _secure(self, conn):
-        if conn.out == NULL:
-            while conn.cause == CAUSE_NONE and (reads < READS or (conn.tls != NULL and tls_pending(conn))):
-                got = _read(self, conn)
-                if got == 0:
-                    break
-                conn.heard_ns = self.door.now_ns
-                _parse(self, conn, got)
-                reads += 1
-                if got < INBOX and not conn.over:
-                    break
-                # What the peer made us say counts before more of it is parsed.
-                _flush(self, conn)
-                if conn.out != NULL:
-                    break
-        if conn.cause == CAUSE_NONE:
+        if conn.cause == CAUSE_NONE and conn.out != NULL:
             _flush(self, conn)
+        if conn.cause == CAUSE_NONE and conn.out == NULL:
+            more = _take_in(self, conn)
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
             conn.cause = conn.drain_cause if conn.draining else (CAUSE_PEER if conn.left else CAUSE_PROTOCOL)
+        _read_clock(self)
+        turn_took(conn, self.door.now_ns - began, more)
     if conn.cause != CAUSE_NONE:
         _close(self, conn)
+    elif more and conn.out == NULL:
+        # While it does not take what we say it has no turn; that it does again is an event.
+        turns_add(&self.turns, conn)
 
 
 cdef void _close(Loop self, Conn *conn) noexcept nogil:
     """End a connection. What names it in the events at hand is told by its fd; `_bury` frees it after them."""
     cdef uint8_t last[32]
     self.door.stats.closed[conn.cause] += 1
+    turns_drop(&self.turns, conn)
+    if self.ticking == conn:
+        self.ticking = conn.next
     admission_count(self.admission, self.door.loop, -1)
     admission_leave(self.admission, <Guest *> conn.guest)
     if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
@@ -456,6 +479,7 @@ cdef Conn *_new_conn(Loop self, int fd) noexcept nogil:
     conn.door = &self.door
     conn.fd = fd
     conn.pidfd = -1
+    conn.piece = PIECE_FIRST
     conn.opened_ns = conn.heard_ns = conn.wrote_ns = conn.active_ns = now
     conn.peer.kind = PEER_AGENT
     conn.peer.not_after_s = <int64_t> ((<uint64_t> 1 << INT64_BITS) - 1)
@@ -560,12 +584,6 @@ cdef void _accept(Loop self) noexcept nogil:
 
 # ---------------------------------------------------------------- the clock
 
-cdef void _read_clock(Loop self) noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    self.door.now_ns = <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
-
-
 cdef int _overdue(Loop self, const Conn *conn) noexcept nogil:
     """The Cause for which time is up on this connection, or CAUSE_NONE."""
     cdef int64_t now = self.door.now_ns
@@ -602,12 +620,15 @@ cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
 
 
 cdef void _tick(Loop self) noexcept nogil:
-    cdef Conn *conn = self.first
-    cdef Conn *after
-    while conn != NULL:
-        after = conn.next
+    """Look at the clocks of some connections; those that remain have their look after the events at hand."""
+    cdef Conn *conn
+    cdef int _i
+    for _i in range(TICKED):
+        conn = self.ticking
+        if conn == NULL:
+            return
+        self.ticking = conn.next
         _tick_conn(self, conn)
-        conn = after
 
 
 cdef void _leave_socket(Loop self) noexcept nogil:
@@ -670,8 +691,24 @@ cdef void _event(Loop self, void *of) noexcept nogil:
     if <size_t> of & PROCESS:
         conn.cause = CAUSE_DIED
         _close(self, conn)
+    elif conn.heavy:
+        turns_add(&self.turns, conn)
     else:
         _serve_conn(self, conn)
+
+
+cdef void _give_turns(Loop self) noexcept nogil:
+    """A round of those that wait for their turn, as long as it may delay the others."""
+    cdef int64_t end = self.door.now_ns + ROUND_NS
+    while self.turns.first != NULL and self.door.now_ns < end:
+        _serve_conn(self, self.turns.first)
+
+
+cdef int _patience(Loop self) noexcept nogil:
+    """How long, in ms, nothing needs to happen."""
+    if self.turns.first != NULL or self.ticking != NULL:
+        return 0
+    return TICK_MS if self.first != NULL or self.stop_at_ns else -1
 
 
 cdef bint _over(Loop self) noexcept nogil:
@@ -688,16 +725,18 @@ cdef void _loop(Loop self) noexcept nogil:
     _read_clock(self)
     ticked = self.door.now_ns
     while True:
-        n = epoll_wait(self.epoll, events, EVENTS, TICK_MS if self.first != NULL or self.stop_at_ns else -1)
+        n = epoll_wait(self.epoll, events, EVENTS, _patience(self))
         _read_clock(self)
         for i in range(n):
             _event(self, events[i].data.ptr)
         if remit_flag(&self.stopping):
             remit_flag_set(&self.stopping, 0)
             _begin_stop(self)
-        if self.door.now_ns - ticked > TICK_MS * MS_NS:
+        _give_turns(self)
+        if self.ticking == NULL and self.door.now_ns - ticked > TICK_MS * MS_NS:
             ticked = self.door.now_ns
-            _tick(self)
+            self.ticking = self.first
+        _tick(self)
         _bury(self)
         if _over(self):
             _take_over(self)

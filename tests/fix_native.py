@@ -33,7 +33,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 TIMEOUT_S = 20
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
-PROTOCOL_ERROR, CANCEL, ENHANCE_YOUR_CALM, NO_ERROR = 1, 8, 11, 0
+PROTOCOL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM, NO_ERROR = 1, 7, 8, 11, 0
 POLICY = """
 permit(principal, action == Action::"read", resource);
 permit(principal, action, resource) when { context has http };

@@ -22,8 +22,10 @@ from tests.fix_native import (
     PREFACE,
     PRIORITY,
     QUESTION,
+    REFUSED_STREAM,
     RST,
     SETTINGS,
+    TIMEOUT_S,
     WINDOW,
     Gone,
     NativeServer,
@@ -130,6 +132,54 @@ def test_streams_over_the_limit_are_refused(door: NativeServer, count: int) -> N
     assert door.listener.counters()["open"] == 0
     assert door.listener.counters()["streams"] <= STREAMS
     served(door)
+
+
+def test_streams_opened_before_our_limit_was_known_are_no_fault(door: NativeServer) -> None:
+    """H2-04: a peer cannot keep a limit that it has not heard of; what is over it is refused, and the others go on."""
+    over = 1000
+    with RawClient(door.address, hello=False) as client:
+        client.send(PREFACE + frame(SETTINGS))
+        streams = [2 * i + 1 for i in range(STREAMS + over)]
+        client.send(b"".join(frame(HEADERS, END_HEADERS, i, client.block(call_headers())) for i in streams))
+        client.until(lambda: len(client.resets) == over)
+        client.send(frame(SETTINGS, ACK))
+        # What was on its way for the streams that are gone is no fault either.
+        client.send(b"".join(frame(DATA, END_STREAM, i, message(QUESTION)) for i in streams))
+        client.until(lambda: len(client.ended) == STREAMS)
+        assert set(client.resets) == set(streams[STREAMS:])
+        assert set(client.resets.values()) == {REFUSED_STREAM}
+        assert client.ask(streams[-1] + 2) == ("0", "")
+    assert door.listener.counters()["calls"] == STREAMS + 1
+
+
+def test_streams_without_end_before_our_limit_was_known_end_the_connection() -> None:
+    """H2-04: good faith has a bound."""
+    with native_server(settings_ms=TIMEOUT_S * 1000) as door:
+        with RawClient(door.address, hello=False) as client:
+            block = [frame(HEADERS, END_HEADERS, 2 * i + 1, client.block(call_headers())) for i in range(6000)]
+            client.send(PREFACE + frame(SETTINGS) + b"".join(block))
+            client.drain()
+        done = door.ended("faults")
+        assert done["streams"] <= STREAMS
+        assert done["resets_out"] < 5000
+        served(door)
+
+
+def test_a_connection_with_more_to_do_waits_for_its_turn(door: NativeServer) -> None:
+    """H2-12: who sends much at once is served piece by piece, and calls that came later come in between."""
+    many, busy = 250, 20
+    clients = [RawClient(door.address) for _ in range(busy)]
+    with RawClient(door.address) as other:
+        assert other.ask(1) == ("0", "")
+        for client in clients:
+            client.send(b"".join(client.request(2 * i + 1) for i in range(many)))
+        before = door.listener.counters()["calls"]
+        assert other.ask(3) == ("0", "")
+        assert door.listener.counters()["calls"] - before < busy * many
+        for client in clients:
+            client.until(lambda client=client: len(client.ended) == many)
+            client.socket.close()
+    assert door.listener.counters()["calls"] == busy * many + 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Whose turn it is on a loop: connections with more to do wait in a queue, each served a bounded piece at a time.
+
+A connection that took little in its last turn is served as soon as its bytes arrive. One that took much waits in the
+queue even for its first piece, and between pieces of the queue the loop looks for new bytes of the others; so what a
+call waits for is bounded by the pieces of few, not by all that the busy have sent.
+"""
+from fastpath.http2 cimport Conn
+from libc.stdint cimport int64_t, uint32_t
+
+
+cdef enum:
+    PIECE_MIN = 1024         # bytes of one turn, by what the connection's bytes cost
+    PIECE_FIRST = 4096
+    PIECE_MAX = 16384
+    PIECE_CALLS = 32         # answered in one turn
+    PIECE_NS = 200000        # a turn that took longer makes the next smaller
+    HEAVY_NS = 100000        # a turn that took longer makes the connection wait for its next
+    ROUND_NS = 250000        # of turns from the queue, then a look at the others
+
+
+cdef struct Turns:           # connections with more to do, the next one first
+    Conn *first
+    Conn *last
+
+
+cdef inline void turns_add(Turns *turns, Conn *conn) noexcept nogil:
+    """To the end of the queue, unless it waits there already."""
+    if conn.waits:
+        return
+    conn.waits = 1
+    conn.turn_prev, conn.turn_next = turns.last, NULL
+    if turns.last != NULL:
+        turns.last.turn_next = conn
+    else:
+        turns.first = conn
+    turns.last = conn
+
+
+cdef inline void turns_drop(Turns *turns, Conn *conn) noexcept nogil:
+    if not conn.waits:
+        return
+    conn.waits = 0
+    if conn.turn_prev != NULL:
+        conn.turn_prev.turn_next = conn.turn_next
+    else:
+        turns.first = conn.turn_next
+    if conn.turn_next != NULL:
+        conn.turn_next.turn_prev = conn.turn_prev
+    else:
+        turns.last = conn.turn_prev
+
+
+cdef inline void turn_took(Conn *conn, int64_t ns, bint more) noexcept nogil:
+    """Judge a turn by its length: bytes that cost much come in smaller pieces."""
+    conn.heavy = more or ns > HEAVY_NS
+    if ns > PIECE_NS:
+        conn.piece = max(<uint32_t> PIECE_MIN, conn.piece // 2)
+    elif ns < PIECE_NS // 2:
+        conn.piece = min(<uint32_t> PIECE_MAX, conn.piece * 2)
