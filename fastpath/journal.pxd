@@ -13,7 +13,8 @@ cpdef enum JournalState:
 
 
 cdef enum:
-    SPARES_MAX = 2        # segments preallocated ahead of the writer
+    SPARES_MIN = 2        # segments preallocated ahead of the writer
+    SPARES_MAX = 16       # of a writer that is faster than its helper
 
 
 cdef struct Slot:                # one mapped segment
@@ -33,6 +34,9 @@ cdef class Journal:
     cdef Slot current            # the slot behind `segment`
     cdef Slot spares[SPARES_MAX]    # mapped and empty, first used first
     cdef int spare_count
+    cdef int spares_wanted       # follows the rate of the writer
+    cdef uint64_t entered        # segments that the writer has entered
+    cdef uint64_t entered_seen   # of them, when maintain() last looked
     cdef Slot retired[SPARES_MAX]   # full, waiting for maintain() to unmap them
     cdef int retired_count
     cdef void *wake              # pthread condition: a spare was taken, or close() was called

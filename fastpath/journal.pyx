@@ -69,6 +69,7 @@ cdef class Journal:
         if segment_bytes < SEGMENT_BYTES_MIN or cap_bytes < 2 * segment_bytes:
             raise ValueError(f"`segment_bytes` is at least {SEGMENT_BYTES_MIN} and fits twice into `cap_bytes`")
         self.size = segment_bytes
+        self.spares_wanted = SPARES_MIN
         self.sync_each = sync == "each"
         self._impl = _Keeper(Path(directory), cap_bytes, on_full, sync, sync_ms, helper)
         if not deferred:
@@ -198,11 +199,22 @@ cdef class Journal:
         if failed:
             self._impl.problem = "syncing the journal failed; the disk does not take writes"
 
+    def _follow_rate(self):
+        """Want as many spares as the writer took since the last look and as many again: it may come late next time."""
+        cdef int64_t wanted = 2 * <int64_t> (self.entered - self.entered_seen)
+        # Spares are bytes under the cap that no record has: an eighth of it is theirs.
+        cdef int64_t room = <int64_t> (self._impl.cap_bytes // 8 // self.size)
+        self.entered_seen = self.entered
+        # They are given up one at a time: who was fast a moment ago may be again.
+        wanted = min(max(wanted, self.spares_wanted - 1), room, SPARES_MAX)
+        self.spares_wanted = <int> max(wanted, SPARES_MIN)
+
     def _refill(self):
         """Keep spares ahead of the writer, as far as the cap and the disk allow."""
         impl = self._impl
         try:
-            while self.spare_count < SPARES_MAX:
+            self._follow_rate()
+            while self.spare_count < self.spares_wanted:
                 if impl.spool.has_room():
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
@@ -412,6 +424,7 @@ cdef bint _rotate(Journal j) noexcept nogil:
     if j.segment != NULL:
         j.retired[j.retired_count] = j.current
         j.retired_count += 1
+    j.entered += 1
     j.current = j.spares[0]
     j.spare_count -= 1
     memmove(j.spares, j.spares + 1, j.spare_count * sizeof(Slot))

@@ -36,7 +36,7 @@ from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPOR
 from fastpath.reserve cimport reserve_close, reserve_open
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
-    PIECE_CALLS, PIECE_FIRST, ROUND_NS, turn_took, turns_add, turns_drop,
+    LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, ROUND_NS, turn_took, turns_add, turns_drop,
 )
 from fastpath.verify cimport (
     REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
@@ -297,27 +297,27 @@ cdef void _flush(Loop self, Conn *conn) noexcept nogil:
         _listen_for(self, conn, conn.out != NULL)
 
 
-cdef void _answer_some(Loop self, Conn *conn) noexcept nogil:
-    """Answer what is complete, as much of it as belongs to one turn."""
+cdef int _answer_some(Loop self, Conn *conn, int most) noexcept nogil:
+    """Answer what is complete, at most so many; how many there were."""
     cdef Stream *stream
-    cdef int _i
-    for _i in range(PIECE_CALLS):
-        if conn.cause != CAUSE_NONE:
-            return
+    cdef int count = 0
+    while count < most and conn.cause == CAUSE_NONE:
         stream = http2_next(conn)
         if stream == NULL:
-            return
+            break
         _answer(self, conn, stream)
+        count += 1
+    return count
 
 
-cdef ssize_t _read(Loop self, Conn *conn) noexcept nogil:
-    """Bytes into the inbox; 0 when there are none now or the peer is gone, which sets the cause."""
+cdef ssize_t _read(Loop self, Conn *conn, size_t room) noexcept nogil:
+    """At most `room` bytes into the inbox; 0 when there are none now or the peer is gone, which sets the cause."""
     cdef ssize_t got = 0
     cdef size_t n = 0
     if conn.tls != NULL:
         # The records that are there come before the first answer: a call and its reset arrive in records of their own.
-        while n < conn.piece:
-            got = tls_read(conn, self.inbox + n, conn.piece - n)
+        while n < room:
+            got = tls_read(conn, self.inbox + n, room - n)
             if got <= 0:
                 break
             n += got
@@ -325,7 +325,7 @@ cdef ssize_t _read(Loop self, Conn *conn) noexcept nogil:
         if n == 0 and conn.over:
             conn.cause = CAUSE_PEER
         return n
-    got = recv(conn.fd, self.inbox, conn.piece, 0)
+    got = recv(conn.fd, self.inbox, room, 0)
     if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
         conn.cause = CAUSE_PEER
     return max(<ssize_t> 0, got)
@@ -359,35 +359,43 @@ cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
     return conn.cause == CAUSE_NONE
 
 
-cdef bint _take_in(Loop self, Conn *conn) noexcept nogil:
-    """Read and parse a piece, unless requests wait for their answers still; whether more may be there."""
+cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
+    """Read and parse a piece, unless requests wait for their answers still; whether more may be there.
+
+    `much` is set when that was more than a turn without waiting has.
+    """
+    cdef size_t room = conn.piece if conn.heavy else min(<uint32_t> LIGHT_BYTES, conn.piece)
     cdef ssize_t got = 0
-    cdef size_t room = conn.piece
+    cdef int count
+    cdef bint more
     if conn.ready == NULL:
-        got = _read(self, conn)
+        got = _read(self, conn, room)
         if got:
             conn.heard_ns = self.door.now_ns
             http2_feed(conn, self.inbox, got)
-    _answer_some(self, conn)
+    count = _answer_some(self, conn, PIECE_CALLS if conn.heavy else LIGHT_CALLS)
     # What the peer made us say counts before more of it is parsed.
     _flush(self, conn)
-    return conn.ready != NULL or <size_t> got == room or conn.over or (conn.tls != NULL and tls_pending(conn))
+    more = conn.ready != NULL or <size_t> got == room or conn.over or (conn.tls != NULL and tls_pending(conn))
+    much[0] = more or count > LIGHT_CALLS or got > LIGHT_BYTES
+    return more
 
 
 cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
     """One turn of a connection: what is left to write, then a piece of what it sent."""
     cdef int64_t began = self.door.now_ns
     cdef bint more = False
+    cdef bint much = False
     turns_drop(&self.turns, conn)
     if _secure(self, conn):
         if conn.cause == CAUSE_NONE and conn.out != NULL:
             _flush(self, conn)
         if conn.cause == CAUSE_NONE and conn.out == NULL:
-            more = _take_in(self, conn)
+            more = _take_in(self, conn, &much)
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
             conn.cause = conn.drain_cause if conn.draining else (CAUSE_PEER if conn.left else CAUSE_PROTOCOL)
         _read_clock(self)
-        turn_took(conn, self.door.now_ns - began, more)
+        turn_took(conn, self.door.now_ns - began, much)
     if conn.cause != CAUSE_NONE:
         _close(self, conn)
     elif more and conn.out == NULL:

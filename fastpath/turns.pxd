@@ -13,8 +13,9 @@ cdef enum:
     PIECE_FIRST = 4096
     PIECE_MAX = 16384
     PIECE_CALLS = 32         # answered in one turn
+    LIGHT_BYTES = 4096       # of a turn that needs no waiting for it
+    LIGHT_CALLS = 4
     PIECE_NS = 200000        # a turn that took longer makes the next smaller
-    HEAVY_NS = 100000        # a turn that took longer makes the connection wait for its next
     ROUND_NS = 250000        # of turns from the queue, then a look at the others
 
 
@@ -50,9 +51,12 @@ cdef inline void turns_drop(Turns *turns, Conn *conn) noexcept nogil:
         turns.last = conn.turn_prev
 
 
-cdef inline void turn_took(Conn *conn, int64_t ns, bint more) noexcept nogil:
-    """Judge a turn by its length: bytes that cost much come in smaller pieces."""
-    conn.heavy = more or ns > HEAVY_NS
+cdef inline void turn_took(Conn *conn, int64_t ns, bint much) noexcept nogil:
+    """Judge a turn: after `much` the next one is waited for, and bytes that cost much come in smaller pieces.
+
+    How long a turn took decides nothing but the size: on a busy machine it is chance.
+    """
+    conn.heavy = much
     if ns > PIECE_NS:
         conn.piece = max(<uint32_t> PIECE_MIN, conn.piece // 2)
     elif ns < PIECE_NS // 2:

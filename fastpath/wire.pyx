@@ -12,6 +12,7 @@ cdef enum:
     VARINT_BYTES_MAX = 10
     TAG_BYTES_MAX = 5
     TYPE_BITS = 3
+    FIELD_ONE = 8            # least tag: field number 1
     LENGTH_MAX = 0x7FFFFFFF
 
 
@@ -158,7 +159,22 @@ cdef bint skip_group(Reader *r, uint32_t number) noexcept nogil:
     return fail(r, WIRE_TRUNCATED)
 
 
+cdef inline bint read_short(Reader *r, WireField *f) noexcept nogil:
+    """A field of bytes whose tag and length have one byte each, as nearly all have; false, and nothing read, else."""
+    cdef const uint8_t *p = r.p
+    if r.end - p < 2 or (p[0] & 0x87) != WIRE_BYTES or p[0] < FIELD_ONE or p[1] > 0x7F or r.end - p < 2 + p[1]:
+        return False
+    f.number = p[0] >> TYPE_BITS
+    f.type = WIRE_BYTES
+    f.bytes.p = <const char *> p + 2
+    f.bytes.n = p[1]
+    r.p = p + 2 + p[1]
+    return True
+
+
 cdef bint reader_next(Reader *r, WireField *f) noexcept nogil:
+    if read_short(r, f):
+        return True
     while r.p < r.end:
         if not read_tag(r, f):
             return False

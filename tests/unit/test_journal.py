@@ -15,7 +15,7 @@ from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_r
 from fastpath.journal import Journal, JournalState
 from fastpath.spool import list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
-from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, fill, held, offsets, open_journal, overwrite
+from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, decision_payload, fill, held, offsets, open_journal, overwrite
 
 HEADER = int(FrameLayout.SEGMENT_HEADER)
 
@@ -160,6 +160,28 @@ def test_options_that_do_not_fit_are_named(folder: Path, options: dict[str, obje
 
 
 # ------------------------------------------------------------------ full
+
+
+def test_spares_follow_the_rate_of_the_writer(folder: Path) -> None:
+    """A fast writer finds more room each time that its helper comes late; a slow one leaves the cap to records."""
+    with open_journal(folder, segment_bytes=4096, cap_bytes=256 * 4096, helper=False) as journal:
+
+        def until_refused() -> int:
+            count = 0
+            while journal.append_bytes(decision_payload(count)):
+                count += 1
+            journal.maintain()
+            return count
+
+        at_first, later = until_refused(), [until_refused() for _ in range(4)]
+        assert later[-1] >= 4 * at_first
+        assert later == sorted(later)
+        most = len(list(folder.glob("*.spare")))
+        for _ in range(20):
+            journal.maintain()
+        fill(journal, most * 8)
+        journal.maintain()
+        assert len(list(folder.glob("*.spare"))) < most
 
 
 def test_a_full_journal_refuses_and_recovers_when_upstream_acknowledges(folder: Path) -> None:
