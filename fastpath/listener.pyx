@@ -64,7 +64,7 @@ cdef extern from * nogil:
 
 cdef enum:
     EVENTS = 64              # taken from epoll at once
-    ACCEPTS = 64             # connections accepted at once
+    ACCEPTS = 8              # connections accepted between two looks at the others
     INBOX = 16384            # bytes read at once, at most
     OUTBOX = 131072
     TICKED = 64              # connections of a tick between two looks at what arrived
