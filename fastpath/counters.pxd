@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 
 
 cdef enum:
-    DOORS = 6                # fastpath.request Door
+    DOORS = 7                # fastpath.request Door
     OUTCOMES = 5             # fastpath.decide Outcome
     BUCKETS = 16             # latency buckets, the last one without a bound
 
