@@ -8,6 +8,7 @@ from where it was; a snapshot replaces what we had. The clocks of both machines 
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +42,7 @@ BATCH = 1000
 STOP_S = 5.0
 
 
-class Stream:
+class Stream(ABC):
     """One of the streams, and what we hold of it: `held` names its rows and how each is taken out again."""
 
     name = ""
@@ -54,13 +55,13 @@ class Stream:
         self.held: dict[object, Change] = {}
         self._fresh: set[object] | None = None
 
+    @abstractmethod
     def open(self, channel: grpc.Channel) -> Any:
         """The stream behind what we have."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changes(self, message: Any) -> Iterator[Change]:
         """What a message changes in the native view. InvalidError when it cannot be read."""
-        raise NotImplementedError
 
     def take(self, message: Any) -> list[Change]:
         """All that is to be applied for one message."""

@@ -38,6 +38,7 @@ from sidecar.authority.scope import Scope
 from sidecar.authority.store import Repeat
 from sidecar.authority.tasks import ChangeTask, DelegateTask, get_task
 from sidecar.decisions.events import event_record
+from sidecar.demo.processes import wait_for
 from tests.fix_faults import LONG
 from tests.fix_store import (
     AGENT_A,
@@ -56,13 +57,6 @@ from tests.fix_store import (
 
 ROWS = 100_000 if LONG else 2_000
 DEADLINE_S = 30
-
-
-def wait_for(what: str, condition: Any) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 # ---------------------------------------------------------------- in force and kept
