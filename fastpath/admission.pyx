@@ -14,8 +14,8 @@ from fastpath.c.xxhash cimport XXH3_64bits
 
 cdef extern from * nogil:
     """
-    static inline void remit_change(int64_t *p, int by) { __atomic_fetch_add(p, by, __ATOMIC_RELAXED); }
-    static inline int64_t remit_count(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void remit_change(int64_t *p, int by) { __atomic_fetch_add(p, by, __ATOMIC_RELEASE); }
+    static inline int64_t remit_count(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline int remit_less(int *p) { return __atomic_sub_fetch(p, 1, __ATOMIC_ACQ_REL); }
     static inline int remit_left(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     """

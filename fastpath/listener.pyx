@@ -410,7 +410,6 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     turns_drop(&self.turns, conn)
     if self.ticking == conn:
         self.ticking = conn.next
-    admission_count(self.admission, self.door.loop, -1)
     admission_leave(self.admission, <Guest *> conn.guest)
     if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
         _write(conn, last, http2_farewell(conn, last))
@@ -432,6 +431,8 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
         conn.next.prev = conn.prev
     conn.next = self.closed
     self.closed = conn
+    # Last: who sees that no connection is left finds nothing held either.
+    admission_count(self.admission, self.door.loop, -1)
 
 
 cdef void _bury(Loop self) noexcept nogil:

@@ -393,8 +393,10 @@ class Spool:
     def drop_oldest(self) -> bool:
         """Replace the oldest segments, if possible one segment's size, by one Gap; False when that frees nothing."""
         held = list_segments(self.directory)
+        # What the writer has entered since the last upkeep is listed too, but still to be named and released.
+        mapped = {path for _, path in self._maps.values()}
         freed = count = 0
-        while count < len(held) - 1 and freed < self.segment_bytes:
+        while count < len(held) - 1 and freed < self.segment_bytes and held[count].path not in mapped:
             freed += held[count].size
             count += 1
         if not count:

@@ -13,7 +13,7 @@ import pytest
 
 from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record, read_frames
 from fastpath.journal import Journal, JournalState
-from fastpath.spool import list_segments
+from fastpath.spool import Spool, list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, decision_payload, fill, held, offsets, open_journal, overwrite
 
@@ -209,6 +209,22 @@ def test_dropping_the_oldest_leaves_a_gap_record(folder: Path) -> None:
         (gap, *rest) = held(folder)
         assert gap_range(gap[1]) == (1, gap[0])
         assert [sequence for sequence, _ in rest] == list(range(gap[0] + 1, 2001))
+
+
+def test_dropping_spares_what_the_writer_has_entered_and_upkeep_has_not_named(folder: Path) -> None:
+    """LG-06 `drop_oldest`: segments that are still mapped stay, however full the journal is, and get their names."""
+    spool = Spool(folder, SEGMENT_BYTES, 4 * SEGMENT_BYTES, durable=False)
+    entered = [spool.create() for _ in range(3)]
+    for sequence, (_, mapped) in enumerate(entered, 1):
+        payload = frame(sequence, b"x" * 100)
+        mapped[HEADER : HEADER + len(payload)] = payload
+    assert not spool.drop_oldest()
+    for sequence, (number, _) in enumerate(entered, 1):
+        spool.name(number, sequence)
+        spool.release(number)
+    assert sequences(folder) == [1, 2, 3]
+    assert spool.drop_oldest()
+    spool.close(clean=True)
 
 
 def test_gap_records_are_what_the_contract_says() -> None:
