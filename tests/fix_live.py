@@ -21,6 +21,7 @@ NOW = 1_800_000_000_000_000_000
 BOOT = 5_000_000_000_000
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
+UNHURRIED_MS = 60_000  # a busy machine makes no call late
 
 POLICIES = """
 @id("base") permit (principal, action, resource);
@@ -84,7 +85,7 @@ def make_live(*changes: tuple[str, dict[str, Any]]) -> Live:
 
 def make_pdp(live: Live | None, journal: Journal | None = None, policies: str = POLICIES, active: bool = True) -> Pdp:
     """A ready Pdp over these policies and entities; clock and ids are its own."""
-    pdp = Pdp(journal=journal)
+    pdp = Pdp(journal=journal, budget_ms=UNHURRIED_MS)
     image = compile_image(policies, entities=entities(active)).image
     pdp.put_rules(Generation.from_bytes(image, generation=1), mapping_of({"trust_domains": ["example.org"]}))
     pdp.put_state(epoch=0, bundle_generation=2, not_ready="")

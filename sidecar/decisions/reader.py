@@ -8,6 +8,7 @@ from fastpath.frames import Frames, gap_range, gap_record
 from fastpath.spool import Segment, list_segments
 
 CAUSE_MISSING = "missing: not held by the sidecar any more"
+OPENING_TRIES = 8  # a segment changes its name once, but another may go meanwhile
 
 Entry = tuple[int, bytes]
 """(sequence, payload)"""
@@ -59,18 +60,20 @@ class SpoolReader:
 
     def _enter(self) -> bool:
         """Open the segment that holds the expected record, else the first one behind it."""
-        held = [segment for segment in self._listing() if segment.first_sequence > self._left]
-        if not held:
-            return False
-        reached = [segment for segment in held if segment.first_sequence <= self.expected]
-        chosen = reached[-1] if reached else held[0]
-        try:
-            self._frames = Frames(chosen.path)
-        except FileNotFoundError:
-            return False  # removed meanwhile; the next listing knows
-        if chosen.first_sequence != self._first:
-            self._first, self._tries = chosen.first_sequence, 0
-        return True
+        for _ in range(OPENING_TRIES):
+            held = [segment for segment in self._listing() if segment.first_sequence > self._left]
+            if not held:
+                return False
+            reached = [segment for segment in held if segment.first_sequence <= self.expected]
+            chosen = reached[-1] if reached else held[0]
+            try:
+                self._frames = Frames(chosen.path)
+            except FileNotFoundError:
+                continue  # named or removed meanwhile; the next listing knows
+            if chosen.first_sequence != self._first:
+                self._first, self._tries = chosen.first_sequence, 0
+            return True
+        return False
 
     def _step(self) -> bool:
         """Take one record of the open segment; False at its end."""

@@ -17,6 +17,7 @@ from sidecar.authority.scope import Scope, as_live
 from sidecar.policy.compile import compile_image
 from tests import fix_scopes
 from tests.fix_faults import LONG, SEED
+from tests.fix_live import UNHURRIED_MS
 from tests.fix_mapping import mapping_of
 
 AGENT = "spiffe://example.org/agents/a"
@@ -48,7 +49,7 @@ def entities() -> str:
 @pytest.fixture(scope="module")
 def world() -> tuple[Pdp, Live, VerifiedPeer]:
     live = Live()
-    pdp = Pdp(journal=None)
+    pdp = Pdp(journal=None, budget_ms=UNHURRIED_MS)
     image = compile_image('@id("all") permit (principal, action, resource);', entities=entities()).image
     pdp.put_rules(Generation.from_bytes(image, generation=1), mapping_of({"trust_domains": ["example.org"]}))
     pdp.put_state(epoch=0, bundle_generation=1, not_ready="")

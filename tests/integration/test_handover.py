@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from fastpath.journal import list_segments, read_frames
 from sidecar._proto.remit.authority.v1 import revocations_pb2, tasks_pb2
 from sidecar.demo.processes import Process, module, wait_for
 from sidecar.errors import ConfigError
 from sidecar.inherited import from_service_manager
+from tests.fix_journal import held
 from tests.fix_serve import AGENT, OTHER, TIMEOUT_S, Served, check, made_sidecar, outcome, question
 from tests.fix_store import Stubs, as_caller, opening, with_authority
 
@@ -88,8 +88,7 @@ def successor(served: Served, number: int) -> Process:
 
 def records(served: Served) -> list[int]:
     """Sequence numbers of the journal, as it stands on disk."""
-    segments = list_segments(pathlib.Path(served.folder) / "journal")
-    return [sequence for segment in segments for sequence, _ in read_frames(segment.path)]
+    return [sequence for sequence, _ in held(pathlib.Path(served.folder) / "journal")]
 
 
 def test_no_call_fails_while_processes_take_over(served: Served) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from fastpath.authority import Live
 from fastpath.call import Pdp
-from fastpath.journal import Journal, list_segments, read_frames
+from fastpath.journal import Journal
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
+from tests.fix_journal import held
 from tests.fix_live import (
     AGENT,
     BOOT,
@@ -224,9 +225,7 @@ def last_event(folder: Path) -> decisions_pb2.Event:
 
 
 def last_record(folder: Path) -> decisions_pb2.Record:
-    payloads = [frame for segment in list_segments(folder) for frame in read_frames(segment.path)]
-    payloads = [payload for _, payload in sorted(payloads)]
-    found: decisions_pb2.Record = decisions_pb2.Record.FromString(payloads[-1])
+    found: decisions_pb2.Record = decisions_pb2.Record.FromString(held(folder)[-1][1])
     return found
 
 

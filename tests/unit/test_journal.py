@@ -1,5 +1,6 @@
 """The journal: what is appended is there, in order, and what is not there is named."""
 
+import dataclasses
 import errno
 import os
 import resource
@@ -15,6 +16,7 @@ from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_r
 from fastpath.journal import Journal, JournalState
 from fastpath.spool import Spool, list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
+from sidecar.decisions.reader import SpoolReader
 from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, decision_payload, fill, held, offsets, open_journal, overwrite
 
 HEADER = int(FrameLayout.SEGMENT_HEADER)
@@ -55,6 +57,17 @@ def test_reopening_continues_the_sequence_and_the_id(folder: Path) -> None:
         assert journal.id == name
         assert journal.append_bytes(b"next") == given[-1] + 1
     assert sequences(folder) == list(range(1, 102))
+
+
+def test_a_reader_finds_a_segment_that_was_named_after_it_looked(folder: Path) -> None:
+    """A path that is gone when it is opened is looked up again: what was appended is there at once."""
+    with open_journal(folder) as journal:
+        fill(journal, 3)
+        (segment,) = journal.segments()
+        listings = iter([[dataclasses.replace(segment, path=folder / "000001.spare")]])
+        reader = SpoolReader(lambda: next(listings, None) or journal.segments(), 0)
+        assert [sequence for sequence, _ in reader.read(10, 1 << 20)] == [1, 2, 3]
+        reader.close()
 
 
 def test_a_reader_sees_records_while_the_writer_goes_on(folder: Path) -> None:
