@@ -52,7 +52,7 @@ def _nothing(*_: object) -> None:
 
 
 def open_store(folder: Path, live: Live) -> AuthorityStore:
-    store = AuthorityStore(folder, live, Live(), limits=Limits(), map_bytes_max=MAP_BYTES, note=_nothing)
+    store = AuthorityStore(folder, live, limits=Limits(), map_bytes_max=MAP_BYTES, note=_nothing)
     store.open()
     return store
 

@@ -213,15 +213,16 @@ cdef struct Grounds:         # what an ALLOW rests on, for as long as it is reme
     uint32_t approval_n
 
 
+# Rows hold texts alone, in tuples: nothing for the collector of cycles, which would go through every open task.
 cdef class TaskRow:
     cdef Task task
     cdef ScopeRow scope
-    cdef list kept
+    cdef tuple kept
 
 
 cdef class ApprovalRow:
     cdef Approval approval
-    cdef list kept
+    cdef tuple kept
 
 
 cdef class Live:
@@ -230,11 +231,22 @@ cdef class Live:
     cdef dict _approvals     # id: ApprovalRow
     cdef list _kept
     cdef str _namespace
-    cdef int _prepare(self, Change *change, str name, data, list keep) except -1
-    cdef int _prepare_revocation(self, Change *change, data, list keep) except -1
-    cdef int _prepare_owner(self, Change *change, data, list keep) except -1
-    cdef int _unprepare(self, Change *list_, size_t n) except -1
-    cdef int _own(self, changes, list keep) except -1
+
+
+cdef class Changes:          # read, and not in force yet; they own their rows until then
+    cdef Live live
+    cdef Change *rows
+    cdef size_t n
+    cdef bint taken          # put, or tried to
+    cdef list kept           # texts that rows borrow until they are linked
+    cdef list tasks          # (id, TaskRow, or None of one that is forgotten)
+    cdef list approvals      # (place in rows, id, ApprovalRow, or None of one that is taken out)
+    cdef int _read(self, Change *change, str name, data) except -1
+    cdef int _read_task(self, Change *change, data) except -1
+    cdef int _read_revocation(self, Change *change, data) except -1
+    cdef int _read_owner(self, Change *change, data) except -1
+    cdef int _read_approval(self, Change *change, data) except -1
+    cdef int resolve(self, Live live, dict approvals) except -1
 
 
 cdef uint64_t authority_epoch(const LiveState *live) noexcept nogil

@@ -22,8 +22,14 @@ MODES_BY_NAME: dict[str, int]
 """Modes of a revocation: deny, read_only, step_up."""
 
 @disjoint_base
+class Changes:
+    """Changes that were read and are not in force yet: Live.prepare makes them. What is never put goes with them."""
+
+    def __new__(cls, live: Live, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> Changes: ...
+
+@disjoint_base
 class Live:
-    """The state that calls are decided on, in native memory. Thread-safe; changed only by `apply` and `redo`.
+    """The state that calls are decided on, in native memory. Thread-safe; changed only by `apply`, `put` and `redo`.
 
     A call takes its lock twice, so a change that `apply` returned from is seen by every call that starts later.
     `namespace` is the Cedar namespace of Person, AgentClass, Server and Action; `reserve_s` is how long an allowed
@@ -50,6 +56,10 @@ class Live:
         range, prefix, host_suffix or cidr. An empty list covers nothing. Raises ProtocolError, and changes nothing,
         for a change that cannot be read; MemoryError when what is in force is no longer complete.
         """
+    def prepare(self, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> Changes:
+        """The changes as `put` takes them. ProtocolError for one that cannot be read."""
+    def put(self, prepared: Sequence[Changes], epoch: int) -> None:
+        """Make all that was prepared at once, each once and in this order; errors as of `apply`."""
     def put_fresh(self, boot_ns: int) -> None:
         """For state that follows another's: after this moment of CLOCK_BOOTTIME it is stale and calls get ERROR.
         0: our own state, always fresh."""

@@ -1,4 +1,5 @@
 """The live view of authority (authority.pxd): where a call stands, and what it takes when it is allowed."""
+cimport cython
 from fastpath.c.openssl cimport SHA256
 from fastpath.c.pthread cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 from fastpath.columns cimport (
@@ -57,6 +58,7 @@ from fastpath.value cimport (
     uid_type,
 )
 from fastpath.wire cimport text_equal, text_is, text_of
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy, memset
@@ -110,6 +112,7 @@ KINDS = {
     "server": REVOKED_SERVER, "destination": REVOKED_DESTINATION, "credential": REVOKED_CREDENTIAL,
     "owner": REVOKED_OWNER, "trust_domain": REVOKED_TRUST_DOMAIN,
 }
+AXES = tuple((name, f"spent_{name}", f"over_{name}") for name in ("calls", "cost", "bytes"))
 MODES_BY_NAME = {"deny": MODE_DENY, "read_only": MODE_READ_ONLY, "step_up": MODE_STEP_UP}
 
 
@@ -1078,10 +1081,12 @@ cdef void authority_note_step_up(
 
 
 cdef Text _borrow(list keep, str text):
-    cdef bytes data = text.encode()
+    """The text's UTF-8, which lives as long as what `keep` holds. UnicodeEncodeError when there is none."""
+    cdef Py_ssize_t n
     cdef Text made
-    keep.append(data)
-    made.p, made.n = data, <uint32_t> len(data)
+    made.p = PyUnicode_AsUTF8AndSize(text, &n)
+    made.n = <uint32_t> n
+    keep.append(text)
     return made
 
 
@@ -1102,43 +1107,48 @@ cdef Uid *_new_uid(Text type_, Text id_) except NULL:
     return uid
 
 
+@cython.no_gc
 cdef class TaskRow:
 
-    def __cinit__(self, data, str namespace):
-        self.kept = []
+    def __cinit__(self, row, str namespace):
+        cdef dict data = row if type(row) is dict else dict(row)
+        cdef list kept = []
         self.scope = ScopeRow(data["scope"], namespace)
         self.task.scope = &self.scope.scope
-        if not 0 < len(data["id"].encode()) <= TASK_ID_MAX:
+        self.task.key.text = _borrow(kept, data["id"])
+        if not 0 < self.task.key.text.n <= TASK_ID_MAX:
             raise ProtocolError(f"task: `id` has not 1 to {<int> TASK_ID_MAX} bytes")
-        self.task.key.text = _borrow(self.kept, data["id"])
-        self.task.agent = _borrow(self.kept, data["agent"])
-        self.task.owner = _borrow(self.kept, data["owner"])
-        self.task.purpose = _borrow(self.kept, data["purpose"])
-        self.task.parent = _borrow(self.kept, data.get("parent") or "")
-        self.task.origin = _borrow(self.kept, data.get("origin", "agent"))
+        self.task.agent = _borrow(kept, data["agent"])
+        self.task.owner = _borrow(kept, data["owner"])
+        self.task.purpose = _borrow(kept, data["purpose"])
+        self.task.parent = _borrow(kept, data.get("parent") or "")
+        self.task.origin = _borrow(kept, data.get("origin", "agent"))
+        self.kept = tuple(kept)
         self.task.state = STATES.index(data["state"])
         self.task.attenuated = data.get("attenuated", False)
         self.task.on_behalf = data.get("on_behalf", False)
         self.task.depth, self.task.max_depth = data["depth"], data["max_depth"]
         self.task.expires_unix_ns = data["expires_unix_ns"]
-        for i, name in enumerate(("calls", "cost", "bytes")):
-            self.task.left[i] = data[name]
-            self.task.spent[i] = data.get(f"spent_{name}", 0)
-            self.task.over[i] = data.get(f"over_{name}", 0)
+        for i, (left, spent, over) in enumerate(AXES):
+            self.task.left[i] = data[left]
+            self.task.spent[i] = data.get(spent, 0)
+            self.task.over[i] = data.get(over, 0)
 
 
+@cython.no_gc
 cdef class ApprovalRow:
 
     def __cinit__(self, data):
         cdef bytes digest = data["digest"]
-        self.kept = []
+        cdef list kept = []
         if len(digest) != 32 or not 0 < len(data["id"].encode()) <= TASK_ID_MAX:
             raise ProtocolError("approval: `digest` has not 32 bytes, or `id` not 1 to 64")
         memcpy(self.approval.digest, <const char *> digest, 32)
         self.approval.key.text.p, self.approval.key.text.n = <const char *> self.approval.digest, 32
         self.approval.key.kind = APPROVAL_CLASS if data["scope"] == "class" else APPROVAL_EXACT
-        self.approval.id = _borrow(self.kept, data["id"])
-        self.approval.task = _borrow(self.kept, data.get("task") or "")
+        self.approval.id = _borrow(kept, data["id"])
+        self.approval.task = _borrow(kept, data.get("task") or "")
+        self.kept = tuple(kept)
         self.approval.uses = data["uses"]
         self.approval.expires_unix_ns = data["expires_unix_ns"]
         self.approval.decided_unix_ns = data["decided_unix_ns"]
@@ -1279,6 +1289,7 @@ cdef enum ChangeKind:
     CHANGE_OWNER_ON
     CHANGE_APPROVAL
     CHANGE_APPROVAL_GONE
+    CHANGE_NOTHING           # an approval that is not in force is taken out
 
 
 cdef void put_task(LiveState *s, Change *change, int *failed) noexcept nogil:
@@ -1359,9 +1370,137 @@ cdef int link_changes(LiveState *s, Change *changes, size_t n) noexcept nogil:
             free(rows_take(&s.owners, 0, change.key))
         elif change.what == CHANGE_APPROVAL:
             failed |= link_approval(s, <Approval *> change.row)
-        else:
+        elif change.what == CHANGE_APPROVAL_GONE:
             unlink_approval(s, <Approval *> change.row)
     return failed
+
+
+cdef struct Linking:
+    Change *changes
+    size_t n
+
+
+cdef void keep_rows(dict held, list done):
+    """Keep what was put under its id, and let go of what was taken out (None)."""
+    for id_, row in done:
+        if row is None:
+            held.pop(id_, None)
+        else:
+            held[id_] = row
+
+
+cdef class Changes:
+
+    def __cinit__(self, Live live not None, changes):
+        self.live = live
+        self.kept, self.tasks, self.approvals = [], [], []
+        self.rows = <Change *> calloc(len(changes) + 1, sizeof(Change))
+        if self.rows == NULL:
+            raise MemoryError
+        for name, data in changes:
+            # Counted first: what fails half-way holds rows of its own as well.
+            self.n += 1
+            self._read(&self.rows[self.n - 1], name, data)
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.n):
+            if self.rows[i].what == CHANGE_REVOKE and self.rows[i].row != NULL:
+                free((<Revocation *> self.rows[i].row).uid)
+                free(self.rows[i].row)
+            elif self.rows[i].what == CHANGE_OWNER_OFF:
+                free(self.rows[i].row)
+        free(self.rows)
+
+    cdef int _read(self, Change *change, str name, data) except -1:
+        if name == "task":
+            self._read_task(change, data)
+        elif name == "state":
+            change.what, change.key = CHANGE_STATE, _borrow(self.kept, data["id"])
+            change.state = STATES.index(data["state"])
+        elif name == "budget":
+            change.what, change.key = CHANGE_BUDGET, _borrow(self.kept, data["id"])
+            for i, budget in enumerate(("calls", "cost", "bytes")):
+                change.delta[i] = data.get(budget, 0)
+        elif name == "forget":
+            change.what, change.key = CHANGE_FORGET, _borrow(self.kept, data["id"])
+            self.tasks.append((data["id"], None))
+        elif name == "revoke":
+            self._read_revocation(change, data)
+        elif name == "lift":
+            change.what, change.kind = CHANGE_LIFT, KINDS[data["kind"]]
+            change.key, change.state = _borrow(self.kept, data["key"]), MODES_BY_NAME[data["mode"]]
+        elif name == "owner":
+            self._read_owner(change, data)
+        elif name == "approval":
+            self._read_approval(change, data)
+        else:
+            raise ProtocolError(f"authority: no change is named `{name}`")
+        return 0
+
+    cdef int _read_task(self, Change *change, data) except -1:
+        cdef TaskRow task = TaskRow(data, self.live._namespace)
+        task.task.ends_boot_ns = ends_at(self.live.state, task.task.expires_unix_ns)
+        self.tasks.append((data["id"], task))
+        change.what, change.row, change.reset = CHANGE_TASK, &task.task, data.get("reset", False)
+        return 0
+
+    cdef int _read_revocation(self, Change *change, data) except -1:
+        cdef uint32_t kind = KINDS[data["kind"]]
+        cdef int mode = MODES_BY_NAME[data["mode"]]
+        cdef Revocation *row
+        cdef Text key = _borrow(self.kept, data["key"])
+        row = new_revocation(kind, key, _borrow(self.kept, data.get("reason", "")))
+        if row == NULL:
+            raise MemoryError
+        change.what, change.row = CHANGE_REVOKE, row
+        row.until_unix_ns[mode] = data.get("expires_unix_ns") or INT64_MAX
+        if kind == REVOKED_CLASS:
+            row.uid = _new_uid(self.live.state.class_type, key)
+        elif kind == REVOKED_SERVER:
+            row.uid = _new_uid(self.live.state.server_type, key)
+        return 0
+
+    cdef int _read_owner(self, Change *change, data) except -1:
+        cdef OwnerState *row
+        cdef Text id_ = _borrow(self.kept, data["id"])
+        change.what, change.key = CHANGE_OWNER_ON, id_
+        if data["active"]:
+            return 0
+        row = <OwnerState *> calloc(1, sizeof(OwnerState) + id_.n)
+        if row == NULL:
+            raise MemoryError
+        memcpy(<char *> row + sizeof(OwnerState), id_.p, id_.n)
+        row.key.text.p, row.key.text.n = <const char *> row + sizeof(OwnerState), id_.n
+        change.what, change.row = CHANGE_OWNER_OFF, row
+        return 0
+
+    cdef int _read_approval(self, Change *change, data) except -1:
+        cdef ApprovalRow row = ApprovalRow(data) if data["state"] == "granted" else None
+        change.what = CHANGE_APPROVAL if row is not None else CHANGE_APPROVAL_GONE
+        if row is not None:
+            row.approval.ends_boot_ns = ends_at(self.live.state, row.approval.expires_unix_ns)
+        self.approvals.append((self.n - 1, data["id"], row))
+        return 0
+
+    cdef int resolve(self, Live live, dict approvals) except -1:
+        """Say which rows approvals are about. `approvals`: what becomes of them by id by changes that are put before
+        these; commands that were made durable together are put in force together."""
+        cdef ApprovalRow row, before
+        cdef size_t at
+        if self.live is not live or self.taken:
+            raise ProtocolError("authority: these changes were prepared for another view, or are in force already")
+        self.taken = True
+        for at, id_, row in self.approvals:
+            before = approvals.get(id_, live._approvals.get(id_))
+            if row is not None and before is not None:
+                raise ProtocolError(f"approval: `{id_}` is in force already")
+            approvals[id_] = row
+            if row is None and before is None:
+                self.rows[at].what = CHANGE_NOTHING
+            else:
+                self.rows[at].row = &row.approval if row is not None else &before.approval
+        return 0
 
 
 cdef class Live:
@@ -1412,128 +1551,41 @@ cdef class Live:
     # ------------------------------------------------------------ changes
 
     def apply(self, changes, epoch):
-        cdef Change *list_ = <Change *> calloc(len(changes) + 1, sizeof(Change))
-        cdef size_t n = 0
+        self.put((self.prepare(changes),), epoch)
+
+    def prepare(self, changes):
+        return Changes(self, changes)
+
+    def put(self, prepared, epoch):
         cdef uint64_t number = epoch
-        cdef int failed
-        # What a change borrows or replaces lives until all are linked. First what becomes of approvals and tasks by id.
-        cdef list keep = [{}, {}]
-        if list_ == NULL:
+        cdef Changes one
+        # What a change borrows or replaces lives until all are linked.
+        cdef Linking *all_ = <Linking *> calloc(len(prepared) + 1, sizeof(Linking))
+        cdef size_t i, n = 0
+        cdef int failed = 0
+        cdef dict approvals = {}
+        if all_ == NULL:
             raise MemoryError
         try:
-            for name, data in changes:
-                self._prepare(&list_[n], name, data, keep)
+            for one in prepared:
+                one.resolve(self, approvals)
+                all_[n].changes, all_[n].n = one.rows, one.n
                 n += 1
-        except BaseException:
-            self._unprepare(list_, n)
-            free(list_)
-            raise
-        with nogil:
-            pthread_mutex_lock(&self.state.lock)
-            failed = link_changes(self.state, list_, n)
-            remit_store(&self.state.epoch, number)
-            pthread_mutex_unlock(&self.state.lock)
-        free(list_)
-        self._own(changes, keep)
+            with nogil:
+                pthread_mutex_lock(&self.state.lock)
+                for i in range(n):
+                    failed |= link_changes(self.state, all_[i].changes, all_[i].n)
+                remit_store(&self.state.epoch, number)
+                pthread_mutex_unlock(&self.state.lock)
+        finally:
+            free(all_)
+        # The rows are linked now; those that they replaced go with the old entries.
+        for one in prepared:
+            one.n = 0
+            keep_rows(self._tasks, one.tasks)
+        keep_rows(self._approvals, list(approvals.items()))
         if failed:
             raise MemoryError("authority: no memory for the live state; what is in force is incomplete")
-
-    cdef int _prepare(self, Change *change, str name, data, list keep) except -1:
-        cdef TaskRow task
-        cdef ApprovalRow approval
-        memset(change, 0, sizeof(Change))
-        if name == "task":
-            task = TaskRow(data, self._namespace)
-            task.task.ends_boot_ns = ends_at(self.state, task.task.expires_unix_ns)
-            keep.append(task)
-            keep[1][data["id"]] = task
-            change.what, change.row, change.reset = CHANGE_TASK, &task.task, data.get("reset", False)
-        elif name == "state":
-            change.what, change.key = CHANGE_STATE, _borrow(keep, data["id"])
-            change.state = STATES.index(data["state"])
-        elif name == "budget":
-            change.what, change.key = CHANGE_BUDGET, _borrow(keep, data["id"])
-            for i, budget in enumerate(("calls", "cost", "bytes")):
-                change.delta[i] = data.get(budget, 0)
-        elif name == "forget":
-            change.what, change.key = CHANGE_FORGET, _borrow(keep, data["id"])
-            keep[1][data["id"]] = None
-        elif name == "revoke":
-            self._prepare_revocation(change, data, keep)
-        elif name == "lift":
-            change.what, change.kind = CHANGE_LIFT, KINDS[data["kind"]]
-            change.key, change.state = _borrow(keep, data["key"]), MODES_BY_NAME[data["mode"]]
-        elif name == "owner":
-            self._prepare_owner(change, data, keep)
-        elif name == "approval" and data["state"] == "granted":
-            approval = ApprovalRow(data)
-            approval.approval.ends_boot_ns = ends_at(self.state, approval.approval.expires_unix_ns)
-            if keep[0].get(data["id"], self._approvals.get(data["id"])) is not None:
-                raise ProtocolError(f"approval: `{data['id']}` is in force already")
-            keep.append(approval)
-            keep[0][data["id"]] = approval
-            change.what, change.row = CHANGE_APPROVAL, &approval.approval
-        elif name == "approval":
-            # It may have come with this very batch: commands that were made durable together are put in force together.
-            approval = keep[0].get(data["id"], self._approvals.get(data["id"]))
-            keep[0][data["id"]] = None
-            change.what = CHANGE_APPROVAL_GONE if approval is not None else CHANGE_BUDGET
-            change.row = &approval.approval if approval is not None else NULL
-            keep.append(approval)
-        else:
-            raise ProtocolError(f"authority: no change is named `{name}`")
-        return 0
-
-    cdef int _prepare_revocation(self, Change *change, data, list keep) except -1:
-        cdef uint32_t kind = KINDS[data["kind"]]
-        cdef Revocation *row
-        cdef Text key = _borrow(keep, data["key"])
-        row = new_revocation(kind, key, _borrow(keep, data.get("reason", "")))
-        if row == NULL:
-            raise MemoryError
-        change.what, change.row = CHANGE_REVOKE, row
-        row.until_unix_ns[<int> MODES_BY_NAME[data["mode"]]] = data.get("expires_unix_ns") or INT64_MAX
-        if kind == REVOKED_CLASS:
-            row.uid = _new_uid(self.state.class_type, key)
-        elif kind == REVOKED_SERVER:
-            row.uid = _new_uid(self.state.server_type, key)
-        return 0
-
-    cdef int _prepare_owner(self, Change *change, data, list keep) except -1:
-        cdef OwnerState *row
-        cdef Text id_ = _borrow(keep, data["id"])
-        change.what, change.key = CHANGE_OWNER_ON, id_
-        if data["active"]:
-            return 0
-        row = <OwnerState *> calloc(1, sizeof(OwnerState) + id_.n)
-        if row == NULL:
-            raise MemoryError
-        memcpy(<char *> row + sizeof(OwnerState), id_.p, id_.n)
-        row.key.text.p, row.key.text.n = <const char *> row + sizeof(OwnerState), id_.n
-        change.what, change.row = CHANGE_OWNER_OFF, row
-        return 0
-
-    cdef int _unprepare(self, Change *list_, size_t n) except -1:
-        """Give back rows of changes that will not be made; what Python owns goes by itself."""
-        cdef size_t i
-        for i in range(n + 1):
-            if list_[i].what == CHANGE_REVOKE and list_[i].row != NULL:
-                free((<Revocation *> list_[i].row).uid)
-                free(list_[i].row)
-            elif list_[i].what == CHANGE_OWNER_OFF:
-                free(list_[i].row)
-        return 0
-
-    cdef int _own(self, changes, list keep) except -1:
-        """Keep the rows that are linked now; those that they replaced go with the old entries."""
-        cdef dict held
-        for held, done in ((self._approvals, keep[0]), (self._tasks, keep[1])):
-            for id_, row in done.items():
-                if row is None:
-                    held.pop(id_, None)
-                else:
-                    held[id_] = row
-        return 0
 
     def put_fresh(self, boot_ns):
         self.state.fresh_until_ns = boot_ns

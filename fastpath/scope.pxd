@@ -70,15 +70,21 @@ cdef struct Covers:
     uint8_t data
 
 
+cdef struct Block:           # followed by an array
+    Block *next
+    uint64_t unused          # what follows is aligned as malloc aligns
+
+
 cdef class ScopeRow:
-    """Owns the memory of one Scope."""
+    """Owns the memory of one Scope. What it holds is texts, so the collector of cycles need not know it."""
     cdef Scope scope
-    cdef list _kept          # bytes that texts and uids point into
-    cdef list _blocks        # arrays
+    cdef tuple _kept         # what texts and uids point into
+    cdef list _building      # the same until it is built
+    cdef Block *_blocks
     cdef void *_take(self, size_t n) except NULL
     cdef Text _text(self, str text)
     cdef int _names(self, Names *out, object names, bint any_) except -1
-    cdef int _uids(self, Uids *out, object names, str type_) except -1
+    cdef int _uids(self, Uids *out, object names, str prefix, str type_) except -1
     cdef int _rule(self, ArgRule *out, object rule) except -1
     cdef int _value(self, ArgValue *out, object value, int op) except -1
 

@@ -1,4 +1,6 @@
 """The scope of a task: built from what the authority store holds, asked per call."""
+cimport cython
+
 from fastpath.columns cimport COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL, COL_DEST
 from fastpath.extension cimport ip_in_range, ip_parse
 from fastpath.rows cimport table_node
@@ -20,6 +22,7 @@ from fastpath.value cimport (
     uid_id,
 )
 from fastpath.wire cimport text_equal
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -284,66 +287,80 @@ cdef void scope_covers(Scope *scope, const Request *request, const Table *t, Cov
 # ---------------------------------------------------------------- building one
 
 
+@cython.no_gc
 cdef class ScopeRow:
 
-    def __cinit__(self, scope, str namespace):
-        """`scope`: a mapping as fastpath.authority.Live documents it. ProtocolError names what is wrong in it."""
-        self._kept = []
-        self._blocks = []
+    def __cinit__(self, written, str namespace):
+        """`written`: a mapping as fastpath.authority.Live documents it. ProtocolError names what is wrong in it."""
+        cdef dict scope = written if type(written) is dict else dict(written)
+        self._building = []
         prefix = f"{namespace}::" if namespace else ""
         self._names(&self.scope.tools, scope.get("tools", ()), scope.get("any_tool", False))
-        self._uids(&self.scope.tool_groups, scope.get("tool_groups", ()), f"{prefix}ToolGroup")
-        self._uids(&self.scope.actions, scope.get("actions", ()), f"{prefix}Action")
+        self._uids(&self.scope.tool_groups, scope.get("tool_groups", ()), prefix, "ToolGroup")
+        self._uids(&self.scope.actions, scope.get("actions", ()), prefix, "Action")
         self.scope.any_action = scope.get("any_action", False)
         self._names(&self.scope.methods, scope.get("methods") or (), scope.get("methods") is None)
         self._names(&self.scope.destinations, scope.get("destinations", ()), scope.get("any_dest", False))
-        self._uids(&self.scope.zones, scope.get("zones", ()), f"{prefix}Zone")
+        self._uids(&self.scope.zones, scope.get("zones", ()), prefix, "Zone")
         self.scope.max_level = scope.get("max_level", 0)
         allowed = scope.get("label_allow")
         self._names(&self.scope.labels_allowed, allowed or (), allowed is None)
         self._names(&self.scope.labels_denied, scope.get("label_deny", ()), False)
-        rules = scope.get("arg_rules", ())
-        self.scope.rules = <ArgRule *> self._take(len(rules) * sizeof(ArgRule))
+        rules = scope.get("arg_rules") or ()
+        if rules:
+            self.scope.rules = <ArgRule *> self._take(len(rules) * sizeof(ArgRule))
         for rule in rules:
             self._rule(&self.scope.rules[self.scope.rule_count], rule)
             self.scope.rule_count += 1
+        self._kept, self._building = tuple(self._building), None
 
     def __dealloc__(self):
-        for block in self._blocks or ():
-            free(<void *> <size_t> block)
+        cdef Block *block = self._blocks
+        cdef Block *next_
+        while block != NULL:
+            next_ = block.next
+            free(block)
+            block = next_
 
     cdef void *_take(self, size_t n) except NULL:
-        cdef void *made = calloc(1, n + 1)
+        """Zeroed memory that goes with the row."""
+        cdef Block *made = <Block *> calloc(1, sizeof(Block) + n)
         if made == NULL:
             raise MemoryError
-        self._blocks.append(<size_t> made)
-        return made
+        made.next = self._blocks
+        self._blocks = made
+        return made + 1
 
     cdef Text _text(self, str text):
-        cdef bytes data = text.encode()
+        cdef Py_ssize_t n
         cdef Text made
-        self._kept.append(data)
-        made.p, made.n = data, <uint32_t> len(data)
+        made.p = PyUnicode_AsUTF8AndSize(text, &n)
+        made.n = <uint32_t> n
+        self._building.append(text)
         return made
 
     cdef int _names(self, Names *out, object names, bint any_) except -1:
         out.any = any_
+        if not names:
+            return 0
         out.items = <Text *> self._take(len(names) * sizeof(Text))
         for name in names:
             out.items[out.count] = self._text(name)
             out.count += 1
         return 0
 
-    cdef int _uids(self, Uids *out, object names, str type_) except -1:
-        cdef bytes head = type_.encode()
-        cdef bytes id_
+    cdef int _uids(self, Uids *out, object names, str prefix, str type_) except -1:
+        cdef bytes head, id_
         cdef bytearray room
         cdef Uid *uid
+        if not names:
+            return 0
+        head = f"{prefix}{type_}".encode()
         out.items = <Uid **> self._take(len(names) * sizeof(Uid *))
         for name in names:
             id_ = name.encode()
             room = bytearray(sizeof(Uid)) + head + id_
-            self._kept.append(room)
+            self._building.append(room)
             uid = <Uid *> <char *> room
             uid.hash = uid_hash(<const char *> uid + sizeof(Uid), <uint32_t> len(head), <uint32_t> len(id_))
             uid.index = uid.type_index = UID_UNKNOWN

@@ -197,7 +197,6 @@ class Kept:
         self.store = AuthorityStore(
             folder,
             self.live,
-            Live(),
             limits=options.pop("limits", Limits()),
             map_bytes_max=options.pop("map_bytes_max", MAP_BYTES),
             note=lambda name, detail, epoch: self.noted.append((name, detail, epoch)),

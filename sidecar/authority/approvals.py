@@ -337,7 +337,7 @@ def _put(draft: Draft, row: Approval) -> None:
     draft.put(APPROVALS, row.id.encode(), row)
     # What was never granted is nothing to a call.
     if row.decided_ns and row.state is not ApprovalState.DENIED:
-        draft.tell("approval", **live_approval(row))
+        draft.tell("approval", live_approval(row))
 
 
 def _leave_queues(draft: Draft, row: Approval) -> None:

@@ -63,7 +63,6 @@ class Authority:
         self.store = AuthorityStore(
             folder,
             self.live,
-            Live(namespace=namespace),
             limits=section.limits,
             map_bytes_max=section.map_bytes,
             note=note,

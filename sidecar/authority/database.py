@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 import lmdb
 
@@ -29,10 +30,19 @@ _BYTES = {name: bytes((number,)) for number, name in enumerate((*TABLES, SPENT, 
 
 
 class DatabaseRows:
-    """Rows of one transaction. Not to be used after it."""
+    """Rows of one transaction, which a `with` block ends: committed, or nothing of it at an exception."""
 
     def __init__(self, txn: lmdb.Transaction) -> None:
         self._txn = txn
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            self._txn.commit()
+        else:
+            self._txn.abort()
 
     def get(self, table: str, key: bytes) -> bytes | None:
         found: bytes | None = self._txn.get(_BYTES[table] + key)  # type: ignore[assignment]  # no buffers
@@ -44,8 +54,7 @@ class DatabaseRows:
     def write(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """Put every row that has a value, remove every other one."""
         kept = [(_BYTES[table] + key, value) for (table, key), value in changes.items() if value is not None]
-        with self._txn.cursor() as cursor:
-            cursor.putmulti(kept)
+        self._txn.cursor().putmulti(kept)
         if len(kept) < len(changes):
             for (table, key), value in changes.items():
                 if value is None:
@@ -98,18 +107,16 @@ class Database:
                 raise StoreError("the authority store is closed")
             self._readers += 1
         try:
-            with self._env.begin() as txn:
-                yield DatabaseRows(txn)
+            with DatabaseRows(self._env.begin()) as rows:
+                yield rows
         finally:
             with self._gate:
                 self._readers -= 1
                 self._gate.notify_all()
 
-    @contextlib.contextmanager
-    def write(self) -> Iterator[DatabaseRows]:
-        """One transaction: durable when the block ends, or nothing of it at an exception."""
-        with self._env.begin(write=True) as txn:
-            yield DatabaseRows(txn)
+    def write(self) -> DatabaseRows:
+        """One transaction: durable when its block ends, or nothing of it at an exception."""
+        return DatabaseRows(self._env.begin(write=True))
 
     def grow(self) -> bool:
         """Double the map, with no transaction open; False when it has reached its cap."""

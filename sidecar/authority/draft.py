@@ -5,11 +5,11 @@ draft; whoever runs them makes the changes durable, gives them to the native vie
 raises leaves nothing behind. It scans before it writes: scans do not see its own writes.
 """
 
-import hashlib
+import functools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from hashlib import blake2b
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -17,7 +17,6 @@ from sidecar.authority.rows import Answered, Approval, Budgets, Owner, Revocatio
 
 SECOND_NS = 1_000_000_000
 Row = TypeVar("Row", bound=msgspec.Struct)
-_PLAIN = re.compile(r"[^\s\"=]+")
 
 TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS = "tasks", "children", "agent_tasks", "owner_tasks"
 APPROVALS, TASK_APPROVALS, ASKED = "approvals", "task_approvals", "asked"
@@ -32,7 +31,7 @@ KINDS: Mapping[str, type[msgspec.Struct]] = {
 }  # fmt: skip
 
 
-class Due(NamedTuple):
+class Due(msgspec.Struct, frozen=True, gc=False):
     """Something that time brings: `what` is done to the row `key` at `at_ns`."""
 
     at_ns: int
@@ -40,7 +39,7 @@ class Due(NamedTuple):
     key: bytes
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """A row for those who watch: as it is now, or as it was before it went."""
 
     table: str
@@ -112,6 +111,10 @@ class Spending(Protocol):
 class Draft:
     """What one command reads and changes. `now_ns` is the store's clock, which never goes back."""
 
+    __slots__ = (
+        "changed", "dues", "epoch", "events", "limits", "live", "new_id", "now_ns", "rows", "spending", "writes"
+    )  # fmt: skip
+
     def __init__(
         self, rows: Rows, spending: Spending, limits: Limits, *, now_ns: int, epoch: int, new_id: Callable[[], str]
     ) -> None:
@@ -162,28 +165,34 @@ class Draft:
         self.mark(DUE, at_ns.to_bytes(8, "big") + what.encode() + key)
         self.dues.append(Due(at_ns, what, key))
 
-    def tell(self, change: str, /, **data: Any) -> None:
+    def tell(self, change: str, data: dict[str, Any]) -> None:
         """A change for the native view."""
         self.live.append((change, data))
 
     def event(self, name: str, by: Caller, **detail: object) -> None:
         """A line in the journal: what changed what decides, and who asked for it."""
-        said = {"by": by.id, **detail}
-        self.events.append((name, " ".join(f"{key}={quoted(value)}" for key, value in said.items() if value != "")))
+        said = [f"{key}={quoted(value)}" for key, value in detail.items() if value != ""]
+        self.events.append((name, " ".join([f"by={quoted(by.id)}", *said])))
 
 
 def quoted(value: object) -> str:
     """A value of an event's detail; what could be taken for the next one is quoted as JSON."""
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    # What is printable has no white space but blanks.
+    plain = text.isprintable() and text and " " not in text and "=" not in text and '"' not in text
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def hashed(*parts: str | bytes) -> bytes:
     """16 bytes that stand for texts of any length in a key; no two lists of parts give the same bytes to hash."""
     raw = [part if isinstance(part, bytes) else part.encode() for part in parts]
-    return hashlib.blake2b(
-        b"".join([piece for one in raw for piece in (len(one).to_bytes(4, "little"), one)]), digest_size=16
-    ).digest()
+    return blake2b(b"".join([len(one).to_bytes(4, "little") + one for one in raw]), digest_size=16).digest()
+
+
+@functools.lru_cache(maxsize=4096)
+def hashed_name(name: str) -> bytes:
+    """`hashed` of the name of an agent or a person: few of them come again and again."""
+    return hashed(name)
 
 
 def read_due(key: bytes) -> Due:

@@ -2,14 +2,15 @@
 
 import threading
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from sidecar.authority.draft import Change
 
 KEEP = 20_000
 
 
-class Fed(NamedTuple):
+class Fed(msgspec.Struct, frozen=True, gc=False):
     epoch: int
     change: Change
 

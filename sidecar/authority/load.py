@@ -110,8 +110,8 @@ def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], 
 
 def _spent_task(task: Task, spent: Spent) -> dict[str, Any]:
     """A stored task with what is left of its budgets."""
-    row = live_task(task)
     whole = undrawn(task)
+    row = live_task(task, whole)
     for axis in AXES:
         has, gone = getattr(whole, axis), getattr(spent, axis)
         row[axis] = UNLIMITED if has == UNLIMITED else max(0, has - gone)

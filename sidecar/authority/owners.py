@@ -44,6 +44,6 @@ def _put(draft: Draft, asked: ChangeOwner, active: bool, by: Caller) -> Owner:
         epoch=draft.epoch,
     )
     draft.put(OWNERS, hashed(row.id), row)
-    draft.tell("owner", **live_owner(row))
+    draft.tell("owner", live_owner(row))
     draft.event("owner.enabled" if active else "owner.disabled", by, owner=row.id, reason=row.reason)
     return row

@@ -54,7 +54,7 @@ def revoke(draft: Draft, asked: Revoke, by: Caller) -> Revoked:
     )
     key = row_key(row.kind, row.key, row.mode)
     draft.put(REVOCATIONS, key, row)
-    draft.tell("revoke", **live_revocation(row))
+    draft.tell("revoke", live_revocation(row))
     if row.expires_ns:
         draft.due(row.expires_ns, EXPIRE, key)
     draft.event("revoked", by, kind=row.kind, key=row.key, mode=row.mode, reason=row.reason)
@@ -136,4 +136,4 @@ def matching(draft: Draft, kind: Kind, key: str) -> list[Revocation]:
 
 def _drop(draft: Draft, key: bytes, row: Revocation) -> None:
     draft.drop(REVOCATIONS, key, row)
-    draft.tell("lift", kind=str(row.kind), key=row.key, mode=str(row.mode))
+    draft.tell("lift", {"kind": str(row.kind), "key": row.key, "mode": str(row.mode)})

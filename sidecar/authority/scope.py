@@ -25,7 +25,7 @@ Op = Literal["eq", "in", "range", "prefix", "host_suffix", "cidr"]
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|[0-9a-f:]+")
 
 
-class ArgRule(msgspec.Struct, frozen=True, omit_defaults=True):
+class ArgRule(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one argument of a tool must be. `tool` is a resource id, "server/*", or empty for every tool."""
 
     tool: str
@@ -34,7 +34,7 @@ class ArgRule(msgspec.Struct, frozen=True, omit_defaults=True):
     values: tuple[ArgValue, ...]
 
 
-class Scope(msgspec.Struct, frozen=True, omit_defaults=True):
+class Scope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a task covers. An empty list covers nothing; None of `label_allow` and `methods` is no constraint."""
 
     any_tool: bool = False
@@ -55,10 +55,8 @@ class Scope(msgspec.Struct, frozen=True, omit_defaults=True):
 def as_live(scope: Scope) -> dict[str, object]:
     """The scope as the native view takes it."""
     row = msgspec.structs.asdict(scope)
-    for name, value in row.items():
-        if type(value) is tuple:
-            row[name] = list(value)
-    row["arg_rules"] = [{"tool": r.tool, "path": r.path, "op": r.op, "values": list(r.values)} for r in scope.arg_rules]
+    if scope.arg_rules:
+        row["arg_rules"] = [msgspec.structs.asdict(rule) for rule in scope.arg_rules]
     return row
 
 

@@ -1,6 +1,6 @@
 """The authority store: commands one after the other, many in one durable commit, answered once calls are decided by it.
 
-    caller ─► queue ─► whose turn it is: run each on the transaction ─► commit (fdatasync) ─► Live.apply ─► answer
+    caller ─► queue ─► whose turn it is: run each on the transaction ─► commit (fdatasync) ─► Live.put ─► answer
                        what time brings ─┘                               └─ fails: nothing changed, the caller is told
 
 One thread at a time has the turn: a caller who finds it free takes it, so that one caller alone waits for no other
@@ -12,9 +12,9 @@ proves nothing). On a full disk only that commit fails, and a revocation in it i
 """
 
 import contextlib
+import functools
 import logging
 import os
-import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -32,6 +32,7 @@ from sidecar.authority.draft import ANSWERS, DUE, META, SECOND_NS, Caller, Draft
 from sidecar.authority.due import FORGET_ANSWER, sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, RepeatedError, StoreError
 from sidecar.authority.feed import Fed, Feed
+from sidecar.authority.ids import Ids
 from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live, verify_rows
 from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
 from sidecar.authority.rows import Answered, DamagedRow, encode
@@ -67,6 +68,8 @@ class Repeat(msgspec.Struct, frozen=True):
 class Ticket(Generic[Result]):
     """One command in the queue, and its answer."""
 
+    __slots__ = ("_done", "_result", "command", "epoch", "error", "pack", "repeat", "unpack")
+
     def __init__(self, command: Callable[[Draft], Result], repeat: Repeat | None, pack: Any, unpack: Any) -> None:
         self.command = command
         self.repeat = repeat
@@ -93,8 +96,12 @@ class Ticket(Generic[Result]):
 class _Ran:
     """A command that was run on the open transaction."""
 
-    def __init__(self, ticket: Ticket[Any], draft: Draft, result: Any) -> None:
+    __slots__ = ("draft", "prepared", "result", "ticket")
+
+    def __init__(self, ticket: Ticket[Any], draft: Draft, result: Any, prepared: Any) -> None:
         self.ticket, self.draft, self.result = ticket, draft, result
+        self.prepared = prepared
+        """What the native view makes of the draft's changes, to be put in force."""
 
 
 class AuthorityStore:
@@ -104,7 +111,6 @@ class AuthorityStore:
         self,
         folder: Path,
         live: LiveView,
-        proof: LiveView,
         *,
         limits: Limits,
         map_bytes_max: int,
@@ -113,10 +119,9 @@ class AuthorityStore:
         clock: Clock | None = None,
         snapshot_s: float = IDLE_S,
     ) -> None:
-        """`proof`: a native view in which changes are tried; `changed` is called when `problem` changes."""
+        """`changed` is called when `problem` changes."""
         self.folder = folder
         self.live = live
-        self._proof = proof
         self.limits = limits
         self.feed = Feed()
         self.clock = clock or Clock()
@@ -129,6 +134,7 @@ class AuthorityStore:
         self._changed = changed
         self._snapshot_s = snapshot_s
         self._spending = LiveSpending(live)
+        self._ids = Ids()
         self._manifest: Manifest = new_manifest()
         self._database: Database | None = None
         self._snapshots = Snapshots()
@@ -136,7 +142,9 @@ class AuthorityStore:
         self._epoch = 0
         self._queue: deque[Ticket[Any]] = deque()
         self._batch: list[Ticket[Any]] = []
-        self._wake = threading.Condition()
+        self._gate = threading.Lock()
+        """Guards the queue, and whether anything may join it."""
+        self._wake = threading.Condition(self._gate)
         self._turn = threading.Lock()
         """Whoever holds it writes; the queue is looked at again after it was given back."""
         self._next_due = LOOK
@@ -252,7 +260,7 @@ class AuthorityStore:
         AuthorityError: nothing has changed, or the text says what has.
         """
         ticket: Ticket[Result] = Ticket(command, repeat if repeat and repeat.key else None, pack, unpack)
-        with self._wake:
+        with self._gate:
             if self.problem or self._stopping:
                 raise StoreError(self.problem or "the sidecar stops")
             self._queue.append(ticket)
@@ -292,7 +300,8 @@ class AuthorityStore:
 
     def _draft(self, rows: DatabaseRows, epoch: int) -> Draft:
         now_ns = self.clock.now()
-        return Draft(rows, self._spending, self.limits, now_ns=now_ns, epoch=epoch, new_id=lambda: _new_id(now_ns))
+        new_id = functools.partial(self._ids.make, now_ns)
+        return Draft(rows, self._spending, self.limits, now_ns=now_ns, epoch=epoch, new_id=new_id)
 
     # ------------------------------------------------------------ the writer
 
@@ -340,9 +349,9 @@ class AuthorityStore:
 
     def _waiting(self) -> list[Ticket[Any]]:
         """What is queued, as the batch of whoever has the turn."""
-        with self._wake:
+        with self._gate:
             self._batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            return list(self._batch)
+        return self._batch.copy()
 
     def _patience(self) -> float:
         """Seconds until time brings something. The clock may jump, so it is looked at again and again."""
@@ -393,7 +402,7 @@ class AuthorityStore:
                 ran.append(done)
             if ran:
                 rows.put(META, EPOCH, (self._epoch + len(ran)).to_bytes(8, "big"))
-                rows.put(META, UNIX, self.clock.now().to_bytes(8, "big"))
+                rows.put(META, UNIX, ran[-1].draft.now_ns.to_bytes(8, "big"))
         for ticket, refusal in refused:
             ticket.answer(error=refusal)
             batch.remove(ticket)
@@ -403,27 +412,28 @@ class AuthorityStore:
         draft = self._draft(rows, epoch)
         repeat = ticket.repeat
         if repeat is None:
-            return _Ran(ticket, draft, self._proved(draft, ticket.command(draft)))
+            result = ticket.command(draft)
+            return _Ran(ticket, draft, result, self._prepared(draft))
         key = hashed(repeat.caller.kind, repeat.caller.id, repeat.method, repeat.key)
         before = draft.find(ANSWERS, key, Answered)
         if before is not None and before.expires_ns > draft.now_ns:
             if before.digest != hashed(repeat.request):
                 raise RepeatedError(f"idempotency key `{repeat.key}` came with another request before; use a new one")
-            return _Ran(ticket, draft, ticket.unpack(before.answer))
-        result = self._proved(draft, ticket.command(draft))
+            return _Ran(ticket, draft, ticket.unpack(before.answer), self._prepared(draft))
+        result = ticket.command(draft)
+        prepared = self._prepared(draft)
         expires_ns = draft.now_ns + self.limits.answer_s * SECOND_NS
         answered = Answered(digest=hashed(repeat.request), answer=ticket.pack(result), expires_ns=expires_ns)
         draft.mark(ANSWERS, key, encode(answered))
         draft.due(expires_ns, FORGET_ANSWER, key)
-        return _Ran(ticket, draft, result)
+        return _Ran(ticket, draft, result, prepared)
 
-    def _proved(self, draft: Draft, result: Result) -> Result:
+    def _prepared(self, draft: Draft) -> Any:
         """Refuse what the native view could not take, before it is durable and can be refused no more."""
         try:
-            self._proof.apply([*draft.live, *(_opposite(name, data) for name, data in draft.live)], 0)
+            return self.live.prepare(draft.live)
         except ProtocolError as error:
             raise InvalidError(str(error)) from None
-        return result
 
     def _in_force(self, ran: list[_Ran]) -> None:
         """The commit is durable: calls are decided by it from here on, and then the callers are told."""
@@ -432,7 +442,7 @@ class AuthorityStore:
         self._spending.keep()
         epoch = self._epoch + len(ran)
         try:
-            self.live.apply([change for one in ran for change in one.draft.live], epoch)
+            self.live.put([one.prepared for one in ran], epoch)
         except (MemoryError, SidecarError) as error:
             # What is durable and what is in force differ: nothing may be allowed by it.
             self._latch(f"the live state is incomplete: {error}; restart the sidecar")
@@ -442,12 +452,14 @@ class AuthorityStore:
         self._epoch = epoch
         fed: list[Fed] = []
         for one in ran:
-            for name, detail in one.draft.events:
-                self._note(name, detail, one.draft.epoch)
+            draft = one.draft
+            for name, detail in draft.events:
+                self._note(name, detail, draft.epoch)
                 self.totals[name] += 1
-            fed += [Fed(one.draft.epoch, change) for change in one.draft.changed]
-            for due in one.draft.dues:
-                self._next_due = min(self._next_due, due.at_ns)
+            fed.extend([Fed(draft.epoch, change) for change in draft.changed])
+            for due in draft.dues:
+                if due.at_ns < self._next_due:
+                    self._next_due = due.at_ns
         self.feed.put(epoch, fed)
         for one in ran:
             one.ticket.epoch = one.draft.epoch
@@ -624,22 +636,6 @@ class AuthorityStore:
             raise StoreError(self.problem or "the authority store is closed")
         with database.read() as rows:
             return rows.count(table, most)
-
-
-def _new_id(now_ns: int) -> str:
-    """128 bits, time first as in a UUIDv7 (RFC 9562): what is opened together lies together, a commit writes less."""
-    return f"{now_ns // 1_000_000 & (1 << 48) - 1:012x}{secrets.token_hex(10)}"
-
-
-def _opposite(name: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The change that leaves nothing of another one."""
-    if name == "revoke":
-        return "lift", data
-    if name == "owner":
-        return "owner", {**data, "active": True}
-    if name == "approval":
-        return "approval", {**data, "state": "revoked"}
-    return "forget", {"id": data.get("id", "")}
 
 
 def _cause(error: Exception) -> str:

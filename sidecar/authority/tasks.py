@@ -6,6 +6,7 @@ task ends all below it, with their approvals, in the same write.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from sidecar.authority.draft import (
     TASKS,
     Caller,
     Draft,
-    hashed,
+    hashed_name,
 )
 from sidecar.authority.errors import ChangedError, DeniedError, ExhaustedError, StateError, invalid, missing
 from sidecar.authority.rows import LIVING, UNLIMITED, Budgets, Owner, Task, TaskState
@@ -251,7 +252,7 @@ def expire_task(draft: Draft, key: bytes, by: Caller) -> None:
 
 def forget_task(draft: Draft, key: bytes) -> None:
     """Calls need not tell a closed task from an unknown one any more."""
-    draft.tell("forget", id=key.decode())
+    draft.tell("forget", {"id": key.decode()})
 
 
 def purge_task(draft: Draft, key: bytes) -> bool:
@@ -260,8 +261,8 @@ def purge_task(draft: Draft, key: bytes) -> bool:
     if task is None or task.state in LIVING:
         return False
     draft.drop(TASKS, key, task)
-    draft.drop(AGENT_TASKS, hashed(task.agent) + key)
-    draft.drop(OWNER_TASKS, hashed(task.owner) + key)
+    draft.drop(AGENT_TASKS, hashed_name(task.agent) + key)
+    draft.drop(OWNER_TASKS, hashed_name(task.owner) + key)
     if task.parent:
         draft.drop(CHILDREN, task.parent.encode() + key)
     return True
@@ -291,8 +292,8 @@ def close_tasks(draft: Draft, root: Task, command: str, reason: str, by: Caller)
 # ---------------------------------------------------------------- for the native view
 
 
-def live_task(task: Task) -> dict[str, object]:
-    """The task as the native view takes it, but for its budgets."""
+def live_task(task: Task, left: Budgets) -> dict[str, Any]:
+    """The task as the native view takes it, with what is left of its budgets."""
     return {
         "id": task.id,
         "agent": task.agent,
@@ -307,6 +308,9 @@ def live_task(task: Task) -> dict[str, object]:
         "origin": task.origin,
         "on_behalf": bool(task.on_behalf),
         "scope": as_live(task.scope),
+        "calls": left.calls,
+        "cost": left.cost,
+        "bytes": left.bytes,
     }
 
 
@@ -324,8 +328,8 @@ def undrawn(task: Task) -> Budgets:
 def _opened(draft: Draft, task: Task, by: Caller) -> Task:
     key = task.id.encode()
     _store(draft, task)
-    draft.mark(AGENT_TASKS, hashed(task.agent) + key)
-    draft.mark(OWNER_TASKS, hashed(task.owner) + key)
+    draft.mark(AGENT_TASKS, hashed_name(task.agent) + key)
+    draft.mark(OWNER_TASKS, hashed_name(task.owner) + key)
     draft.due(task.expires_ns, EXPIRE, key)
     name = "task.delegated" if task.parent else "task.opened"
     draft.event(name, by, task=task.id, agent=task.agent, owner=task.owner, parent=task.parent)
@@ -335,8 +339,7 @@ def _opened(draft: Draft, task: Task, by: Caller) -> Task:
 def _store(draft: Draft, task: Task) -> None:
     """Put the row, and tell the native view what does not spend."""
     draft.put(TASKS, task.id.encode(), task)
-    budgets = undrawn(task)
-    draft.tell("task", **live_task(task), calls=budgets.calls, cost=budgets.cost, bytes=budgets.bytes)
+    draft.tell("task", live_task(task, undrawn(task)))
 
 
 def _switch(draft: Draft, asked: ChangeTask, command: str, by: Caller) -> Task:
@@ -344,7 +347,7 @@ def _switch(draft: Draft, asked: ChangeTask, command: str, by: Caller) -> Task:
     check_text("reason", asked.reason, empty=True)
     task = msgspec.structs.replace(task, state=_next_state(task, command), rev=task.rev + 1, epoch=draft.epoch)
     draft.put(TASKS, task.id.encode(), task)
-    draft.tell("state", id=task.id, state=str(task.state))
+    draft.tell("state", {"id": task.id, "state": str(task.state)})
     draft.event(f"task.{command}d" if command != "suspend" else "task.suspended", by, task=task.id, reason=asked.reason)
     return task
 
@@ -401,7 +404,7 @@ def _closed(draft: Draft, task: Task, end: TaskState, left: Budgets, reason: str
         epoch=draft.epoch,
     )
     draft.put(TASKS, key, closed)
-    draft.tell("state", id=task.id, state=str(end))
+    draft.tell("state", {"id": task.id, "state": str(end)})
     draft.due(draft.now_ns + FORGET_S * SECOND_NS, FORGET, key)
     draft.due(draft.now_ns + draft.limits.keep_closed_s * SECOND_NS, PURGE, key)
     return closed
@@ -480,7 +483,7 @@ def _refund(draft: Draft, closed: Task, total: Budgets) -> Budgets:
         parent = msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
         draft.put(TASKS, parent.id.encode(), parent)
         draft.spending.owe(parent.id, refunded)
-        draft.tell("budget", id=parent.id, calls=refunded.calls, cost=refunded.cost, bytes=refunded.bytes)
+        draft.tell("budget", {"id": parent.id, **{axis: getattr(refunded, axis) for axis in AXES}})
     return refunded
 
 
@@ -518,13 +521,14 @@ def check_text(field: str, text: str, *, empty: bool = False) -> None:
     """Refuse what cannot be stored and shown."""
     if not text and not empty:
         raise invalid(field, "is empty")
-    if len(text.encode(errors="replace")) > TEXT_BYTES_MAX or not text.isprintable():
+    # What is printable has no surrogates.
+    if not text.isprintable() or len(text) > TEXT_BYTES_MAX or len(text.encode()) > TEXT_BYTES_MAX:
         raise invalid(field, f"is longer than {TEXT_BYTES_MAX} bytes, or not printable")
 
 
 def require_active(draft: Draft, owner: str) -> None:
     """FAILED_PRECONDITION when the person is disabled."""
-    row = draft.find(OWNERS, hashed(owner), Owner)
+    row = draft.find(OWNERS, hashed_name(owner), Owner)
     if row is not None and not row.active:
         raise StateError(f"owner `{owner}` is disabled; name another, or enable them")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sidecar._proto.remit.authority.v1 import tasks_pb2, tasks_pb2_grpc
 from sidecar.authority import tasks
-from sidecar.authority.draft import AGENT_TASKS, CHILDREN, OWNER_TASKS, TASKS, Caller, Draft, hashed
+from sidecar.authority.draft import AGENT_TASKS, CHILDREN, OWNER_TASKS, TASKS, Caller, Draft, hashed_name
 from sidecar.authority.messages import (
     TASK_STATES,
     budgets_of,
@@ -186,8 +186,8 @@ def list_tasks(draft: Draft, request: tasks_pb2.ListTasksRequest) -> tuple[list[
     wanted = {TASK_STATES[request.state]} if request.state in TASK_STATES else LIVING
     indexes = (
         (request.parent, CHILDREN, request.parent.encode()),
-        (request.agent, AGENT_TASKS, hashed(request.agent)),
-        (request.owner, OWNER_TASKS, hashed(request.owner)),
+        (request.agent, AGENT_TASKS, hashed_name(request.agent)),
+        (request.owner, OWNER_TASKS, hashed_name(request.owner)),
     )
     table, prefix = next(((table, prefix) for given, table, prefix in indexes if given), (TASKS, b""))
 

@@ -9,6 +9,7 @@ import pytest
 
 from fastpath.authority import Live
 from fastpath.call import Pdp
+from fastpath.errors import ProtocolError
 from fastpath.journal import Journal
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
@@ -639,3 +640,47 @@ def test_a_change_that_cannot_be_read_changes_nothing(change: tuple[str, dict[st
     assert type(error.value).__name__ == "ProtocolError"
     assert live.epoch == 1
     assert live.counts() == {"tasks": 0, "revocations": 0, "owners": 0, "approvals": 0}
+
+
+def test_what_is_prepared_is_in_force_once_put_and_not_before() -> None:
+    """What one command grants, another of the same commit may take out again; all of it comes with one epoch."""
+    live = make_live(task())
+    pdp = make_pdp(live)
+    answer = ask(pdp, "delete")
+    granted = approval(live, answer.evaluation_id)
+    changes = [
+        live.prepare([granted]),
+        live.prepare([revoke("tool", "files/frozen"), ("owner", {"id": OWNER, "active": False})]),
+        live.prepare([("approval", {**granted[1], "state": "revoked"}), task("t2")]),
+    ]
+    assert live.counts() == {"tasks": 1, "revocations": 0, "owners": 0, "approvals": 0}
+    live.put(changes, 7)
+    assert live.epoch == 7
+    assert live.counts() == {"tasks": 2, "revocations": 1, "owners": 1, "approvals": 0}
+    assert live.uses(granted[1]["id"]) is None
+
+
+@pytest.mark.parametrize("wrong", ["again", "other", "granted twice"])
+def test_changes_are_put_once_into_the_view_that_they_were_prepared_for(wrong: str) -> None:
+    live = make_live(task())
+    pdp = make_pdp(live)
+    granted = approval(live, ask(pdp, "delete").evaluation_id)
+    changes = [live.prepare([granted])]
+    if wrong == "again":
+        live.put(changes, 2)
+    elif wrong == "other":
+        live = make_live()
+    else:
+        changes.append(live.prepare([granted]))
+    before = live.counts()
+    with pytest.raises(ProtocolError):
+        live.put(changes, 3)
+    assert (live.counts(), live.epoch) == (before, 2 if wrong == "again" else 1)
+
+
+def test_changes_that_are_never_put_leave_nothing() -> None:
+    live = make_live(task())
+    for _ in range(100):
+        live.prepare([task("t2"), revoke("class", "worker"), ("owner", {"id": OWNER, "active": False})])
+    assert live.counts() == {"tasks": 1, "revocations": 0, "owners": 0, "approvals": 0}
+    assert outcome(ask(make_pdp(live))) == ALLOW

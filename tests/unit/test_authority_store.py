@@ -258,7 +258,7 @@ def test_what_the_native_view_could_not_take_is_refused_before_it_is_durable(tmp
 
         def poison(draft: Draft) -> None:
             draft.put("tasks", b"x", get_task(draft, task.id))
-            draft.tell("task", **{**tasks.live_task(task), "id": "x" * 65, "calls": 1, "cost": 1, "bytes": 1})
+            draft.tell("task", {**tasks.live_task(task, Budgets(1, 1, 1)), "id": "x" * 65})
 
         task = one.open()
         with pytest.raises(InvalidError, match="`id`"):
