@@ -7,7 +7,7 @@ DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup run test test-differential test-faults fuzz fuzz-merge sanitize bench lint format lock clean
+.PHONY: setup run test test-grpcio test-differential test-faults fuzz fuzz-merge sanitize bench lint format lock clean
 
 , := ,
 
@@ -48,6 +48,10 @@ run: setup
 
 test: setup lint
 	@$(PY) -m pytest
+
+# What starts whole sidecars, with the portable listener at their doors; `make test` has the native one there.
+test-grpcio: setup
+	@REMIT_LISTENER=grpcio $(PY) -m pytest $$(grep -lE "fix_(serve|stage|store|examples)" tests/*/test_*.py)
 
 # The long proofs: generated cases against cedarpy, and the mutants of our code that they must catch.
 test-differential: setup
