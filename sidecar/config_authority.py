@@ -70,7 +70,7 @@ class Approvals(Section, frozen=True, kw_only=True):
 
 
 class Follow(Section, frozen=True, kw_only=True):
-    """Another sidecar whose tasks, revocations, approvals and owners are in force here as well."""
+    """Another sidecar whose tasks, revocations and owners are in force here as well; approvals are not."""
 
     address: Annotated[str, doc("its `authority.address`, mutual TLS", "host:port")] = ""
     spiffe_id: Annotated[str, doc("the sidecar that must answer at `address`", "SPIFFE ID")] = ""
@@ -108,6 +108,9 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
     answer_s: Annotated[int, doc("how long an idempotency key is remembered", "s", ge=1, le=30 * DAY_S)] = (
         DEFAULTS.answer_s
     )
+    answers_max: Annotated[
+        int, doc("idempotency keys of one caller that are remembered; the oldest go first", "keys", ge=1, le=1_000_000)
+    ] = DEFAULTS.answers_max
     reserve_s: Annotated[
         int, doc("an allowed call that is not reported within this counts as made", "s", ge=1, le=DAY_S)
     ] = 300
@@ -133,6 +136,7 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
             tree_max=self.tree_max,
             keep_closed_s=self.keep_closed_s,
             answer_s=self.answer_s,
+            answers_max=self.answers_max,
             approval_wait_s=asked.wait_s,
             approval_grant_s=asked.grant_s,
             approval_uses_max=asked.uses_max,

@@ -11,13 +11,14 @@ import grpc
 
 from fastpath.authority import Live
 from fastpath.journal import Journal
+from sidecar.authority.answers import Repeat
 from sidecar.authority.callers import Callers
 from sidecar.authority.draft import QUEUE_AGENT, Caller, Draft, quoted
 from sidecar.authority.errors import DeniedError, MissingError, StateError, StoreError
 from sidecar.authority.follow import Follower
 from sidecar.authority.load import JournalTail
 from sidecar.authority.policies import AuthorityPolicies
-from sidecar.authority.store import AuthorityStore, Note, Repeat
+from sidecar.authority.store import AuthorityStore, Note
 from sidecar.config_authority import AuthorityConfig
 from sidecar.errors import SidecarError
 from sidecar.logs import event
@@ -90,7 +91,7 @@ class Authority:
         try:
             self.store.open(JournalTail(self._journal))
         except SidecarError as error:
-            self.store.problem = str(error)
+            self.store.problem = self.policies.problem = str(error)
             event(log, "authority.not_loaded", logging.ERROR, cause=str(error))
             return
         event(log, "authority.loaded", epoch=self.store.epoch, **self.live.counts())
@@ -98,6 +99,7 @@ class Authority:
             self.policies.load()
         except SidecarError as error:
             # Calls are decided all the same; only nobody can change anything.
+            self.policies.problem = f"the authority's policies are refused: {error}"
             event(log, "authority.policies_refused", logging.ERROR, cause=str(error))
 
     def close(self) -> None:

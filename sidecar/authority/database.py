@@ -14,7 +14,7 @@ from typing import Self
 
 import lmdb
 
-from sidecar.authority.draft import META, TABLES
+from sidecar.authority.draft import ANSWERS_BY, META, TABLES
 from sidecar.authority.errors import StoreError
 
 MIB = 1 << 20
@@ -26,7 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 # All tables stand in one tree, each behind a byte of its own: a commit writes fewer pages than with a tree for each.
-_BYTES = {name: bytes((number,)) for number, name in enumerate((*TABLES, SPENT, USED), 1)}
+_BYTES = {name: bytes((number,)) for number, name in enumerate((*TABLES, SPENT, USED, ANSWERS_BY), 1)}
 
 
 class DatabaseRows:

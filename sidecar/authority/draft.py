@@ -22,6 +22,7 @@ TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS = "tasks", "children", "agent_tasks", 
 APPROVALS, TASK_APPROVALS, ASKED = "approvals", "task_approvals", "asked"
 QUEUE_APPROVER, QUEUE_AGENT, REVIEWS = "queue_approver", "queue_agent", "reviews"
 REVOCATIONS, OWNERS, ANSWERS, DUE, META = "revocations", "owners", "answers", "due", "meta"
+ANSWERS_BY = "answers_by"
 TABLES = (
     TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS, APPROVALS, TASK_APPROVALS, ASKED, QUEUE_APPROVER, QUEUE_AGENT, REVIEWS,
     REVOCATIONS, OWNERS, ANSWERS, DUE, META,
@@ -73,6 +74,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a closed task or decided approval can still be looked up."""
     answer_s: int = 86_400
     """How long an idempotency key is remembered."""
+    answers_max: int = 10_000
+    """How many of one caller are remembered; the oldest go first."""
     approval_wait_s: int = 900
     approval_grant_s: int = 900
     approval_uses_max: int = 100
@@ -162,8 +165,12 @@ class Draft:
 
     def due(self, at_ns: int, what: str, key: bytes) -> None:
         """Have `what` happen to the row `key` at `at_ns`."""
-        self.mark(DUE, at_ns.to_bytes(8, "big") + what.encode() + key)
+        self.mark(DUE, _due_key(at_ns, what, key))
         self.dues.append(Due(at_ns, what, key))
+
+    def drop_due(self, at_ns: int, what: str, key: bytes) -> None:
+        """Let it not happen."""
+        self.drop(DUE, _due_key(at_ns, what, key))
 
     def tell(self, change: str, data: dict[str, Any]) -> None:
         """A change for the native view."""
@@ -193,6 +200,10 @@ def hashed(*parts: str | bytes) -> bytes:
 def hashed_name(name: str) -> bytes:
     """`hashed` of the name of an agent or a person: few of them come again and again."""
     return hashed(name)
+
+
+def _due_key(at_ns: int, what: str, key: bytes) -> bytes:
+    return at_ns.to_bytes(8, "big") + what.encode() + key
 
 
 def read_due(key: bytes) -> Due:

@@ -2,18 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from sidecar.authority import approvals, revocations, tasks
-from sidecar.authority.draft import ANSWERS, DUE, SYSTEM, Draft, read_due
-from sidecar.authority.rows import Answered, Kind
+from sidecar.authority import answers, approvals, revocations, tasks
+from sidecar.authority.draft import DUE, SYSTEM, Draft, read_due
+from sidecar.authority.rows import Kind
 
 SWEEP = 1000
-FORGET_ANSWER = "I"
-
-
-def _forget_answer(draft: Draft, key: bytes) -> None:
-    row = draft.find(ANSWERS, key, Answered)
-    if row is not None and row.expires_ns <= draft.now_ns:
-        draft.drop(ANSWERS, key)
 
 
 def _purge_task(draft: Draft, key: bytes) -> None:
@@ -29,7 +22,7 @@ _DO: Mapping[str, Callable[[Draft, bytes], None]] = {
     approvals.EXPIRE: lambda draft, key: approvals.expire_approval(draft, key, SYSTEM),
     approvals.PURGE: approvals.purge_approval,
     revocations.EXPIRE: lambda draft, key: revocations.expire_revocation(draft, key, SYSTEM),
-    FORGET_ANSWER: _forget_answer,
+    answers.FORGET: answers.forget,
 }
 
 

@@ -22,7 +22,7 @@ def disable_owner(draft: Draft, asked: ChangeOwner, by: Caller) -> Owner:
 def enable_owner(draft: Draft, asked: ChangeOwner, by: Caller) -> Owner:
     """The person answers again; never by their own word."""
     if by.id == asked.id:
-        raise DeniedError("nobody can enable themselves; let an operator do it")
+        raise DeniedError("nobody can enable themselves; let somebody else with the role operator or security do it")
     if draft.find(OWNERS, hashed(asked.id), Owner) is None:
         raise missing("disabled owner", asked.id)
     return _put(draft, asked, True, by)

@@ -62,6 +62,8 @@ class AuthorityPolicies:
         self._source = _Source(files, callers)
         self._lock = threading.Lock()
         self._evaluator: Evaluator | None = None
+        self.problem = "the authority's policies are not loaded yet"
+        """Why nobody may do anything, as long as `load` has not worked."""
 
     def load(self) -> None:
         """Compile and put in force. PolicyError or RuleTableError when that cannot be; nobody may do anything then."""
@@ -79,7 +81,7 @@ class AuthorityPolicies:
         context = encode_context({**ABSENT, **asked})
         with self._lock:
             if self._evaluator is None:
-                raise StoreError("the authority's policies are not loaded yet")
+                raise StoreError(self.problem)
             found = self._evaluator.evaluate((_TYPES[caller.kind], caller.id), ("Action", action), SERVICE, context)
         if found.outcome != "ALLOW":
             why = f"policy {', '.join(found.reasons[:4])}" if found.reasons else "no policy of the authority permits it"

@@ -172,6 +172,17 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     answer: bytes
     expires_ns: int
+    by: bytes
+    """Who asked, as it stands in `answers_by`."""
+    number: int
+    """Of this answer among those of the same caller; they grow."""
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """Which numbers answers to one caller may have: from `first` on, below `next`."""
+
+    first: int
+    next: int
 
 
 class Spent(msgspec.Struct, frozen=True, gc=False):

@@ -25,17 +25,18 @@ from typing import Any, Generic, TypeVar
 import lmdb
 import msgspec
 
+from sidecar.authority.answers import Repeat, recall, remember
 from sidecar.authority.backup import write_backup
 from sidecar.authority.clock import Clock
 from sidecar.authority.database import EPOCH, Database, DatabaseRows, is_full, remove
-from sidecar.authority.draft import ANSWERS, DUE, META, SECOND_NS, Caller, Draft, Limits, hashed, read_due
-from sidecar.authority.due import FORGET_ANSWER, sweep
-from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, RepeatedError, StoreError
+from sidecar.authority.draft import DUE, META, SECOND_NS, Draft, Limits, read_due
+from sidecar.authority.due import sweep
+from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, StoreError
 from sidecar.authority.feed import Fed, Feed
 from sidecar.authority.ids import Ids
 from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live, verify_rows
 from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
-from sidecar.authority.rows import Answered, DamagedRow, encode
+from sidecar.authority.rows import DamagedRow
 from sidecar.authority.spending import LiveSpending, LiveView
 from sidecar.errors import ProtocolError, SidecarError
 from sidecar.logs import event
@@ -54,15 +55,6 @@ LOOK = 1
 Result = TypeVar("Result")
 Note = Callable[[str, str, int], None]
 """Given (name, detail, epoch) of every event, for the journal; called in the order of the epochs."""
-
-
-class Repeat(msgspec.Struct, frozen=True):
-    """An idempotency key, and how the answer to it is kept."""
-
-    caller: Caller
-    method: str
-    key: str
-    request: bytes
 
 
 class Ticket(Generic[Result]):
@@ -241,7 +233,8 @@ class AuthorityStore:
         if self._epoch < seen:
             raise StoreError(
                 f"`{self.folder}` is older (epoch {self._epoch}) than what this sidecar has decided by (epoch {seen});"
-                " restore a newer backup, or take this one with `remit authority restore --force`"
+                " put a backup in its place with `remit authority restore` (--force: an older one); without any, start"
+                " with a new `authority.store` and a new `journal.dir`, and revoke again what was revoked"
             )
 
     # ------------------------------------------------------------ commands
@@ -414,18 +407,12 @@ class AuthorityStore:
         if repeat is None:
             result = ticket.command(draft)
             return _Ran(ticket, draft, result, self._prepared(draft))
-        key = hashed(repeat.caller.kind, repeat.caller.id, repeat.method, repeat.key)
-        before = draft.find(ANSWERS, key, Answered)
-        if before is not None and before.expires_ns > draft.now_ns:
-            if before.digest != hashed(repeat.request):
-                raise RepeatedError(f"idempotency key `{repeat.key}` came with another request before; use a new one")
-            return _Ran(ticket, draft, ticket.unpack(before.answer), self._prepared(draft))
+        given = recall(draft, repeat)
+        if given is not None:
+            return _Ran(ticket, draft, ticket.unpack(given), self._prepared(draft))
         result = ticket.command(draft)
         prepared = self._prepared(draft)
-        expires_ns = draft.now_ns + self.limits.answer_s * SECOND_NS
-        answered = Answered(digest=hashed(repeat.request), answer=ticket.pack(result), expires_ns=expires_ns)
-        draft.mark(ANSWERS, key, encode(answered))
-        draft.due(expires_ns, FORGET_ANSWER, key)
+        remember(draft, repeat, ticket.pack(result))
         return _Ran(ticket, draft, result, prepared)
 
     def _prepared(self, draft: Draft) -> Any:

@@ -72,9 +72,9 @@ def show_json(messages: Iterable[Message]) -> None:
 
 
 def until(unix_ns: int) -> str:
-    """A moment in the future as what is left until then."""
+    """A moment in the future as what is left until then; 0: of a revocation that somebody must lift."""
     if not unix_ns:
-        return "lifted"
+        return "it is lifted"
     left = unix_ns / SECOND_NS - time.time()
     return f"in {span(left)}" if left > 0 else "over"
 

@@ -17,6 +17,7 @@ from fastpath.journal import Journal
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority import tasks
+from sidecar.authority.answers import Repeat
 from sidecar.authority.approvals import DecideApproval, RequestApproval, decide_approval, request_approval
 from sidecar.authority.backup import restore
 from sidecar.authority.clock import Clock
@@ -35,7 +36,6 @@ from sidecar.authority.owners import ChangeOwner, disable_owner
 from sidecar.authority.revocations import Kind, Lift, Revoke, lift, revoke
 from sidecar.authority.rows import Budgets, TaskState
 from sidecar.authority.scope import Scope
-from sidecar.authority.store import Repeat
 from sidecar.authority.tasks import ChangeTask, DelegateTask, get_task
 from sidecar.decisions.events import event_record
 from sidecar.demo.processes import wait_for
