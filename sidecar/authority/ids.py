@@ -5,6 +5,15 @@ import os
 MS_NS = 1_000_000
 
 
+def first_of(now_ns: int) -> bytes:
+    """What no id of this millisecond or of a later one is smaller than."""
+    return f"{_ms(now_ns):012x}".encode()
+
+
+def _ms(now_ns: int) -> int:
+    return now_ns // MS_NS & (1 << 48) - 1
+
+
 class Ids:
     """Makes 128 bits in hexadecimal as in a UUIDv7 (RFC 9562, section 6.2, method 1): milliseconds, a counter, chance.
 
@@ -18,7 +27,7 @@ class Ids:
 
     def make(self, now_ns: int) -> str:
         """The next id. `now_ns` never goes back."""
-        ms = now_ns // MS_NS & (1 << 48) - 1
+        ms = _ms(now_ns)
         self._in_ms = self._in_ms + 1 if ms == self._ms else 0
         self._ms = ms
         return f"{ms:012x}{self._in_ms:04x}{os.urandom(8).hex()}"

@@ -38,6 +38,7 @@ from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live, veri
 from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
 from sidecar.authority.rows import DamagedRow
 from sidecar.authority.spending import LiveSpending, LiveView
+from sidecar.authority.task_index import follow
 from sidecar.errors import ProtocolError, SidecarError
 from sidecar.logs import event
 from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
@@ -48,6 +49,7 @@ BATCH = 256
 RETRY_S = 2.0
 IDLE_S = 5.0
 MANIFEST_EVERY = 1000  # epochs
+INDEX_EVERY = 1000  # commands
 COUNT_MAX = 10_000
 CLOCK_EVERY_NS = 60 * SECOND_NS
 LOOK = 1
@@ -141,6 +143,8 @@ class AuthorityStore:
         """Whoever holds it writes; the queue is looked at again after it was given back."""
         self._next_due = LOOK
         self._snapshot_due = 0.0
+        self._young = 1
+        """Commands since the tasks were indexed, more or less; 0: all are."""
         self._sequence: Callable[[], int] = lambda: 0
         self._stopping = False
         self._broken = False
@@ -233,8 +237,8 @@ class AuthorityStore:
         if self._epoch < seen:
             raise StoreError(
                 f"`{self.folder}` is older (epoch {self._epoch}) than what this sidecar has decided by (epoch {seen});"
-                " put a backup in its place with `remit authority restore` (--force: an older one); without any, start"
-                " with a new `authority.store` and a new `journal.dir`, and revoke again what was revoked"
+                " restore a backup with `remit authority restore` (--force: an older one); without any, start with"
+                " a new `authority.store` and a new `journal.dir`, and revoke again what was revoked"
             )
 
     # ------------------------------------------------------------ commands
@@ -274,7 +278,7 @@ class AuthorityStore:
                 raise
             finally:
                 self._turn.release()
-            if self._queue or self._latched or self._next_due < due:
+            if self._queue or self._latched or self._next_due < due or self._young >= INDEX_EVERY:
                 self._rouse()
 
     def _rouse(self) -> None:
@@ -437,6 +441,7 @@ class AuthorityStore:
                 one.ticket.answer(error=StoreError(self.problem))
             return
         self._epoch = epoch
+        self._young += len(ran)
         fed: list[Fed] = []
         for one in ran:
             draft = one.draft
@@ -575,24 +580,38 @@ class AuthorityStore:
                 self._commit([swept])
                 # What could not be done is tried again, but not at once: the disk may be full.
                 self._next_due = LOOK if swept.error is None else now + int(IDLE_S * SECOND_NS)
+        if self._young >= INDEX_EVERY or (self._young and time.monotonic() >= self._snapshot_due):
+            self._aside(self._index)
         if not self._latched and time.monotonic() >= self._snapshot_due:
-            self._snapshot()
+            self._snapshot_due = time.monotonic() + self._snapshot_s
+            self._aside(self._snapshot)
             # Also when nothing happens: a clock that is set back while we are down goes on from here.
             if self._epoch > self._manifest.epoch or now - self._manifest.unix_ns >= CLOCK_EVERY_NS:
                 self._note_progress()
 
-    def _snapshot(self) -> None:
-        """Keep what calls have spent, so that a start need not read the whole journal."""
-        self._snapshot_due = time.monotonic() + self._snapshot_s
+    def _aside(self, work: Callable[[Database], None]) -> None:
+        """Write something that nobody waits for; when the disk is full it is done another time."""
         assert self._database is not None
+        if self._latched:
+            return
         try:
-            self._snapshots.take(self._database, self.live, self._sequence(), self.clock.now())
-            self._database.check_readers()
+            work(self._database)
         except lmdb.MapFullError:
             self._grow()
-        except lmdb.Error as error:
-            if not is_full(error):
+        except (lmdb.Error, DamagedRow) as error:
+            if isinstance(error, DamagedRow) or not is_full(error):
                 self._latch(f"the disk of the authority store failed: {_cause(error)}")
+
+    def _snapshot(self, database: Database) -> None:
+        """Keep what calls have spent, so that a start need not read the whole journal."""
+        self._snapshots.take(database, self.live, self._sequence(), self.clock.now())
+        database.check_readers()
+
+    def _index(self, database: Database) -> None:
+        """Let the index of tasks follow what was opened."""
+        self._young = 1
+        if follow(database, self.clock.now()):
+            self._young = 0
 
     def _note_progress(self) -> None:
         fresh = msgspec.structs.replace(self._manifest, epoch=self._epoch, unix_ns=self.clock.now())
@@ -604,7 +623,7 @@ class AuthorityStore:
 
     def _finish(self) -> None:
         if not self._latched:
-            self._snapshot()
+            self._aside(self._snapshot)
             self._note_progress()
 
     # ------------------------------------------------------------ for operators

@@ -326,11 +326,8 @@ def undrawn(task: Task) -> Budgets:
 
 
 def _opened(draft: Draft, task: Task, by: Caller) -> Task:
-    key = task.id.encode()
     _store(draft, task)
-    draft.mark(AGENT_TASKS, hashed_name(task.agent) + key)
-    draft.mark(OWNER_TASKS, hashed_name(task.owner) + key)
-    draft.due(task.expires_ns, EXPIRE, key)
+    draft.due(task.expires_ns, EXPIRE, task.id.encode())
     name = "task.delegated" if task.parent else "task.opened"
     draft.event(name, by, task=task.id, agent=task.agent, owner=task.owner, parent=task.parent)
     return task

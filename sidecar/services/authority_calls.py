@@ -42,6 +42,9 @@ class Keyed(Protocol):
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
 
 
+Scan = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
+
+
 class Page(NamedTuple):
     """Keys and values of one page, and where the next one begins; empty: there is none."""
 
@@ -132,10 +135,15 @@ def refuse(context: grpc.ServicerContext, error: Exception) -> Any:
 
 def page(draft: Draft, table: str, prefix: bytes, size: int, token: str, keep: Callable[[bytes, bytes], bool]) -> Page:
     """A page of the rows behind `token` that `keep`. InvalidError for a size or token that is not one."""
+    return page_of(functools.partial(draft.rows.scan, table, prefix), prefix, size, token, keep)
+
+
+def page_of(scan: Scan, prefix: bytes, size: int, token: str, keep: Callable[[bytes, bytes], bool]) -> Page:
+    """The same of what `scan` gives behind a key; all its keys begin with `prefix`."""
     if size > PAGE_MAX:
         raise invalid("page_size", f"is {size}; at most {PAGE_MAX} can be")
     rows: list[tuple[bytes, bytes]] = []
-    for looked, (key, stored) in enumerate(draft.rows.scan(table, prefix, _after(token, prefix)), 1):
+    for looked, (key, stored) in enumerate(scan(_after(token, prefix)), 1):
         if keep(key, stored):
             rows.append((key, stored))
         if len(rows) == (size or PAGE) or looked == LOOK_MAX:

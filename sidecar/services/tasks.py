@@ -1,5 +1,6 @@
 """The service Tasks (proto/remit/authority/v1/tasks.proto)."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from sidecar.authority.messages import (
     task_message,
 )
 from sidecar.authority.rows import LIVING, Budgets, Task, decode
-from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
+from sidecar.authority.task_index import tasks_of
+from sidecar.services.authority_calls import Scan, Service, Watch, answered, page_of, streamed
 
 WATCH: Watch[Task, tasks_pb2.TasksChange] = Watch(
     TASKS,
@@ -184,15 +186,10 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
 def list_tasks(draft: Draft, request: tasks_pb2.ListTasksRequest) -> tuple[list[Task], str]:
     """A page of tasks by parent, agent or owner, else of all; and the token of the next page."""
     wanted = {TASK_STATES[request.state]} if request.state in TASK_STATES else LIVING
-    indexes = (
-        (request.parent, CHILDREN, request.parent.encode()),
-        (request.agent, AGENT_TASKS, hashed_name(request.agent)),
-        (request.owner, OWNER_TASKS, hashed_name(request.owner)),
-    )
-    table, prefix = next(((table, prefix) for given, table, prefix in indexes if given), (TASKS, b""))
+    scan, prefix = _scan(draft, request)
 
     def row(key: bytes, stored: bytes) -> Task | None:
-        return decode(stored, Task) if table == TASKS else draft.find(TASKS, key[len(prefix) :], Task)
+        return draft.find(TASKS, key[len(prefix) :], Task) if prefix else decode(stored, Task)
 
     def keep(key: bytes, stored: bytes) -> bool:
         task = row(key, stored)
@@ -203,9 +200,21 @@ def list_tasks(draft: Draft, request: tasks_pb2.ListTasksRequest) -> tuple[list[
             and (not request.owner or task.owner == request.owner)
         )
 
-    found = page(draft, table, prefix, request.page_size, request.page_token, keep)
+    found = page_of(scan, prefix, request.page_size, request.page_token, keep)
     rows = (row(key, stored) for key, stored in found.rows)
     return [task for task in rows if task is not None], found.token
+
+
+def _scan(draft: Draft, request: tasks_pb2.ListTasksRequest) -> tuple[Scan, bytes]:
+    """Where the tasks that are asked for stand, and what their keys begin with there: nothing, or all before the id."""
+    rows = draft.rows
+    if request.parent:
+        prefix = request.parent.encode()
+        return functools.partial(rows.scan, CHILDREN, prefix), prefix
+    for name, table in ((request.agent, AGENT_TASKS), (request.owner, OWNER_TASKS)):
+        if name:
+            return functools.partial(tasks_of, rows, table, name), hashed_name(name)
+    return functools.partial(rows.scan, TASKS, b""), b""
 
 
 def _with_left(draft: Draft, task: Task) -> tasks_pb2.Task:

@@ -553,7 +553,7 @@ def commit_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Callable[
         raise error
 
     monkeypatch.setattr(Database, "write", write)
-    monkeypatch.setattr("sidecar.authority.store.AuthorityStore._snapshot", lambda _: None)
+    monkeypatch.setattr("sidecar.authority.store.AuthorityStore._snapshot", lambda *_: None)
     return lambda: monkeypatch.setattr(Database, "write", real)
 
 
