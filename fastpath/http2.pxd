@@ -67,6 +67,7 @@ cdef struct Limits:          # bounds of one door; times in ns
 
 cdef struct Stats:           # work done; written by the loop's thread alone
     uint64_t accepted
+    uint64_t events          # that epoll told of: sockets, processes, other threads
     uint64_t closed[CAUSES]
     uint64_t bytes_in
     uint64_t bytes_out

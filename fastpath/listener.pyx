@@ -403,6 +403,16 @@ cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
         turns_add(&self.turns, conn)
 
 
+cdef void _forget(Loop self, int fd) noexcept nogil:
+    """Close a descriptor that names a connection in epoll.
+
+    A process forked meanwhile may hold a copy: then closing ours does not take it out of epoll, and its next event
+    would name a connection that was freed.
+    """
+    epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, NULL)
+    close(fd)
+
+
 cdef void _close(Loop self, Conn *conn) noexcept nogil:
     """End a connection. What names it in the events at hand is told by its fd; `_bury` frees it after them."""
     cdef uint8_t last[32]
@@ -417,10 +427,10 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     # What we did not read would turn the close into a reset that can overtake the farewell.
     shutdown(conn.fd, SHUT_WR)
     recv(conn.fd, self.inbox, INBOX, 0)
-    close(conn.fd)
+    _forget(self, conn.fd)
     conn.fd = -1
     if conn.pidfd >= 0:
-        close(conn.pidfd)
+        _forget(self, conn.pidfd)
     http2_close(conn)
     free(conn.out)
     if conn.prev != NULL:
@@ -736,6 +746,7 @@ cdef void _loop(Loop self) noexcept nogil:
     while True:
         n = epoll_wait(self.epoll, events, EVENTS, _patience(self))
         _read_clock(self)
+        self.door.stats.events += max(0, n)
         for i in range(n):
             _event(self, events[i].data.ptr)
         if remit_flag(&self.stopping):
@@ -959,8 +970,9 @@ cdef class Listener:
 cdef dict _counted(Loop loop):
     cdef const Stats *s = &loop.door.stats
     return {
-        "accepted": s.accepted, "bytes_in": s.bytes_in, "bytes_out": s.bytes_out, "frames_in": s.frames_in,
-        "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls, "health": s.health,
+        "accepted": s.accepted, "events": s.events, "bytes_in": s.bytes_in, "bytes_out": s.bytes_out,
+        "frames_in": s.frames_in, "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls,
+        "health": s.health,
         "slow": s.slow, "slow_full": s.slow_full, "refused": s.refused, "resets_in": s.resets_in,
         "resets_out": s.resets_out, "cancelled": s.cancelled, "buffered_max": s.buffered_max,
         "internal": s.internal, "verified": s.verified, "held": loop.door.held,

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 COUNTERS = {
     "accepted": ("connections", "connections accepted"),
+    "events": ("events", "events of sockets and of processes behind them that the loops were told of"),
     "bytes_in": ("received_bytes", "bytes received, TLS taken off"),
     "bytes_out": ("sent_bytes", "bytes sent, before TLS"),
     "frames_in": ("received_frames", "HTTP/2 frames received"),

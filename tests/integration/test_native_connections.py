@@ -130,6 +130,53 @@ def test_a_door_without_descriptors_lives_on() -> None:
     assert refused >= FEW
 
 
+@contextlib.contextmanager
+def forked() -> Iterator[None]:
+    """A child that holds a copy of every descriptor, as one does that subprocess has forked."""
+    held, let_go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(let_go)
+        os.read(held, 1)
+        os._exit(0)
+    os.close(held)
+    try:
+        yield
+    finally:
+        os.close(let_go)
+        os.waitpid(child, 0)
+
+
+# A peer that breaks the protocol when it is told to, then sends more, then dies.
+BROKEN = """
+import sys
+from tests.fix_native import DATA, END_STREAM, RawClient, frame
+client = RawClient(sys.argv[1])
+for data in (frame(DATA, END_STREAM, 0, b"x"), b"x" * 100):
+    sys.stdin.readline()
+    client.send(data)
+"""
+
+
+def test_a_closed_connection_whose_copies_live_on_is_no_event(door: NativeServer) -> None:
+    """H2-13: while a forked child keeps the sockets open, what comes on one that was closed, or the end of the process
+    behind it, names nothing that is gone: the loop sees the events of the others alone."""
+    command = [sys.executable, "-c", BROKEN, door.path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, bufsize=1) as peer:
+        assert peer.stdin is not None
+        wait_for("the peer", lambda: door.listener.counters()["open"] == 1, TIMEOUT_S)
+        with forked():
+            peer.stdin.write("break\n")
+            door.ended("protocol")
+            with RawClient(door.address) as other:
+                assert other.ask(1) == ("0", "")
+                before = door.listener.counters()["events"]
+                peer.communicate("more\n", TIMEOUT_S)
+                asked = range(3, 43, 2)
+                assert [other.ask(stream) for stream in asked] == [("0", "")] * len(asked)
+                assert door.listener.counters()["events"] - before <= len(asked)
+
+
 def _served(path: str) -> bool:
     with contextlib.suppress(Gone, OSError), RawClient(path) as client:
         return client.ask(1) == ("0", "")
