@@ -46,6 +46,8 @@ from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
 log = logging.getLogger("remit.authority")
 
 BATCH = 256
+CROWD = 8  # commands in a batch
+GATHER_S = 0.0001
 RETRY_S = 2.0
 IDLE_S = 5.0
 MANIFEST_EVERY = 1000  # epochs
@@ -136,6 +138,8 @@ class AuthorityStore:
         self._epoch = 0
         self._queue: deque[Ticket[Any]] = deque()
         self._batch: list[Ticket[Any]] = []
+        self._crowd = False
+        """Whether the last batch was one of many callers: then the next one is worth a moment's wait."""
         self._gate = threading.Lock()
         """Guards the queue, and whether anything may join it."""
         self._wake = threading.Condition(self._gate)
@@ -265,8 +269,12 @@ class AuthorityStore:
         return ticket.wait()
 
     def _take_turn(self) -> None:
-        """Serve the queue here when nobody does. Whoever has the turn looks at the queue again after it."""
-        if self._latched:
+        """Serve the queue here when nobody does. Whoever has the turn looks at the queue again after it.
+
+        Among many callers the writer thread does it: the first that comes back from the last batch would take a whole
+        commit for itself.
+        """
+        if self._latched or (self._crowd and not self._turn.locked()):
             self._rouse()
         elif self._turn.acquire(blocking=False):
             due = self._next_due
@@ -322,6 +330,7 @@ class AuthorityStore:
     def _serve(self) -> None:
         while True:
             self._rest()
+            self._gather()
             with self._turn:
                 if self._broken:
                     return
@@ -344,10 +353,18 @@ class AuthorityStore:
             if not self._queue and not self._stopping:
                 self._wake.wait(self._patience())
 
+    def _gather(self) -> None:
+        """Among many callers wait for as long as more of them come: a commit costs one what it costs all of them."""
+        seen = -1
+        while self._crowd and seen < len(self._queue) < BATCH:
+            seen = len(self._queue)
+            time.sleep(GATHER_S)
+
     def _waiting(self) -> list[Ticket[Any]]:
         """What is queued, as the batch of whoever has the turn."""
         with self._gate:
             self._batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        self._crowd = len(self._batch) >= CROWD
         return self._batch.copy()
 
     def _patience(self) -> float:

@@ -36,6 +36,7 @@ from sidecar.authority.owners import ChangeOwner, disable_owner
 from sidecar.authority.revocations import Kind, Lift, Revoke, lift, revoke
 from sidecar.authority.rows import Budgets, TaskState
 from sidecar.authority.scope import Scope
+from sidecar.authority.store import AuthorityStore
 from sidecar.authority.tasks import ChangeTask, DelegateTask, get_task
 from sidecar.decisions.events import event_record
 from sidecar.demo.processes import wait_for
@@ -278,6 +279,36 @@ def test_a_command_that_fails_in_an_unforeseen_way_harms_only_its_caller(tmp_pat
             one.store.call(broken)
         assert one.open().state is TaskState.OPEN
         assert one.store.count("owners") == 0
+
+
+# ---------------------------------------------------------------- many callers
+
+
+def test_what_waits_together_is_made_durable_together(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One commit for all who wait; after it a caller who comes alone is served as before."""
+    commits: list[int] = []
+    real = AuthorityStore._transact
+
+    def counted(self: AuthorityStore, batch: list[Any]) -> Any:
+        commits.append(len(batch))
+        return real(self, batch)
+
+    monkeypatch.setattr(AuthorityStore, "_transact", counted)
+    with kept(tmp_path / "s", snapshot_s=1000.0) as one:
+        threads = [threading.Thread(target=one.open) for _ in range(40)]
+        with one.store._turn:
+            for thread in threads:
+                thread.start()
+            wait_for("all to queue", lambda: len(one.store._queue) == len(threads))
+        one.open()
+        for thread in threads:
+            thread.join()
+        assert sum(commits) == len(threads) + 1
+        assert max(commits) >= len(threads)
+        for _ in range(3):
+            one.open()
+        assert commits[-3:] == [1, 1, 1]
+        assert one.store.count("tasks") == len(threads) + 4
 
 
 # ---------------------------------------------------------------- idempotency

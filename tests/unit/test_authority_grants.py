@@ -1,0 +1,75 @@
+"""RT-07: what was given holds for one agent of one trust domain, one destination, under the policies of the moment."""
+
+import json
+
+import pytest
+
+from fastpath.authority import Live
+from fastpath.call import Pdp
+from fastpath.table import Generation
+from sidecar.policy.compile import compile_image
+from tests.fix_live import AGENT, POLICIES, ask, entities, make_live, make_pdp, outcome, task
+from tests.fix_mapping import mapping_of
+from tests.unit.test_authority import ALLOW, approval
+
+TWIN = "spiffe://example.net/agent/writer"
+"""The same path in another trust domain."""
+BOTH = mapping_of({"trust_domains": ["example.org", "example.net"]})
+
+
+def put_rules(pdp: Pdp, policies: str, generation: int) -> None:
+    """Policies for both trust domains; the twin has the same owner and class."""
+    rows = json.loads(entities())
+    rows += [{**row, "uid": {"type": "Agent", "id": TWIN}} for row in rows if row["uid"]["id"] == AGENT]
+    image = compile_image(policies, entities=json.dumps(rows)).image
+    pdp.put_rules(Generation.from_bytes(image, generation=generation), BOTH)
+
+
+@pytest.fixture
+def world() -> tuple[Live, Pdp]:
+    live = make_live(task())
+    pdp = make_pdp(live)
+    put_rules(pdp, POLICIES, 2)
+    return live, pdp
+
+
+def test_a_task_is_no_task_of_the_same_name_in_another_trust_domain(world: tuple[Live, Pdp]) -> None:
+    _, pdp = world
+    assert outcome(ask(pdp)) == ALLOW
+    assert outcome(ask(pdp, agent=TWIN))[0] == "DENY"
+    assert outcome(ask(pdp, agent=TWIN, task="t1"))[0] == "DENY"
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_an_approval_holds_for_the_agent_that_it_was_asked_for(world: tuple[Live, Pdp], bound: bool) -> None:
+    """Not for another one with a task of its own, whether the grant names the task or not."""
+    live, pdp = world
+    live.apply([task("t2", agent=TWIN)], 2)
+    asked = ask(pdp, "delete")
+    live.apply([approval(live, asked.evaluation_id, **({} if bound else {"task": ""}))], 3)
+    assert outcome(ask(pdp, "delete", agent=TWIN))[0] == "STEP_UP"
+    assert live.uses("a1") == 1
+    assert outcome(ask(pdp, "delete")) == ALLOW
+
+
+def test_an_approval_holds_for_the_destination_that_it_was_asked_for(world: tuple[Live, Pdp]) -> None:
+    live, pdp = world
+    asked = ask(pdp, "delete", destination="db.internal")
+    live.apply([approval(live, asked.evaluation_id)], 2)
+    assert outcome(ask(pdp, "delete", destination="other.internal"))[0] == "STEP_UP"
+    assert outcome(ask(pdp, "delete"))[0] == "STEP_UP"
+    assert outcome(ask(pdp, "delete", destination="db.internal")) == ALLOW
+
+
+def test_an_approval_gives_nothing_that_the_policies_of_now_do_not(world: tuple[Live, Pdp]) -> None:
+    """A grant lifts what a policy lets it lift; another generation is another policy."""
+    live, pdp = world
+    asked = ask(pdp, "delete")
+    live.apply([approval(live, asked.evaluation_id)], 2)
+    put_rules(
+        pdp, POLICIES + '@id("now") @reason("now.closed") forbid (principal, action == Action::"delete", resource);', 3
+    )
+    assert outcome(ask(pdp, "delete")) == ("DENY", "now.closed")
+    assert live.uses("a1") == 1
+    put_rules(pdp, POLICIES, 4)
+    assert outcome(ask(pdp, "delete")) == ALLOW
