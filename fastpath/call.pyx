@@ -217,7 +217,6 @@ cdef void _ext_authz(Pdp pdp, Call *c, Text message) noexcept nogil:
     if http == NULL:
         _status(c, GRPC_UNAVAILABLE, text_of(b"limit"))
         return
-    memset(http, 0, sizeof(HttpCall))
     if envoy_decode(<const uint8_t *> message.p, message.n, c.arena, http) != 0:
         _malformed(pdp, c)
         return

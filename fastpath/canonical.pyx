@@ -12,7 +12,7 @@ Nothing here reads X-Forwarded-*, X-Original-*, x-envoy-original-path or a metho
 """
 from fastpath.c.inet cimport AF_INET, AF_INET6, inet_ntop, inet_pton
 from fastpath.c.utf8proc cimport UTF8PROC_COMPOSE, UTF8PROC_STABLE, utf8proc_decompose, utf8proc_reencode
-from fastpath.envoy cimport CanonicalRules, HttpCall, Pair, call_refuse
+from fastpath.envoy cimport CanonicalRules, HttpCall, Pair, call_refuse, header_bit
 from fastpath.value cimport Arena, arena_take
 from fastpath.wire cimport Text, text_equal, text_is, text_of, utf8_valid
 from libc.stdint cimport int32_t, uint8_t, uint32_t
@@ -385,6 +385,8 @@ cdef bint is_grpc(const HttpCall *call) noexcept nogil:
     """Whether some content-type says gRPC."""
     cdef Text name = text_of("content-type")
     cdef uint32_t i
+    if not call.header_bits & header_bit(name.p, name.n):
+        return False
     for i in range(call.header_count):
         if text_equal(call.headers[i].name, name) and is_grpc_type(call.headers[i].value):
             return True

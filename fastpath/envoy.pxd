@@ -16,8 +16,10 @@ cdef struct Pair:
 cdef struct HeaderLine:      # one occurrence; the `headers` map gives one line per name with values already joined
     Text name                # lower case; pseudo headers are not in the list
     Text value
+    uint64_t head            # the name's first bytes as a number that sorts as they do
     uint8_t joined           # from the map: a comma may join several values
     uint8_t sanitised        # the value was not UTF-8, or carries Envoy's replacement
+    uint8_t marks            # text_marks of the value as received
     uint32_t order           # breaks ties between lines of one name: as received, or by spelling in the map's form
 
 
@@ -37,6 +39,8 @@ cdef struct HttpCall:
     int64_t size             # -1: unknown
     HeaderLine *headers      # sorted by name, stable
     uint32_t header_count
+    uint64_t header_bits     # header_bit of every name
+    uint8_t sanitised        # some line is
     Text body
     uint8_t body_present
     uint8_t body_complete    # present and not marked partial, and as long as content-length says when that is given
@@ -71,8 +75,22 @@ cdef inline void call_refuse(HttpCall *call, const char *reason) noexcept nogil:
 # Decode `n` bytes of envoy.service.auth.v3.CheckRequest. 0, or 1 when they are not one (then nothing in `call` may be
 # used). Memory that runs out shows in arena.failed.
 cdef int envoy_decode(const uint8_t *p, size_t n, Arena *arena, HttpCall *call) noexcept nogil
+cdef inline uint64_t header_bit(const char *name, uint32_t n) noexcept nogil:
+    """One of 64 bits: a name whose bit no header set is not there. `n` is not 0."""
+    return <uint64_t> 1 << ((n + 5 * <uint8_t> name[0] + 11 * <uint8_t> name[n - 1] + 3 * <uint8_t> name[n // 2]) & 63)
+
+
 # The values of header `name` (lower case): how many lines; the first into `line`. More than one line, or a joined value
 # with a comma in a header that is single-valued, is the caller's ambiguity to refuse; so is a sanitised line that names
 # an identity, a task, a method or a tool.
-cdef uint32_t envoy_header(const HttpCall *call, const char *name, HeaderLine *line) noexcept nogil
+cdef uint32_t header_lines(const HttpCall *call, Text name, HeaderLine *line) noexcept nogil
+
+
+cdef inline uint32_t envoy_header(const HttpCall *call, const char *name, HeaderLine *line) noexcept nogil:
+    cdef Text wanted = text_of(name)
+    if wanted.n == 0 or not call.header_bits & header_bit(wanted.p, wanted.n):
+        return 0
+    return header_lines(call, wanted, line)
+
+
 cdef Text envoy_extension(const HttpCall *call, const char *name) noexcept nogil

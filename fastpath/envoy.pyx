@@ -1,8 +1,8 @@
 """A CheckRequest of Envoy (or of gRPC's own ext_authz) decoded into an HttpCall.
 
 Sources: envoy/service/auth/v3/{external_auth,attribute_context}.proto, envoy/config/core/v3/{base,address}.proto,
-gRFC A92. First `wire_check` judges the bytes whole, as protobuf's own reader would; the functions below then only
-pick fields, in the order of the wire, so that a later field replaces an earlier one and messages merge by themselves.
+gRFC A92. One pass over the bytes judges them, as protobuf's own reader would, and keeps what is read of them, in the
+order of the wire, so that a later field replaces an earlier one and messages merge by themselves (SCHEMA below).
 
 EX-13, text that the proxy altered. In the raw form (`header_map`) bytes that are not UTF-8 are seen: each becomes
 `!`, as Envoy's own map has it, and the line is marked sanitised. In the map form Envoy has replaced them already and
@@ -13,10 +13,12 @@ identity, a task, a method or a tool is refused by whoever reads it.
 from fastpath.canonical cimport canonical_call
 from fastpath.value cimport arena_take
 from fastpath.wire cimport (
-    SHAPE_MESSAGE, SHAPE_STRING, WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Reader, Shape, WireField, reader_next,
-    reader_open, shape_field, shape_struct, text_compare, text_equal, text_is, utf8_prefix, wire_check
+    SHAPE_BYTES, SHAPE_MESSAGE, SHAPE_NUMBER, SHAPE_STRING, TEXT_BANG, TEXT_CONTROL, TEXT_HIGH, WIRE_BAD_UTF8,
+    WIRE_BYTES, WIRE_FIXED64, WIRE_OK, WIRE_TOO_DEEP, WIRE_VARINT, Reader, Shape, WireField, reader_next, reader_open,
+    shape_field, shape_keep, shape_read, shape_struct, text_compare, text_equal, text_is, text_marks, utf8_prefix,
+    wire_check, wire_keep, wire_nested
 )
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memchr, memcpy, memset
 
@@ -24,60 +26,11 @@ from fastpath.wire import WireError
 
 cdef enum:
     LINES_MAX = 4096         # header lines and context extensions each; more refuse the call
+    LINES_FIRST = 32         # room at first
+    FEW_LINES = 24           # sorted by insertion
     SHAPES_MAX = 32
     SECONDS_MAX = 9000000000  # year 2255; beyond, the time counts as unknown
     LENGTH_DIGITS_MAX = 18
-
-
-# ---------------------------------------------------------------- shapes
-
-
-# What of each message type decides whether bytes are one: its strings and its messages. Struct is shared with wire.
-SCHEMA = {
-    "CheckRequest": {1: "AttributeContext"},
-    "AttributeContext": {
-        1: "Peer", 2: "Peer", 4: "Request", 10: "TextEntry", 11: "Metadata", 12: "TLSSession", 13: "Metadata",
-    },
-    "Peer": {1: "Address", 2: "string", 3: "TextEntry", 4: "string", 5: "string"},
-    "Address": {1: "SocketAddress", 2: "Pipe", 3: "EnvoyInternalAddress"},
-    "SocketAddress": {2: "string", 4: "string", 5: "string", 7: "string"},
-    "Pipe": {1: "string"},
-    "EnvoyInternalAddress": {1: "string", 2: "string"},
-    "Request": {1: "Timestamp", 2: "HttpRequest"},
-    "Timestamp": {},
-    "HttpRequest": {
-        1: "string", 2: "string", 3: "TextEntry", 4: "string", 5: "string", 6: "string", 7: "string", 8: "string",
-        10: "string", 11: "string", 13: "HeaderMap",
-    },
-    "HeaderMap": {1: "HeaderValue"},
-    "HeaderValue": {1: "string", 2: "string"},
-    "TextEntry": {1: "string", 2: "string"},
-    "Metadata": {1: "StructEntry", 2: "AnyEntry"},
-    "StructEntry": {1: "string", 2: "Struct"},
-    "AnyEntry": {1: "string", 2: "Any"},
-    "Any": {1: "string"},
-    "TLSSession": {1: "string"},
-}
-
-
-cdef Shape SHAPES[SHAPES_MAX]    # in the order of SCHEMA; CheckRequest is the first
-
-
-cdef int build_shapes() except -1:
-    cdef const Shape *message
-    memset(SHAPES, 0, sizeof(SHAPES))
-    place = {name: i for i, name in enumerate(SCHEMA)}
-    for name, members in SCHEMA.items():
-        for number, kind in members.items():
-            if kind == "string":
-                shape_field(&SHAPES[<int> place[name]], number, SHAPE_STRING, NULL)
-                continue
-            message = shape_struct() if kind == "Struct" else &SHAPES[<int> place[kind]]
-            shape_field(&SHAPES[<int> place[name]], number, SHAPE_MESSAGE, message)
-    return 0
-
-
-build_shapes()
 
 
 # ---------------------------------------------------------------- what is collected on the way
@@ -106,14 +59,32 @@ cdef struct Decoding:
     Mcp mcp_filter           # namespace envoy.filters.http.mcp
     Mcp mcp_proxy            # namespace mcp_proxy, the name of older filters
     uint32_t address_case    # member of source.address in force
-    int64_t seconds
-    int32_t nanos
-    Text body
-    Text raw_body
+    Text source_principal
+    Text source_address
+    Text destination_principal
+    Text sni
+    uint64_t seconds
+    uint64_t nanos
+    uint8_t has_http
+    Text http_id
+    Text method
+    Text path
+    Text host
+    Text scheme
     Text query
     Text fragment
+    uint64_t size
+    Text protocol
+    Text body
+    Text raw_body
     Text pseudo_path         # from `header_map`, for callers that leave the typed fields empty
     Text pseudo_authority
+
+
+cdef struct RawLine:         # a HeaderValue
+    Text key
+    Text value
+    Text raw
 
 
 cdef inline Text no_text() noexcept nogil:
@@ -123,54 +94,104 @@ cdef inline Text no_text() noexcept nogil:
     return t
 
 
-cdef int lines_open(Lines *lines, size_t message_bytes, Arena *arena) noexcept nogil:
-    """Room for as many entries as `message_bytes` can hold (two bytes each at least), at most LINES_MAX."""
-    lines.n = 0
-    lines.overflow = 0
-    lines.room = LINES_MAX if message_bytes // 2 > LINES_MAX else <uint32_t> (message_bytes // 2)
-    lines.p = <HeaderLine *> arena_take(arena, lines.room * sizeof(HeaderLine))
-    return 1 if lines.p is NULL else 0
-
-
-cdef void lines_add(Lines *lines, Text name, Text value, uint8_t joined) noexcept nogil:
-    cdef HeaderLine *line
-    if lines.n == lines.room:
+cdef bint lines_grow(Lines *lines, Arena *arena) noexcept nogil:
+    """Room for more lines, in the arena; false when there are LINES_MAX, or when it is full."""
+    cdef uint32_t room = 2 * lines.room if lines.room else <uint32_t> LINES_FIRST
+    cdef HeaderLine *moved
+    if room > LINES_MAX:
         lines.overflow = 1
+        return False
+    moved = <HeaderLine *> arena_take(arena, room * sizeof(HeaderLine))
+    if moved is NULL:
+        return False
+    if lines.n:
+        memcpy(moved, lines.p, lines.n * sizeof(HeaderLine))
+    lines.p, lines.room = moved, room
+    return True
+
+
+cdef extern from * nogil:
+    """
+    /* The first eight bytes as a number that sorts as they do; zeros stand behind a shorter text. */
+    static inline uint64_t remit_head(const char *p, size_t n) {
+        uint64_t v = 0;
+        if (n >= 8) {
+            memcpy(&v, p, 8);
+            return __builtin_bswap64(v);
+        }
+        for (size_t i = 0; i < n; i++) v |= (uint64_t) (uint8_t) p[i] << (56 - 8 * i);
+        return v;
+    }
+    """
+    uint64_t remit_head(const char *p, size_t n)
+
+
+cdef void lines_add(
+    Lines *lines, Text name, Text value, unsigned marks, uint8_t joined, Arena *arena
+) noexcept nogil:
+    cdef HeaderLine *line
+    if lines.n == lines.room and not lines_grow(lines, arena):
         return
     line = &lines.p[lines.n]
     line.name = name
     line.value = value
+    line.head = remit_head(name.p, name.n)
     line.joined = joined
-    line.sanitised = joined and value.n and memchr(value.p, c"!", value.n) is not NULL
+    line.marks = <uint8_t> marks
+    line.sanitised = joined and (marks & TEXT_BANG) != 0
     line.order = lines.n
     lines.n += 1
 
 
-cdef int by_name(const void *a, const void *b) noexcept nogil:
-    cdef const HeaderLine *x = <const HeaderLine *> a
-    cdef const HeaderLine *y = <const HeaderLine *> b
-    cdef int order = text_compare(x.name, y.name)
+cdef inline int by_name(const HeaderLine *x, const HeaderLine *y) noexcept nogil:
+    cdef int order
+    if x.head != y.head:
+        return 1 if x.head > y.head else -1
+    order = text_compare(x.name, y.name)
     return order if order else (x.order > y.order) - (x.order < y.order)
 
 
+cdef int by_name_of(const void *a, const void *b) noexcept nogil:
+    return by_name(<const HeaderLine *> a, <const HeaderLine *> b)
+
+
 cdef void lines_sort(Lines *lines) noexcept nogil:
-    if lines.n > 1:
-        qsort(lines.p, lines.n, sizeof(HeaderLine), by_name)
+    cdef HeaderLine line
+    cdef uint32_t i, at
+    if lines.n > FEW_LINES:
+        qsort(lines.p, lines.n, sizeof(HeaderLine), by_name_of)
+        return
+    for i in range(1, lines.n):
+        if by_name(&lines.p[i - 1], &lines.p[i]) < 0:
+            continue
+        line = lines.p[i]
+        at = i
+        while at > 0 and by_name(&lines.p[at - 1], &line) > 0:
+            lines.p[at] = lines.p[at - 1]
+            at -= 1
+        lines.p[at] = line
+
+
+cdef inline bint same_name(const HeaderLine *x, const HeaderLine *y) noexcept nogil:
+    return x.head == y.head and text_equal(x.name, y.name)
 
 
 cdef void lines_last_wins(Lines *lines) noexcept nogil:
     """Of sorted entries of a protobuf map keep the last under each key. The order of a map means nothing: it goes."""
     cdef uint32_t i, n = 0
     for i in range(lines.n):
-        if i + 1 < lines.n and text_equal(lines.p[i].name, lines.p[i + 1].name):
+        if i + 1 < lines.n and same_name(&lines.p[i], &lines.p[i + 1]):
             continue
-        lines.p[n] = lines.p[i]
+        if n != i:
+            lines.p[n] = lines.p[i]
         lines.p[n].order = n
         n += 1
     lines.n = n
 
 
-# ---------------------------------------------------------------- picking fields
+# ---------------------------------------------------------------- metadata of the MCP filter
+
+# Read once the message is known to be one: reader_next cannot fail.
 
 
 cdef bint read_entry(Text entry, Text *key, Text *value) noexcept nogil:
@@ -190,13 +211,6 @@ cdef bint read_entry(Text entry, Text *key, Text *value) noexcept nogil:
         else:
             value[0] = f.bytes
     return r.groups == 0
-
-
-cdef void read_text_entry(Text entry, Lines *lines) noexcept nogil:
-    """An entry of a map<string, string>."""
-    cdef Text key, value
-    if read_entry(entry, &key, &value):
-        lines_add(lines, key, value, 1)
 
 
 cdef inline bint key_is(Text entry, const char *key) noexcept nogil:
@@ -292,206 +306,260 @@ cdef void read_metadata_entry(Text entry, Decoding *d) noexcept nogil:
             read_mcp_struct(f.bytes, mcp)
 
 
-cdef void read_metadata(Text message, Decoding *d) noexcept nogil:
+# ---------------------------------------------------------------- messages with rules of their own
+
+# Each checks all that its shape does and returns a WireError, as wire_nested would.
+
+
+cdef inline void open_nested(Reader *r, Text message, int depth) noexcept nogil:
+    reader_open(r, message)
+    r.depth = depth - 1
+
+
+cdef int read_map_entry(Text entry, int depth, Lines *lines, Arena *arena) noexcept nogil:
+    """An entry of a map<string, string>; one that holds anything else is left out, as upb leaves it out."""
     cdef Reader r
     cdef WireField f
-    reader_open(&r, message)
+    cdef Text key = no_text(), value = no_text()
+    cdef unsigned marks, value_marks = 0
+    cdef bint foreign = False
+    if depth == 0:
+        return WIRE_TOO_DEEP
+    open_nested(&r, entry, depth)
     while reader_next(&r, &f):
-        if f.number == 1 and f.type == WIRE_BYTES:
-            read_metadata_entry(f.bytes, d)
+        if f.type != WIRE_BYTES or f.number > 2:
+            foreign = True
+            continue
+        marks = text_marks(f.bytes.p, f.bytes.n)
+        if marks & TEXT_HIGH and utf8_prefix(f.bytes.p, f.bytes.n) != f.bytes.n:
+            return WIRE_BAD_UTF8
+        if f.number == 1:
+            key = f.bytes
+        else:
+            value, value_marks = f.bytes, marks
+    if r.error == WIRE_OK and not foreign and r.groups == 0:
+        lines_add(lines, key, value, value_marks, 1, arena)
+    return r.error
 
 
-cdef void read_address(Text message, Decoding *d) noexcept nogil:
-    """The address of source.address.socket_address; a pipe or an internal address leaves none."""
-    cdef Reader r, inner
-    cdef WireField f, member
-    reader_open(&r, message)
+cdef int read_header(Text entry, int depth, void *into) noexcept nogil:
+    cdef Decoding *d = <Decoding *> into
+    return read_map_entry(entry, depth, &d.map_lines, d.arena)
+
+
+cdef int read_extension(Text entry, int depth, void *into) noexcept nogil:
+    cdef Decoding *d = <Decoding *> into
+    return read_map_entry(entry, depth, &d.extensions, d.arena)
+
+
+cdef int read_header_value(Text message, int depth, void *into) noexcept nogil:
+    """One line of `header_map`. Envoy fills raw_value; `value` is text that Envoy may have altered, like the map's."""
+    cdef Decoding *d = <Decoding *> into
+    cdef RawLine line
+    cdef Lines *lines = &d.raw_lines
+    cdef unsigned marks
+    cdef int error
+    line.key = line.value = line.raw = no_text()
+    error = wire_nested(message, HEADER_VALUE, depth, &line)
+    if error:
+        return error
+    if line.raw.n and line.value.n and not text_equal(line.raw, line.value):
+        call_refuse(d.call, "headers.two_forms")
+    if line.raw.n:
+        line.value = line.raw
+    marks = text_marks(line.value.p, line.value.n)
+    lines_add(lines, line.key, line.value, marks, 0, d.arena)
+    if line.raw.n == 0 and marks & TEXT_BANG and not lines.overflow and not d.arena.failed:
+        lines.p[lines.n - 1].sanitised = 1
+    return WIRE_OK
+
+
+cdef int read_address(Text message, int depth, void *into) noexcept nogil:
+    """source.address: its socket_address has an address; a pipe or an internal address in its place leaves none."""
+    cdef Decoding *d = <Decoding *> into
+    cdef Reader r
+    cdef WireField f
+    cdef int error
+    if depth == 0:
+        return WIRE_TOO_DEEP
+    open_nested(&r, message, depth)
     while reader_next(&r, &f):
         if f.type != WIRE_BYTES or f.number > 3:
             continue
         if f.number != d.address_case:
             d.address_case = f.number
-            d.call.source_address = no_text()
-        if f.number != 1:
-            continue
-        reader_open(&inner, f.bytes)
-        while reader_next(&inner, &member):
-            if member.number == 2 and member.type == WIRE_BYTES:
-                d.call.source_address = member.bytes
+            d.source_address = no_text()
+        error = wire_nested(f.bytes, ADDRESSES[f.number], depth - 1, d if f.number == 1 else NULL)
+        if error:
+            return error
+    return r.error
 
 
-cdef void read_source(Text message, Decoding *d) noexcept nogil:
+cdef int read_http(Text message, int depth, void *into) noexcept nogil:
+    (<Decoding *> into).has_http = 1
+    return wire_nested(message, HTTP, depth, into)
+
+
+cdef int read_metadata(Text message, int depth, void *into) noexcept nogil:
+    """metadata_context: namespaces of dynamic metadata."""
     cdef Reader r
     cdef WireField f
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.type != WIRE_BYTES:
-            continue
-        if f.number == 1:
-            read_address(f.bytes, d)
-        elif f.number == 4:
-            d.call.source_principal = f.bytes
-
-
-cdef Text last_text(Text message, uint32_t number, Text before) noexcept nogil:
-    """String field `number` of a message, `before` when it is not there."""
-    cdef Reader r
-    cdef WireField f
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.number == number and f.type == WIRE_BYTES:
-            before = f.bytes
-    return before
-
-
-cdef void read_time(Text message, Decoding *d) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.type != WIRE_VARINT:
-            continue
-        if f.number == 1:
-            d.seconds = <int64_t> f.v
-        elif f.number == 2:
-            d.nanos = <int32_t> f.v
-
-
-cdef void read_header_value(Text message, Decoding *d) noexcept nogil:
-    """One line of `header_map`. Envoy fills raw_value; `value` is text that Envoy may have altered, like the map's."""
-    cdef Reader r
-    cdef WireField f
-    cdef Text key = no_text(), value = no_text(), raw = no_text()
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.type != WIRE_BYTES:
-            continue
-        if f.number == 1:
-            key = f.bytes
-        elif f.number == 2:
-            value = f.bytes
-        elif f.number == 3:
-            raw = f.bytes
-    if raw.n and value.n and not text_equal(raw, value):
-        call_refuse(d.call, "headers.two_forms")
-    lines_add(&d.raw_lines, key, raw if raw.n else value, 0)
-    if raw.n == 0 and value.n and memchr(value.p, c"!", value.n) is not NULL and not d.raw_lines.overflow:
-        d.raw_lines.p[d.raw_lines.n - 1].sanitised = 1
-
-
-cdef void read_header_map(Text message, Decoding *d) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
+    cdef int error = wire_nested(message, METADATA, depth, NULL)
+    if error:
+        return error
     reader_open(&r, message)
     while reader_next(&r, &f):
         if f.number == 1 and f.type == WIRE_BYTES:
-            read_header_value(f.bytes, d)
+            read_metadata_entry(f.bytes, <Decoding *> into)
+    return WIRE_OK
 
 
-cdef Text *http_text(Decoding *d, uint32_t number) noexcept nogil:
-    """Where string field `number` of HttpRequest goes, or NULL."""
-    cdef HttpCall *call = d.call
-    if number == 1:
-        return &call.http_id
-    if number == 2:
-        return &call.method
-    if number == 4:
-        return &call.raw_path
-    if number == 5:
-        return &call.raw_host
-    if number == 6:
-        return &call.scheme
-    if number == 7:
-        return &d.query
-    if number == 8:
-        return &d.fragment
-    if number == 10:
-        return &call.protocol
-    if number == 11:
-        return &d.body
-    return &d.raw_body if number == 12 else NULL
+# ---------------------------------------------------------------- shapes
 
 
-cdef void read_http(Text message, Decoding *d) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
-    cdef Text *text
-    if not d.call.has_http:
-        d.call.has_http = 1
-        d.call.size = 0
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.number == 9 and f.type == WIRE_VARINT:
-            d.call.size = <int64_t> f.v
-        if f.type != WIRE_BYTES:
-            continue
-        text = http_text(d, f.number)
-        if text is not NULL:
-            text[0] = f.bytes
-        elif f.number == 3:
-            read_text_entry(f.bytes, &d.map_lines)
-        elif f.number == 13:
-            read_header_map(f.bytes, d)
+# What of each message type decides whether bytes are one: its strings and its messages. Struct is shared with wire.
+SCHEMA = {
+    "CheckRequest": {1: "AttributeContext"},
+    "AttributeContext": {
+        1: "Peer", 2: "Peer", 4: "Request", 10: "TextEntry", 11: "Metadata", 12: "TLSSession", 13: "Metadata",
+    },
+    "Peer": {1: "Address", 2: "string", 3: "TextEntry", 4: "string", 5: "string"},
+    "Address": {1: "SocketAddress", 2: "Pipe", 3: "EnvoyInternalAddress"},
+    "SocketAddress": {2: "string", 4: "string", 5: "string", 7: "string"},
+    "Pipe": {1: "string"},
+    "EnvoyInternalAddress": {1: "string", 2: "string"},
+    "Request": {1: "Timestamp", 2: "HttpRequest"},
+    "Timestamp": {},
+    "HttpRequest": {
+        1: "string", 2: "string", 3: "TextEntry", 4: "string", 5: "string", 6: "string", 7: "string", 8: "string",
+        10: "string", 11: "string", 13: "HeaderMap",
+    },
+    "HeaderMap": {1: "HeaderValue"},
+    "HeaderValue": {1: "string", 2: "string"},
+    "TextEntry": {1: "string", 2: "string"},
+    "Metadata": {1: "StructEntry", 2: "AnyEntry"},
+    "StructEntry": {1: "string", 2: "Struct"},
+    "AnyEntry": {1: "string", 2: "Any"},
+    "Any": {1: "string"},
+    "TLSSession": {1: "string"},
+}
+# Types of which one place is kept and another is not.
+COPIES = {"SourcePeer": "Peer", "DestinationPeer": "Peer", "SourceSocket": "SocketAddress"}
+NAMES = [*SCHEMA, *COPIES]
 
 
-cdef void read_request(Text message, Decoding *d) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.type != WIRE_BYTES:
-            continue
-        if f.number == 1:
-            read_time(f.bytes, d)
-        elif f.number == 2:
-            read_http(f.bytes, d)
+cdef Shape SHAPES[SHAPES_MAX]    # in the order of NAMES; CheckRequest is the first
+cdef const Shape *ADDRESSES[4]   # of source.address, by the number of its member
+cdef const Shape *HTTP
+cdef const Shape *METADATA
+cdef const Shape *HEADER_VALUE
 
 
-cdef void read_attributes(Text message, Decoding *d) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
-    cdef HttpCall *call = d.call
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.type != WIRE_BYTES:
-            continue
-        if f.number == 1:
-            read_source(f.bytes, d)
-        elif f.number == 2:
-            call.destination_principal = last_text(f.bytes, 4, call.destination_principal)
-        elif f.number == 4:
-            read_request(f.bytes, d)
-        elif f.number == 10:
-            read_text_entry(f.bytes, &d.extensions)
-        elif f.number == 11:
-            read_metadata(f.bytes, d)
-        elif f.number == 12:
-            call.sni = last_text(f.bytes, 1, call.sni)
+cdef Shape *shape_of(str name) except NULL:
+    return &SHAPES[<int> NAMES.index(name)]
+
+
+cdef int build_shapes() except -1:
+    global HTTP, METADATA, HEADER_VALUE
+    cdef const Shape *message
+    memset(SHAPES, 0, sizeof(SHAPES))
+    for name, members in SCHEMA.items():
+        for number, kind in members.items():
+            if kind == "string":
+                shape_field(shape_of(name), number, SHAPE_STRING, NULL)
+                continue
+            message = shape_struct() if kind == "Struct" else shape_of(kind)
+            shape_field(shape_of(name), number, SHAPE_MESSAGE, message)
+    for name, original in COPIES.items():
+        memcpy(shape_of(name), shape_of(original), sizeof(Shape))
+    for number, name in enumerate(("SourcePeer", "DestinationPeer"), 1):
+        shape_field(shape_of("AttributeContext"), number, SHAPE_MESSAGE, shape_of(name))
+    for number, name in enumerate(("SourceSocket", "Pipe", "EnvoyInternalAddress"), 1):
+        ADDRESSES[<int> number] = shape_of(name)
+    HTTP, METADATA, HEADER_VALUE = shape_of("HttpRequest"), shape_of("Metadata"), shape_of("HeaderValue")
+    return 0
+
+
+cdef int keep_fields() except -1:
+    """Where each field that is kept stands in a Decoding, or in a RawLine."""
+    cdef Shape *http = shape_of("HttpRequest")
+    cdef Shape *time = shape_of("Timestamp")
+    cdef Shape *header = shape_of("HeaderValue")
+    cdef Decoding d
+    cdef RawLine line
+    cdef const char *base = <const char *> &d
+    shape_keep(shape_of("SourcePeer"), 4, SHAPE_STRING, <const char *> &d.source_principal - base)
+    shape_keep(shape_of("SourceSocket"), 2, SHAPE_STRING, <const char *> &d.source_address - base)
+    shape_keep(shape_of("DestinationPeer"), 4, SHAPE_STRING, <const char *> &d.destination_principal - base)
+    shape_keep(shape_of("TLSSession"), 1, SHAPE_STRING, <const char *> &d.sni - base)
+    shape_keep(time, 1, SHAPE_NUMBER, <const char *> &d.seconds - base)
+    shape_keep(time, 2, SHAPE_NUMBER, <const char *> &d.nanos - base)
+    shape_keep(http, 1, SHAPE_STRING, <const char *> &d.http_id - base)
+    shape_keep(http, 2, SHAPE_STRING, <const char *> &d.method - base)
+    shape_keep(http, 4, SHAPE_STRING, <const char *> &d.path - base)
+    shape_keep(http, 5, SHAPE_STRING, <const char *> &d.host - base)
+    shape_keep(http, 6, SHAPE_STRING, <const char *> &d.scheme - base)
+    shape_keep(http, 7, SHAPE_STRING, <const char *> &d.query - base)
+    shape_keep(http, 8, SHAPE_STRING, <const char *> &d.fragment - base)
+    shape_keep(http, 9, SHAPE_NUMBER, <const char *> &d.size - base)
+    shape_keep(http, 10, SHAPE_STRING, <const char *> &d.protocol - base)
+    shape_keep(http, 11, SHAPE_STRING, <const char *> &d.body - base)
+    shape_keep(http, 12, SHAPE_BYTES, <const char *> &d.raw_body - base)
+    base = <const char *> &line
+    shape_keep(header, 1, SHAPE_STRING, <const char *> &line.key - base)
+    shape_keep(header, 2, SHAPE_STRING, <const char *> &line.value - base)
+    shape_keep(header, 3, SHAPE_BYTES, <const char *> &line.raw - base)
+    return 0
+
+
+cdef int read_messages() except -1:
+    shape_read(shape_of("SourcePeer"), 1, read_address)
+    shape_read(shape_of("Request"), 2, read_http)
+    shape_read(shape_of("HttpRequest"), 3, read_header)
+    shape_read(shape_of("HeaderMap"), 1, read_header_value)
+    shape_read(shape_of("AttributeContext"), 10, read_extension)
+    shape_read(shape_of("AttributeContext"), 11, read_metadata)
+    return 0
+
+
+build_shapes()
+keep_fields()
+read_messages()
 
 
 # ---------------------------------------------------------------- headers
 
 
-cdef inline bint is_token_byte(uint8_t b) noexcept nogil:
-    """tchar of RFC 9110 section 5.6.2."""
-    if (b >= c"a" and b <= c"z") or (b >= c"A" and b <= c"Z") or (b >= c"0" and b <= c"9"):
-        return True
-    return b != 0 and memchr("!#$%&'*+-.^_`|~", b, 15) is not NULL
+cdef enum:
+    NAME_TOKEN = 1           # tchar of RFC 9110 section 5.6.2
+    NAME_LOWER = 2           # not an upper-case letter
+
+cdef uint8_t NAME_BYTES[256]     # what a byte is in a header's name
+
+
+cdef void build_name_bytes() noexcept nogil:
+    cdef int i
+    for i in range(256):
+        NAME_BYTES[i] = 0 if c"A" <= i <= c"Z" else NAME_LOWER
+        if c"a" <= i | 32 <= c"z" or c"0" <= i <= c"9" or (
+            0 < i < 128 and memchr(b"!#$%&'*+-.^_`|~", i, 15) is not NULL
+        ):
+            NAME_BYTES[i] |= NAME_TOKEN
+
+
+build_name_bytes()
 
 
 cdef int lower_name(Text *name, Arena *arena) noexcept nogil:
     """Make a header name lower case: 0 when it was, 1 when it is now a copy, -1 when it is no name or memory is out."""
-    cdef uint32_t i, upper = 0
-    cdef uint8_t b
+    cdef uint32_t i
+    cdef uint8_t b, all_ = NAME_TOKEN | NAME_LOWER
     cdef char *copy
     for i in range(name.n):
-        b = name.p[i]
-        if not is_token_byte(b):
-            return -1
-        upper += b >= c"A" and b <= c"Z"
-    if name.n == 0:
+        all_ &= NAME_BYTES[<uint8_t> name.p[i]]
+    if name.n == 0 or not all_ & NAME_TOKEN:
         return -1
-    if upper == 0:
+    if all_ & NAME_LOWER:
         return 0
     copy = <char *> arena_take(arena, name.n)
     if copy is NULL:
@@ -501,17 +569,6 @@ cdef int lower_name(Text *name, Arena *arena) noexcept nogil:
         copy[i] = b + 32 if b >= c"A" and b <= c"Z" else b
     name.p = copy
     return 1
-
-
-cdef bint has_control(Text t) noexcept nogil:
-    """Whether a header's value holds what RFC 9110 section 5.5 forbids."""
-    cdef uint32_t i
-    cdef uint8_t b
-    for i in range(t.n):
-        b = t.p[i]
-        if (b < 0x20 and b != c"\t") or b == 0x7F:
-            return True
-    return False
 
 
 cdef void sanitise(HeaderLine *line, Arena *arena) noexcept nogil:
@@ -548,7 +605,8 @@ cdef void drop_pseudo(Decoding *d, Lines *lines) noexcept nogil:
     for i in range(lines.n):
         line = &lines.p[i]
         if line.name.n == 0 or line.name.p[0] != c":":
-            lines.p[n] = line[0]
+            if n != i:
+                lines.p[n] = line[0]
             n += 1
         elif not line.joined and text_is(line.name, ":path"):
             take_pseudo(d, line, &d.pseudo_path)
@@ -571,17 +629,26 @@ cdef bint same_host(Text a, Text b) noexcept nogil:
 
 cdef void finish_lines(Decoding *d, Lines *lines) noexcept nogil:
     """Lower-case names, harmless values, no pseudo headers; sorted."""
+    cdef HttpCall *call = d.call
+    cdef HeaderLine *line
     cdef uint32_t i
     cdef int status, changed = 0
     drop_pseudo(d, lines)
     for i in range(lines.n):
-        status = lower_name(&lines.p[i].name, d.arena)
-        changed |= status == 1
-        if status < 0:
-            call_refuse(d.call, "headers.name")
-        if has_control(lines.p[i].value):
-            call_refuse(d.call, "headers.control")
-        sanitise(&lines.p[i], d.arena)
+        line = &lines.p[i]
+        status = lower_name(&line.name, d.arena)
+        if status > 0:
+            changed = 1
+            line.head = remit_head(line.name.p, line.name.n)
+        elif status < 0:
+            call_refuse(call, "headers.name")
+        if line.marks & TEXT_CONTROL:
+            call_refuse(call, "headers.control")
+        if line.marks & TEXT_HIGH and not line.joined:
+            sanitise(line, d.arena)
+        call.sanitised |= line.sanitised
+        if line.name.n:
+            call.header_bits |= header_bit(line.name.p, line.name.n)
     if changed:
         lines_sort(lines)
 
@@ -590,7 +657,7 @@ cdef void finish_headers(Decoding *d) noexcept nogil:
     cdef Lines *lines = &d.raw_lines if d.raw_lines.n else &d.map_lines
     cdef HttpCall *call = d.call
     cdef HeaderLine line
-    cdef uint32_t i, at
+    cdef uint32_t i, at, count
     if d.map_lines.n and d.raw_lines.n:
         call_refuse(call, "headers.two_forms")
     if d.map_lines.overflow or d.raw_lines.overflow or d.extensions.overflow:
@@ -605,8 +672,9 @@ cdef void finish_headers(Decoding *d) noexcept nogil:
         call.raw_path = d.pseudo_path
     if call.raw_host.n == 0:
         call.raw_host = d.pseudo_authority
-    at = first_line(call, text_of("host"))
-    for i in range(envoy_header(call, "host", &line)):
+    count = envoy_header(call, "host", &line)
+    at = first_line(call, text_of("host")) if count else 0
+    for i in range(count):
         if not same_host(call.headers[at + i].value, call.raw_host):
             call_refuse(call, "host.conflict")
 
@@ -704,34 +772,35 @@ cdef void finish_mcp(Decoding *d) noexcept nogil:
         call_refuse(call, "mcp.metadata_conflict")
 
 
-cdef void finish_time(Decoding *d) noexcept nogil:
-    if d.seconds >= 0 and d.seconds < <int64_t> SECONDS_MAX:
-        d.call.time_unix_ns = d.seconds * 1000000000 + d.nanos
+cdef void finish_fields(Decoding *d) noexcept nogil:
+    """What is taken as it stands."""
+    cdef HttpCall *call = d.call
+    cdef int64_t seconds = <int64_t> d.seconds
+    call.source_principal, call.source_address = d.source_principal, d.source_address
+    call.destination_principal, call.sni = d.destination_principal, d.sni
+    call.has_http, call.http_id, call.protocol = d.has_http, d.http_id, d.protocol
+    call.method, call.raw_path, call.raw_host, call.scheme = d.method, d.path, d.host, d.scheme
+    call.size = <int64_t> d.size if d.has_http else -1
+    if 0 <= seconds < <int64_t> SECONDS_MAX:
+        call.time_unix_ns = seconds * 1000000000 + <int32_t> d.nanos
 
 
 cdef int envoy_decode(const uint8_t *p, size_t n, Arena *arena, HttpCall *call) noexcept nogil:
     cdef Decoding d
-    cdef Reader r
-    cdef WireField f
     memset(call, 0, sizeof(HttpCall))
     memset(&d, 0, sizeof(Decoding))
-    call.size = -1
-    if wire_check(p, n, &SHAPES[0]) != 0:
-        return 1
     d.call = call
     d.arena = arena
-    if lines_open(&d.map_lines, n, arena) or lines_open(&d.raw_lines, n, arena) or lines_open(&d.extensions, n, arena):
-        return 0             # arena.failed is set: the call ends in ERROR
-    reader_open(&r, Text(<const char *> p, <uint32_t> n))
-    while reader_next(&r, &f):
-        if f.number == 1 and f.type == WIRE_BYTES:
-            read_attributes(f.bytes, &d)
+    if wire_keep(p, n, &SHAPES[0], &d) != WIRE_OK:
+        return 1
+    if arena.failed:
+        return 0             # the call ends in ERROR
+    finish_fields(&d)
     finish_extensions(&d)
     finish_headers(&d)
     finish_body(&d)
     finish_query(&d)
     finish_mcp(&d)
-    finish_time(&d)
     return 0
 
 
@@ -750,8 +819,7 @@ cdef uint32_t first_line(const HttpCall *call, Text name) noexcept nogil:
     return low
 
 
-cdef uint32_t envoy_header(const HttpCall *call, const char *name, HeaderLine *line) noexcept nogil:
-    cdef Text wanted = text_of(name)
+cdef uint32_t header_lines(const HttpCall *call, Text wanted, HeaderLine *line) noexcept nogil:
     cdef uint32_t at = first_line(call, wanted), n = 0
     while at + n < call.header_count and text_equal(call.headers[at + n].name, wanted):
         n += 1

@@ -236,7 +236,6 @@ cdef bint looks_like_grpc(Mapper *m, const HttpCall *call) noexcept nogil:
 cdef void note_call(Mapper *m, const HttpCall *call) noexcept nogil:
     """What the record names, also of a call that is refused. A path that has no canonical form stands there as sent."""
     cdef Request *request = m.request
-    cdef uint32_t i
     request.method = call.method
     # A caller that speaks gRPC reads a refusal as such, too.
     request.protocol = text_of(b"grpc" if looks_like_grpc(m, call) else b"http")
@@ -244,8 +243,7 @@ cdef void note_call(Mapper *m, const HttpCall *call) noexcept nogil:
     request.input_mode = INPUT_HEADERS
     if is_printable(call.http_id, REQUEST_ID_BYTES_MAX):
         request.request_id = call.http_id
-    for i in range(call.header_count):
-        request.sanitised |= call.headers[i].sanitised
+    request.sanitised |= call.sanitised
     request.path = without_query(call.raw_path) if call.refusal.n else call.path
     if call.refusal.n == 0:
         request.host = call.host

@@ -1,5 +1,5 @@
 """Protobuf in and out, without a Python object: a bounded, total reader and a writer into memory the caller owns."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, strlen
 
 
@@ -25,12 +25,83 @@ cdef inline bint text_equal(Text a, Text b) noexcept nogil:
     return a.n == b.n and (a.n == 0 or memcmp(a.p, b.p, a.n) == 0)
 
 
+cdef extern from * nogil:
+    """
+    /* What a text holds, by 16 bytes at a time; the last block overlaps the one before it. */
+    enum { TEXT_HIGH = 1, TEXT_CONTROL = 2, TEXT_TAB = 4, TEXT_BANG = 8 };
+    typedef uint8_t remit_block __attribute__((vector_size(16)));
+    typedef struct { remit_block high, control, tab, bang; } remit_seen;
+
+    static inline void remit_look(remit_seen *s, remit_block b) {
+        remit_block tab = (remit_block) (b == 9);
+        s->high |= b & 0x80;
+        s->control |= ((remit_block) (b < 0x20) & ~tab) | (remit_block) (b == 0x7F);
+        s->tab |= tab;
+        s->bang |= (remit_block) (b == '!');
+    }
+
+    static inline int remit_any(remit_block b) {
+        uint64_t w[2];
+        memcpy(w, &b, 16);
+        return (w[0] | w[1]) != 0;
+    }
+
+    /* Up to 15 bytes as a block in which some stand more than once. */
+    static inline remit_block remit_few(const uint8_t *p, size_t n) {
+        uint64_t w[2];
+        uint32_t low, high;
+        remit_block b;
+        if (n >= 8) {
+            memcpy(&w[0], p, 8);
+            memcpy(&w[1], p + n - 8, 8);
+        } else if (n >= 4) {
+            memcpy(&low, p, 4);
+            memcpy(&high, p + n - 4, 4);
+            w[0] = w[1] = low | (uint64_t) high << 32;
+        } else {
+            w[0] = w[1] = p[0] * 0x0101010101010000u | (uint64_t) p[n / 2] << 8 | p[n - 1];
+        }
+        memcpy(&b, w, 16);
+        return b;
+    }
+
+    static inline unsigned text_marks(const char *text, size_t n) {
+        const uint8_t *p = (const uint8_t *) text;
+        remit_seen s = {{0}, {0}, {0}, {0}};
+        remit_block b;
+        size_t i;
+        if (n == 0) return 0;
+        if (n < 16) {
+            remit_look(&s, remit_few(p, n));
+        } else {
+            for (i = 0; i < n - 15; i += 16) {
+                memcpy(&b, p + i, 16);
+                remit_look(&s, b);
+            }
+            memcpy(&b, p + n - 16, 16);
+            remit_look(&s, b);
+        }
+        return (remit_any(s.high) ? TEXT_HIGH : 0) | (remit_any(s.control) ? TEXT_CONTROL : 0)
+            | (remit_any(s.tab) ? TEXT_TAB : 0) | (remit_any(s.bang) ? TEXT_BANG : 0);
+    }
+    """
+    enum:
+        TEXT_HIGH            # a byte above 0x7F: not ASCII
+        TEXT_CONTROL         # a byte below 0x20 but tab, or 0x7F
+        TEXT_TAB
+        TEXT_BANG            # `!`
+    unsigned text_marks(const char *text, size_t n)   # which of these stand in n bytes
+
+
 # Order of the bytes: negative, 0 or positive.
 cdef int text_compare(Text a, Text b) noexcept nogil
-# Whether n bytes are UTF-8 (RFC 3629: no surrogates, nothing overlong, nothing above U+10FFFF).
-cdef bint utf8_valid(const char *p, size_t n) noexcept nogil
 # The length of the longest part from the start that is UTF-8; n when all is.
 cdef size_t utf8_prefix(const char *p, size_t n) noexcept nogil
+
+
+cdef inline bint utf8_valid(const char *p, size_t n) noexcept nogil:
+    """Whether n bytes are UTF-8 (RFC 3629: no surrogates, nothing overlong, nothing above U+10FFFF)."""
+    return not text_marks(p, n) & TEXT_HIGH or utf8_prefix(p, n) == n
 
 
 # ---------------------------------------------------------------- reader
@@ -58,6 +129,8 @@ cpdef enum WireError:
 cdef enum:
     WIRE_DEPTH_MAX = 100     # as protobuf's own readers
     SHAPE_FIELDS_MAX = 16    # field numbers that a Shape can name: 1 to 15
+    TYPE_BITS = 3            # of a tag
+    FIELD_ONE = 8            # least tag: field number 1
 
 
 cdef struct Reader:          # a position in one message
@@ -79,11 +152,27 @@ cdef enum ShapeKind:
     SHAPE_SCALAR = 0         # nothing to check beyond the wire; also a number that the message type does not have
     SHAPE_STRING = 1         # must be UTF-8
     SHAPE_MESSAGE = 2
+    SHAPE_BYTES = 3          # nothing to check; named where it is to be kept
+    SHAPE_NUMBER = 4         # the same, of a varint
+
+
+cdef enum:
+    UNKEPT = 0xFFFF          # a member that nobody keeps
+
+
+# Read a nested message that may hold `depth` levels of messages, itself included, into `into`: a WireError.
+ctypedef int (*WireRead)(Text message, int depth, void *into) noexcept nogil
+
+
+cdef struct Member:          # one field of a message type
+    uint8_t kind             # ShapeKind
+    uint16_t at              # where `into` has its Text (SHAPE_NUMBER: its int64_t), or UNKEPT
+    const Shape *message     # of SHAPE_MESSAGE
+    WireRead read            # or NULL; reads it instead when something is kept, and checks all that `message` does
 
 
 cdef struct Shape:           # a message type, as much of it as decides whether bytes are one
-    uint8_t kind[SHAPE_FIELDS_MAX]             # ShapeKind by field number
-    const Shape *message[SHAPE_FIELDS_MAX]     # shape of SHAPE_MESSAGE fields
+    Member members[SHAPE_FIELDS_MAX]     # by field number
 
 
 cdef inline void reader_open(Reader *r, Text message) noexcept nogil:
@@ -95,13 +184,39 @@ cdef inline void reader_open(Reader *r, Text message) noexcept nogil:
     r.groups = 0
 
 
-# Read the next field into `f`; groups are skipped. False at the end or on an error (`r.error`).
-cdef bint reader_next(Reader *r, WireField *f) noexcept nogil
+# The next field when it is none of those that reader_next knows at once.
+cdef bint reader_any(Reader *r, WireField *f) noexcept nogil
+
+
+cdef inline bint reader_next(Reader *r, WireField *f) noexcept nogil:
+    """Read the next field into `f`; groups are skipped. False at the end or on an error (`r.error`).
+
+    A field of bytes whose tag and length have one byte each, as nearly all have, is read here.
+    """
+    cdef const uint8_t *p = r.p
+    if r.end - p < 2 or (p[0] & 0x87) != WIRE_BYTES or p[0] < FIELD_ONE or p[1] > 0x7F or r.end - p < 2 + p[1]:
+        return r.p < r.end and reader_any(r, f)
+    f.number = p[0] >> TYPE_BITS
+    f.type = WIRE_BYTES
+    f.bytes.p = <const char *> p + 2
+    f.bytes.n = p[1]
+    r.p = p + 2 + p[1]
+    return True
+
+
 # Whether n bytes are a message of this shape, all nested messages included: a WireError. The verdict is upb's. After
 # WIRE_OK `reader_next` cannot fail on the message and on those in it.
 cdef int wire_check(const void *p, size_t n, const Shape *shape) noexcept nogil
-# Set one field of a shape that is being built (at import).
+# The same, and keep in `into` what the shape says is kept: the last of a field that stands more than once, while fields
+# of messages merge. After an error `into` holds some of it.
+cdef int wire_keep(const void *p, size_t n, const Shape *shape, void *into) noexcept nogil
+# The same for a nested message, of which `depth` levels may be entered; for a WireRead.
+cdef int wire_nested(Text message, const Shape *shape, int depth, void *into) noexcept nogil
+# Set one field of a shape that is being built (at import); keep its text or number at `at` of what is read into; have
+# its message read by a function.
 cdef void shape_field(Shape *shape, int number, int kind, const Shape *message) noexcept nogil
+cdef void shape_keep(Shape *shape, int number, int kind, size_t at) noexcept nogil
+cdef void shape_read(Shape *shape, int number, WireRead read) noexcept nogil
 # Shape of google.protobuf.Struct.
 cdef const Shape *shape_struct() noexcept nogil
 

@@ -5,14 +5,12 @@ length have at most 5 bytes; a known field with another wire type counts as unkn
 field wins, messages merge; groups exist only to be skipped, and within them a field number 0 passes. Source:
 protobuf.dev/programming-guides/encoding.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
     VARINT_BYTES_MAX = 10
     TAG_BYTES_MAX = 5
-    TYPE_BITS = 3
-    FIELD_ONE = 8            # least tag: field number 1
     LENGTH_MAX = 0x7FFFFFFF
 
 
@@ -64,10 +62,6 @@ cdef size_t utf8_prefix(const char *p, size_t n) noexcept nogil:
             return i
         i += step
     return n
-
-
-cdef bint utf8_valid(const char *p, size_t n) noexcept nogil:
-    return utf8_prefix(p, n) == n
 
 
 # ---------------------------------------------------------------- reader
@@ -159,22 +153,7 @@ cdef bint skip_group(Reader *r, uint32_t number) noexcept nogil:
     return fail(r, WIRE_TRUNCATED)
 
 
-cdef inline bint read_short(Reader *r, WireField *f) noexcept nogil:
-    """A field of bytes whose tag and length have one byte each, as nearly all have; false, and nothing read, else."""
-    cdef const uint8_t *p = r.p
-    if r.end - p < 2 or (p[0] & 0x87) != WIRE_BYTES or p[0] < FIELD_ONE or p[1] > 0x7F or r.end - p < 2 + p[1]:
-        return False
-    f.number = p[0] >> TYPE_BITS
-    f.type = WIRE_BYTES
-    f.bytes.p = <const char *> p + 2
-    f.bytes.n = p[1]
-    r.p = p + 2 + p[1]
-    return True
-
-
-cdef bint reader_next(Reader *r, WireField *f) noexcept nogil:
-    if read_short(r, f):
-        return True
+cdef bint reader_any(Reader *r, WireField *f) noexcept nogil:
     while r.p < r.end:
         if not read_tag(r, f):
             return False
@@ -191,46 +170,69 @@ cdef bint reader_next(Reader *r, WireField *f) noexcept nogil:
 # ---------------------------------------------------------------- shapes
 
 
-cdef int check_field(const WireField *f, const Shape *shape, int depth) noexcept nogil:
-    cdef int kind
-    if f.type != WIRE_BYTES or f.number >= SHAPE_FIELDS_MAX:
+cdef inline int take_bytes(Text found, const Member *member, int depth, void *into) noexcept nogil:
+    if member.kind == SHAPE_SCALAR or member.kind == SHAPE_NUMBER:
         return WIRE_OK
-    kind = shape.kind[f.number]
-    if kind == SHAPE_STRING:
-        return WIRE_OK if utf8_valid(f.bytes.p, f.bytes.n) else WIRE_BAD_UTF8
-    if kind == SHAPE_MESSAGE:
-        return check_message(f.bytes, shape.message[f.number], depth)
+    if member.kind == SHAPE_MESSAGE:
+        if into is not NULL and member.read is not NULL:
+            return member.read(found, depth, into)
+        return wire_nested(found, member.message, depth, into)
+    if member.kind == SHAPE_STRING and not utf8_valid(found.p, found.n):
+        return WIRE_BAD_UTF8
+    if into is not NULL and member.at != UNKEPT:
+        (<Text *> (<char *> into + member.at))[0] = found
     return WIRE_OK
 
 
-cdef int check_message(Text message, const Shape *shape, int depth) noexcept nogil:
+cdef int wire_nested(Text message, const Shape *shape, int depth, void *into) noexcept nogil:
     """Recursion is bounded by `depth`, the messages that may still be entered."""
     cdef Reader r
     cdef WireField f
+    cdef const Member *member
     cdef int error
     if depth == 0:
         return WIRE_TOO_DEEP
     reader_open(&r, message)
     r.depth = depth - 1
     while reader_next(&r, &f):
-        error = check_field(&f, shape, depth - 1)
-        if error:
-            return error
+        if f.number >= SHAPE_FIELDS_MAX:
+            continue
+        member = &shape.members[f.number]
+        if f.type == WIRE_BYTES:
+            error = take_bytes(f.bytes, member, depth - 1, into)
+            if error:
+                return error
+        elif f.type == WIRE_VARINT and member.kind == SHAPE_NUMBER and into is not NULL and member.at != UNKEPT:
+            (<uint64_t *> (<char *> into + member.at))[0] = f.v
     return r.error
 
 
-cdef int wire_check(const void *p, size_t n, const Shape *shape) noexcept nogil:
+cdef int wire_keep(const void *p, size_t n, const Shape *shape, void *into) noexcept nogil:
     cdef Text message
     if n > LENGTH_MAX:
         return WIRE_TRUNCATED
     message.p = <const char *> p
     message.n = <uint32_t> n
-    return check_message(message, shape, WIRE_DEPTH_MAX + 1)
+    return wire_nested(message, shape, WIRE_DEPTH_MAX + 1, into)
+
+
+cdef int wire_check(const void *p, size_t n, const Shape *shape) noexcept nogil:
+    return wire_keep(p, n, shape, NULL)
 
 
 cdef void shape_field(Shape *shape, int number, int kind, const Shape *message) noexcept nogil:
-    shape.kind[number] = kind
-    shape.message[number] = message
+    shape.members[number].kind = kind
+    shape.members[number].at = UNKEPT
+    shape.members[number].message = message
+
+
+cdef void shape_keep(Shape *shape, int number, int kind, size_t at) noexcept nogil:
+    shape.members[number].kind = kind
+    shape.members[number].at = <uint16_t> at
+
+
+cdef void shape_read(Shape *shape, int number, WireRead read) noexcept nogil:
+    shape.members[number].read = read
 
 
 cdef Shape STRUCT, STRUCT_ENTRY, VALUE, LIST_VALUE  # google/protobuf/struct.proto

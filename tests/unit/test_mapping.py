@@ -206,7 +206,7 @@ def test_a_body_larger_than_working_memory_is_unread(mapping: Mapping) -> None:
     assert found["unsent"] == ["input"]
     assert explain_call(mapping, call)["unsent"] == []
     deep = tool_call("x", {"a": list(range(30_000))})
-    assert explain_call(mapping, deep, arena_bytes=2_800_000)["refusal"] == "input.too_large"
+    assert explain_call(mapping, deep, arena_bytes=2_300_000)["refusal"] == "input.too_large"
 
 
 # ---------------------------------------------------------------- gRPC and network
