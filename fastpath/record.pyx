@@ -66,6 +66,7 @@ from fastpath.value cimport (
     uid_type,
 )
 from fastpath.wire cimport (
+    TEXT_HIGH,
     WIRE_BYTES,
     WIRE_FIXED64,
     WIRE_OK,
@@ -80,6 +81,8 @@ from fastpath.wire cimport (
     out_uint,
     reader_next,
     reader_open,
+    text_is,
+    text_marks,
 )
 
 from fastpath.columns import COLUMNS
@@ -166,22 +169,6 @@ _no_text.p, _no_text.n = "", 0
 
 # ------------------------------------------------------------------ text
 
-cdef bint _is_ascii(const uint8_t *p, size_t n) noexcept nogil:
-    cdef uint64_t word
-    cdef uint8_t seen = 0
-    while n >= 8:
-        memcpy(&word, p, 8)
-        if word & <uint64_t> 0x8080808080808080U:
-            return False
-        p += 8
-        n -= 8
-    while n:
-        seen |= p[0]
-        p += 1
-        n -= 1
-    return seen < 0x80
-
-
 cdef size_t _utf8_char(const uint8_t *p, size_t n) noexcept nogil:
     """Bytes of the well-formed character at `p` (Unicode 15, table 3-7), or 0."""
     cdef uint8_t low = 0x80
@@ -210,16 +197,12 @@ cdef size_t _utf8_char(const uint8_t *p, size_t n) noexcept nogil:
     return size
 
 
-cdef void _put_text(Out *out, uint32_t field, const char *text, size_t n, size_t cap, Marks *marks) noexcept nogil:
-    """A string field of at most `cap` (PATH_BYTES_MAX or less) bytes of UTF-8, written even when empty."""
+cdef void _put_mended(Out *out, uint32_t field, const uint8_t *p, size_t n, size_t cap, Marks *marks) noexcept nogil:
+    """What of a text is UTF-8 and fits, with U+FFFD for each byte that is not."""
     cdef uint8_t room[PATH_BYTES_MAX]
-    cdef const uint8_t *p = <const uint8_t *> text
     cdef size_t used = 0
     cdef size_t at = 0
     cdef size_t size
-    if n <= cap and _is_ascii(p, n):
-        out_bytes(out, field, p, n)
-        return
     while at < n:
         size = _utf8_char(p + at, n - at)
         if used + (size if size else 3) > cap:
@@ -236,6 +219,14 @@ cdef void _put_text(Out *out, uint32_t field, const char *text, size_t n, size_t
             used += 3
             at += 1
     out_bytes(out, field, room, used)
+
+
+cdef void _put_text(Out *out, uint32_t field, const char *text, size_t n, size_t cap, Marks *marks) noexcept nogil:
+    """A string field of at most `cap` (PATH_BYTES_MAX or less) bytes of UTF-8, written even when empty."""
+    if n <= cap and not text_marks(text, n) & TEXT_HIGH:
+        out_bytes(out, field, text, n)
+    else:
+        _put_mended(out, field, <const uint8_t *> text, n, cap, marks)
 
 
 cdef inline void _put(Out *out, uint32_t field, Text text, Marks *marks) noexcept nogil:
@@ -262,17 +253,6 @@ cdef inline const Cell *_column(const Request *r, int column) noexcept nogil:
 
 cdef inline int64_t _cell_number(const Cell *cell) noexcept nogil:
     return cell.v if cell.kind == KIND_LONG or cell.kind == KIND_BOOL else 0
-
-
-cdef bint _text_is(Text text, const char *literal) noexcept nogil:
-    cdef size_t n = strlen(literal)
-    cdef size_t i
-    if text.n != n:
-        return False
-    for i in range(n):
-        if text.p[i] != literal[i]:
-            return False
-    return True
 
 
 cdef inline void _put_number(Out *out, uint32_t field, int64_t v) noexcept nogil:
@@ -399,7 +379,7 @@ cdef void _put_taint(Out *out, const Request *r, Marks *marks) noexcept nogil:
 cdef void _put_approval(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
     cdef Text state = _cell_text(_column(r, COL_APPROVAL_STATE))
     cdef size_t start
-    if state.n == 0 or _text_is(state, "none"):
+    if state.n == 0 or text_is(state, "none"):
         return
     start = out_open(out, F_APPROVAL)
     _put(out, 1, d.standing.approval, marks)
@@ -414,7 +394,7 @@ cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
     cdef int64_t age_s = _cell_number(_column(r, COL_RISK_SOURCE_AGE_S))
     cdef Text credential = _cell_text(_column(r, COL_CRED_KIND))
     cdef size_t start
-    if _text_is(credential, "none"):
+    if text_is(credential, "none"):
         credential = _no_text
     if agent == 0 and user == 0 and age_s == -1 and credential.n == 0:
         return

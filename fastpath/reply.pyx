@@ -15,7 +15,8 @@ from fastpath.decide cimport (
 from fastpath.request cimport DOOR_EXT_AUTHZ_NETWORK, Request
 from fastpath.value cimport Arena, uid_id, uid_make
 from fastpath.wire cimport (
-    Out, Text, out_bytes, out_close, out_open, out_raw, out_text, out_uint, out_varint, text_is, text_of, utf8_valid
+    TEXT_CONTROL, TEXT_HIGH, TEXT_TAB, Out, Text, out_bytes, out_close, out_open, out_raw, out_text, out_uint,
+    out_varint, text_is, text_marks, text_of, utf8_prefix, utf8_valid
 )
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
@@ -39,11 +40,28 @@ cdef const char *RETRY_AFTER_MS = "1000"     # about what a reconnect or a resta
 
 # Client-forgeable names that only the sidecar may set; removed on ALLOW unless set there. What a client may say itself
 # (x-agent-task) is not among them.
-cdef const char *OWN_HEADERS[10]
+cdef enum:
+    OWN_HEADERS_COUNT = 10
+    OWN_HEADER_BYTES_MAX = 32
+
+cdef const char *OWN_HEADERS[OWN_HEADERS_COUNT]
 OWN_HEADERS[:] = [
     "x-remit-agent", "x-remit-evaluation-id", "x-remit-outcome", "x-remit-reason", "x-remit-decision", "x-remit-task",
     "x-remit-subject", "x-remit-policy", "x-remit-approval", "x-remit-obligation",
 ]
+
+cdef struct Answer:          # what is said, judged once
+    const Decision *decision
+    const Request *request   # or NULL
+    const ReplyRules *rules  # or NULL
+    int outcome              # Outcome to answer with
+    Text id                  # of the evaluation; empty when it is none
+    Text reason              # as `plain` passes it
+    Text obligation
+
+
+cdef uint8_t REMOVED[OWN_HEADERS_COUNT * OWN_HEADER_BYTES_MAX]   # headers_to_remove for OWN_HEADERS, encoded
+cdef size_t REMOVED_END[OWN_HEADERS_COUNT]                       # where each ends
 
 cdef uint8_t DENY[128]
 cdef size_t DENY_BYTES
@@ -62,65 +80,68 @@ cdef inline Text evaluation_id(const Decision *decision) noexcept nogil:
     """The id, or nothing when it is not the hex that it must be."""
     cdef Text t
     cdef int i
-    cdef char c
+    cdef uint8_t c, foreign = 0
     for i in range(EVALUATION_ID_BYTES):
         c = decision.evaluation_id[i]
-        if not ((c >= c"0" and c <= c"9") or (c >= c"a" and c <= c"f")):
-            return no_text()
+        foreign |= (<uint8_t> (c - c"0") > 9) & (<uint8_t> (c - c"a") > 5)
+    if foreign:
+        return no_text()
     t.p = &decision.evaluation_id[0]
     t.n = EVALUATION_ID_BYTES
     return t
 
 
-cdef int outcome_of(const Decision *decision) noexcept nogil:
+cdef inline Text plain(Text t, uint32_t bytes_max) noexcept nogil:
+    """`t` when it is UTF-8 of bounded length without ASCII control characters, else nothing."""
+    cdef unsigned marks
+    if t.n > bytes_max:
+        return no_text()
+    marks = text_marks(t.p, t.n)
+    if marks & (TEXT_CONTROL | TEXT_TAB) or (marks & TEXT_HIGH and utf8_prefix(t.p, t.n) != t.n):
+        return no_text()
+    return t
+
+
+cdef inline Text printable(Text t, uint32_t bytes_max) noexcept nogil:
+    """`t` when it is printable ASCII of bounded length, as a header or a grpc-message must be, else nothing."""
+    if t.n > bytes_max or text_marks(t.p, t.n) & (TEXT_CONTROL | TEXT_TAB | TEXT_HIGH):
+        return no_text()
+    return t
+
+
+cdef int outcome_of(const Decision *decision, Text id_) noexcept nogil:
     """The outcome to answer with; ERROR for a value that decide never gives and for an ALLOW without an id."""
     cdef int outcome = decision.outcome
     if outcome == OUTCOME_ALLOW:
-        return OUTCOME_ALLOW if evaluation_id(decision).n else OUTCOME_ERROR
+        return OUTCOME_ALLOW if id_.n else OUTCOME_ERROR
     return outcome if outcome == OUTCOME_DENY or outcome == OUTCOME_STEP_UP else OUTCOME_ERROR
 
 
-cdef inline bint is_cacheable(const Decision *decision) noexcept nogil:
+cdef void look(Answer *a, const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
+    a.decision, a.request, a.rules = decision, request, rules
+    a.id = evaluation_id(decision)
+    a.outcome = outcome_of(decision, a.id)
+    a.reason = plain(decision.reason, CODE_BYTES_MAX)
+    a.obligation = plain(decision.obligation, CODE_BYTES_MAX)
+
+
+cdef inline bint is_cacheable(const Answer *a) noexcept nogil:
     """Only what policy alone decided holds for the next call."""
-    cdef int outcome = outcome_of(decision)
-    return decision.cacheable and (outcome == OUTCOME_ALLOW or outcome == OUTCOME_DENY)
+    return a.decision.cacheable and (a.outcome == OUTCOME_ALLOW or a.outcome == OUTCOME_DENY)
 
 
-cdef Text plain(Text t, uint32_t bytes_max) noexcept nogil:
-    """`t` when it is UTF-8 of bounded length without ASCII control characters, else nothing."""
-    cdef uint32_t i
-    if t.n > bytes_max or not utf8_valid(t.p, t.n):
-        return no_text()
-    for i in range(t.n):
-        if <uint8_t> t.p[i] < 0x20 or t.p[i] == 0x7F:
-            return no_text()
-    return t
-
-
-cdef Text printable(Text t, uint32_t bytes_max) noexcept nogil:
-    """`t` when it is printable ASCII of bounded length, as a header or a grpc-message must be, else nothing."""
-    cdef uint32_t i
-    if t.n > bytes_max:
-        return no_text()
-    for i in range(t.n):
-        if t.p[i] < 0x20 or t.p[i] > 0x7E:
-            return no_text()
-    return t
-
-
-cdef inline Text public_reason(const Decision *decision) noexcept nogil:
+cdef inline Text public_reason(const Answer *a) noexcept nogil:
     """The reason that callers see: none of an ERROR, whose cause is ours."""
-    cdef Text reason = plain(decision.reason, CODE_BYTES_MAX)
-    if outcome_of(decision) == OUTCOME_ERROR:
+    if a.outcome == OUTCOME_ERROR:
         return text_of("unavailable")
-    return reason if reason.n else text_of("denied")
+    return a.reason if a.reason.n else text_of("denied")
 
 
-cdef inline bint is_protocol(const Request *request, const char *name) noexcept nogil:
-    return request is not NULL and text_is(request.protocol, name)
+cdef inline bint is_protocol(const Answer *a, const char *name) noexcept nogil:
+    return a.request is not NULL and text_is(a.request.protocol, name)
 
 
-cdef void put(Out *out, const char *literal) noexcept nogil:
+cdef inline void put(Out *out, const char *literal) noexcept nogil:
     out_raw(out, literal, strlen(literal))
 
 
@@ -212,25 +233,25 @@ cdef bint is_json_scalar(Text t) noexcept nogil:
     return is_json_string(t) if t.p[0] == c'"' else is_json_number(t)
 
 
-cdef inline bint is_mismatch(const Decision *decision) noexcept nogil:
-    return decision.outcome == OUTCOME_DENY and text_is(decision.reason, "mcp.header_mismatch")
+cdef inline bint is_mismatch(const Answer *a) noexcept nogil:
+    return a.decision.outcome == OUTCOME_DENY and text_is(a.decision.reason, "mcp.header_mismatch")
 
 
-cdef const char *mcp_message(const Decision *decision) noexcept nogil:
-    if is_mismatch(decision):
+cdef const char *mcp_message(const Answer *a) noexcept nogil:
+    if is_mismatch(a):
         return "header and body disagree"
-    if outcome_of(decision) == OUTCOME_DENY:
+    if a.outcome == OUTCOME_DENY:
         return "the call is denied"
-    if outcome_of(decision) == OUTCOME_STEP_UP:
+    if a.outcome == OUTCOME_STEP_UP:
         return "the call needs an approval"
     return "authorization is unavailable"
 
 
-cdef const char *mcp_code(const Decision *decision) noexcept nogil:
+cdef const char *mcp_code(const Answer *a) noexcept nogil:
     """JSON-RPC error codes: MCP's own for a mismatch, implementation-defined for a denial, internal error otherwise."""
-    if is_mismatch(decision):
+    if is_mismatch(a):
         return "-32020"
-    return "-32603" if outcome_of(decision) == OUTCOME_ERROR else "-32001"
+    return "-32603" if a.outcome == OUTCOME_ERROR else "-32001"
 
 
 cdef bint starts(Text t, const char *head) noexcept nogil:
@@ -238,81 +259,80 @@ cdef bint starts(Text t, const char *head) noexcept nogil:
     return t.n >= n and memcmp(t.p, head, n) == 0
 
 
-cdef const char *next_step(const Decision *decision) noexcept nogil:
+cdef const char *next_step(const Answer *a) noexcept nogil:
     """What the caller can do about the answer, as a word that a program reads; empty: nothing."""
-    if not decision.standing.enforced:
+    if not a.decision.standing.enforced:
         return ""
-    if outcome_of(decision) == OUTCOME_ERROR:
+    if a.outcome == OUTCOME_ERROR:
         return "retry"
-    if outcome_of(decision) == OUTCOME_STEP_UP:
+    if a.outcome == OUTCOME_STEP_UP:
         return "request_approval"
-    if text_is(decision.reason, "task.unnamed"):
+    if text_is(a.decision.reason, "task.unnamed"):
         return "name_task"
-    if starts(decision.reason, "task."):
+    if starts(a.decision.reason, "task."):
         return "open_task"
-    if starts(decision.reason, "owner.") or starts(decision.reason, "revoked."):
+    if starts(a.decision.reason, "owner.") or starts(a.decision.reason, "revoked."):
         return "ask_owner"
     return ""
 
 
-cdef void put_facts(Out *out, const Decision *decision) noexcept nogil:
+cdef void put_facts(Out *out, const Answer *a) noexcept nogil:
     """`"evaluation_id":..` and what else a caller may know."""
-    cdef Text obligation = plain(decision.obligation, CODE_BYTES_MAX)
     put(out, '"evaluation_id":')
-    put_json(out, evaluation_id(decision))
-    put_member(out, "reason", public_reason(decision))
-    if outcome_of(decision) == OUTCOME_STEP_UP and obligation.n:
-        put_member(out, "obligation", obligation)
-    if next_step(decision)[0]:
-        put_member(out, "next", text_of(next_step(decision)))
-    if text_is(text_of(next_step(decision)), "retry"):
+    put_json(out, a.id)
+    put_member(out, "reason", public_reason(a))
+    if a.outcome == OUTCOME_STEP_UP and a.obligation.n:
+        put_member(out, "obligation", a.obligation)
+    if next_step(a)[0]:
+        put_member(out, "next", text_of(next_step(a)))
+    if text_is(text_of(next_step(a)), "retry"):
         put(out, ',"retry_after_ms":')
         put(out, RETRY_AFTER_MS)
 
 
-cdef void put_mcp_body(Out *out, const Decision *decision, const Request *request) noexcept nogil:
+cdef void put_mcp_body(Out *out, const Answer *a) noexcept nogil:
     put(out, '{"jsonrpc":"2.0","id":')
-    if is_json_scalar(request.denial_id):
-        put_text(out, request.denial_id)
+    if is_json_scalar(a.request.denial_id):
+        put_text(out, a.request.denial_id)
     else:
         put(out, "null")
     put(out, ',"error":{"code":')
-    put(out, mcp_code(decision))
+    put(out, mcp_code(a))
     put(out, ',"message":"')
-    put(out, mcp_message(decision))
+    put(out, mcp_message(a))
     put(out, '","data":{')
-    put_facts(out, decision)
+    put_facts(out, a)
     put(out, "}}}")
 
 
-cdef const char *error_word(const Decision *decision) noexcept nogil:
-    if outcome_of(decision) == OUTCOME_ERROR:
+cdef const char *error_word(const Answer *a) noexcept nogil:
+    if a.outcome == OUTCOME_ERROR:
         return "unavailable"
-    return "denied" if decision.outcome == OUTCOME_DENY else "step_up"
+    return "denied" if a.decision.outcome == OUTCOME_DENY else "step_up"
 
 
-cdef void put_http_body(Out *out, const Decision *decision) noexcept nogil:
+cdef void put_http_body(Out *out, const Answer *a) noexcept nogil:
     put(out, '{"error":"')
-    put(out, error_word(decision))
+    put(out, error_word(a))
     put(out, '",')
-    put_facts(out, decision)
+    put_facts(out, a)
     put(out, "}")
 
 
-cdef void put_grpc_body(Out *out, const Decision *decision) noexcept nogil:
+cdef void put_grpc_body(Out *out, const Answer *a) noexcept nogil:
     """Becomes the grpc-message: short ASCII (envoy#11079)."""
-    put(out, error_word(decision))
+    put(out, error_word(a))
     put(out, ": ")
-    put_text(out, printable(public_reason(decision), CODE_BYTES_MAX))
+    put_text(out, printable(public_reason(a), CODE_BYTES_MAX))
     put(out, " (evaluation ")
-    put_text(out, evaluation_id(decision))
+    put_text(out, a.id)
     put(out, ")")
 
 
 # ---------------------------------------------------------------- HTTP part of a CheckResponse
 
 
-cdef void put_header(Out *out, uint32_t field, const char *name, Text value) noexcept nogil:
+cdef inline void put_header(Out *out, uint32_t field, const char *name, Text value) noexcept nogil:
     """A HeaderValueOption that overwrites: older proxies read `append`, newer ones `append_action`."""
     cdef size_t option = out_open(out, field), inner
     inner = out_open(out, 1)
@@ -326,34 +346,32 @@ cdef void put_header(Out *out, uint32_t field, const char *name, Text value) noe
     out_close(out, option)
 
 
-cdef int denied_status(const Decision *decision, const Request *request, const ReplyRules *rules) noexcept nogil:
-    if outcome_of(decision) == OUTCOME_ERROR:
+cdef int denied_status(const Answer *a) noexcept nogil:
+    if a.outcome == OUTCOME_ERROR:
         return HTTP_UNAVAILABLE
-    if is_mismatch(decision):
+    if is_mismatch(a):
         return HTTP_BAD_REQUEST
     # Only for clients that drop other bodies; some proxies take a denial with status 200 for an ALLOW.
-    if is_protocol(request, "mcp") and rules is not NULL and rules.mcp_status == HTTP_OK:
+    if is_protocol(a, "mcp") and a.rules is not NULL and a.rules.mcp_status == HTTP_OK:
         return HTTP_OK
     return HTTP_FORBIDDEN
 
 
-cdef void put_denied(
-    Out *out, uint32_t field, const Decision *decision, const Request *request, const ReplyRules *rules
-) noexcept nogil:
+cdef void put_denied(Out *out, uint32_t field, const Answer *a) noexcept nogil:
     """A DeniedHttpResponse: status, content type, body."""
     cdef size_t response = out_open(out, field), inner
     inner = out_open(out, 1)
-    out_uint(out, 1, denied_status(decision, request, rules))
+    out_uint(out, 1, denied_status(a))
     out_close(out, inner)
-    if not is_protocol(request, "grpc"):
+    if not is_protocol(a, "grpc"):
         put_header(out, 2, "content-type", text_of("application/json"))
     inner = out_open(out, 3)
-    if is_protocol(request, "mcp"):
-        put_mcp_body(out, decision, request)
-    elif is_protocol(request, "grpc"):
-        put_grpc_body(out, decision)
+    if is_protocol(a, "mcp"):
+        put_mcp_body(out, a)
+    elif is_protocol(a, "grpc"):
+        put_grpc_body(out, a)
     else:
-        put_http_body(out, decision)
+        put_http_body(out, a)
     out_close(out, inner)
     out_close(out, response)
 
@@ -366,29 +384,32 @@ cdef Text agent_of(const Request *request) noexcept nogil:
     return printable(t, AGENT_BYTES_MAX)
 
 
-cdef void put_allowed(
-    Out *out, const Decision *decision, const Request *request, const ReplyRules *rules
-) noexcept nogil:
+cdef void put_removed(Out *out, int first, int behind) noexcept nogil:
+    """headers_to_remove for some of OWN_HEADERS."""
+    cdef size_t start = REMOVED_END[first - 1] if first else 0
+    out_raw(out, REMOVED + start, REMOVED_END[behind - 1] - start)
+
+
+cdef void put_allowed(Out *out, const Answer *a) noexcept nogil:
     """An OkHttpResponse. A name that is set is never also removed: removal runs after setting."""
     cdef size_t response = out_open(out, 3)
-    cdef bint named = rules is not NULL and rules.identity_header
-    cdef Text agent = agent_of(request)
-    cdef int i
-    if named:
-        put_header(out, 2, "x-remit-evaluation-id", evaluation_id(decision))
+    cdef Text agent = agent_of(a.request)
+    if a.rules is NULL or not a.rules.identity_header:
+        put_removed(out, 0, OWN_HEADERS_COUNT)
+    else:
+        put_header(out, 2, "x-remit-evaluation-id", a.id)
         if agent.n:
             put_header(out, 2, "x-remit-agent", agent)
-    for i in range(10):
-        if named and ((i == 0 and agent.n) or i == 1):
-            continue
-        out_bytes(out, 5, OWN_HEADERS[i], strlen(OWN_HEADERS[i]))
+        else:
+            put_removed(out, 0, 1)
+        put_removed(out, 2, OWN_HEADERS_COUNT)
     out_close(out, response)
 
 
 # ---------------------------------------------------------------- dynamic metadata
 
 
-cdef size_t open_entry(Out *out, const char *key, size_t *value) noexcept nogil:
+cdef inline size_t open_entry(Out *out, const char *key, size_t *value) noexcept nogil:
     """Begin an entry of a Struct and its Value."""
     cdef size_t entry = out_open(out, 1)
     out_bytes(out, 1, key, strlen(key))
@@ -396,25 +417,25 @@ cdef size_t open_entry(Out *out, const char *key, size_t *value) noexcept nogil:
     return entry
 
 
-cdef void close_entry(Out *out, size_t entry, size_t value) noexcept nogil:
+cdef inline void close_entry(Out *out, size_t entry, size_t value) noexcept nogil:
     out_close(out, value)
     out_close(out, entry)
 
 
-cdef void put_string_entry(Out *out, const char *key, Text text) noexcept nogil:
+cdef inline void put_string_entry(Out *out, const char *key, Text text) noexcept nogil:
     cdef size_t value = 0, entry = open_entry(out, key, &value)
     out_bytes(out, 3, text.p, text.n)
     close_entry(out, entry, value)
 
 
-cdef void put_number_entry(Out *out, const char *key, double number) noexcept nogil:
+cdef inline void put_number_entry(Out *out, const char *key, double number) noexcept nogil:
     cdef size_t value = 0, entry = open_entry(out, key, &value)
     out_varint(out, 2 << 3 | 1)
     out_raw(out, &number, 8)
     close_entry(out, entry, value)
 
 
-cdef void put_bool_entry(Out *out, const char *key, bint flag) noexcept nogil:
+cdef inline void put_bool_entry(Out *out, const char *key, bint flag) noexcept nogil:
     cdef size_t value = 0, entry = open_entry(out, key, &value)
     out_uint(out, 4, flag)
     close_entry(out, entry, value)
@@ -429,7 +450,7 @@ cdef uint32_t listed_fit(const Listed *listed, uint32_t total) noexcept nogil:
     return n
 
 
-cdef void put_list_entry(Out *out, const char *key, const Listed *listed, uint32_t total) noexcept nogil:
+cdef inline void put_list_entry(Out *out, const char *key, const Listed *listed, uint32_t total) noexcept nogil:
     cdef size_t value = 0, entry = open_entry(out, key, &value), inner, item
     cdef uint32_t i
     inner = out_open(out, 6)
@@ -443,29 +464,27 @@ cdef void put_list_entry(Out *out, const char *key, const Listed *listed, uint32
     close_entry(out, entry, value)
 
 
-cdef const char *outcome_word(const Decision *decision) noexcept nogil:
-    cdef int outcome = outcome_of(decision)
-    if outcome == OUTCOME_ALLOW:
+cdef inline const char *outcome_word(const Answer *a) noexcept nogil:
+    if a.outcome == OUTCOME_ALLOW:
         return "ALLOW"
-    if outcome == OUTCOME_DENY:
+    if a.outcome == OUTCOME_DENY:
         return "DENY"
-    return "STEP_UP" if outcome == OUTCOME_STEP_UP else "ERROR"
+    return "STEP_UP" if a.outcome == OUTCOME_STEP_UP else "ERROR"
 
 
-cdef void put_metadata(Out *out, const Decision *decision) noexcept nogil:
+cdef void put_metadata(Out *out, const Answer *a) noexcept nogil:
     """What the proxy's access log gets, on every answer: without any, Envoy logs no duration either."""
     cdef size_t start = out_open(out, 4)
-    cdef Text obligation = plain(decision.obligation, CODE_BYTES_MAX)
-    put_string_entry(out, "decision_id", evaluation_id(decision))
-    put_string_entry(out, "outcome", text_of(outcome_word(decision)))
-    put_string_entry(out, "reason", plain(decision.reason, CODE_BYTES_MAX))
-    put_list_entry(out, "policy_ids", decision.policies, decision.policies_total)
-    put_number_entry(out, "policies_total", decision.policies_total)
-    put_number_entry(out, "generation", <double> decision.generation)
-    put_number_entry(out, "epoch", <double> decision.epoch)
-    put_bool_entry(out, "cacheable", is_cacheable(decision))
-    if obligation.n:
-        put_string_entry(out, "obligation", obligation)
+    put_string_entry(out, "decision_id", a.id)
+    put_string_entry(out, "outcome", text_of(outcome_word(a)))
+    put_string_entry(out, "reason", a.reason)
+    put_list_entry(out, "policy_ids", a.decision.policies, a.decision.policies_total)
+    put_number_entry(out, "policies_total", a.decision.policies_total)
+    put_number_entry(out, "generation", <double> a.decision.generation)
+    put_number_entry(out, "epoch", <double> a.decision.epoch)
+    put_bool_entry(out, "cacheable", is_cacheable(a))
+    if a.obligation.n:
+        put_string_entry(out, "obligation", a.obligation)
     out_close(out, start)
 
 
@@ -479,25 +498,22 @@ cdef void put_status(Out *out, int code) noexcept nogil:
     out_close(out, start)
 
 
-cdef void put_response(
-    Out *out, const Decision *decision, const Request *request, const ReplyRules *rules
-) noexcept nogil:
-    cdef bint has_http = request is NULL or request.door != DOOR_EXT_AUTHZ_NETWORK
-    cdef int outcome = outcome_of(decision)
-    if outcome == OUTCOME_ALLOW:
+cdef void put_response(Out *out, const Answer *a) noexcept nogil:
+    cdef bint has_http = a.request is NULL or a.request.door != DOOR_EXT_AUTHZ_NETWORK
+    if a.outcome == OUTCOME_ALLOW:
         put_status(out, 0)
         if has_http:
-            put_allowed(out, decision, request, rules)
-    elif outcome != OUTCOME_ERROR:
+            put_allowed(out, a)
+    elif a.outcome != OUTCOME_ERROR:
         put_status(out, CODE_PERMISSION_DENIED)
         if has_http:
-            put_denied(out, 2, decision, request, rules)
+            put_denied(out, 2, a)
     else:
         # error_response: proxies that do not know field 5 see a denial.
         put_status(out, CODE_UNAVAILABLE)
         if has_http:
-            put_denied(out, 5, decision, request, rules)
-    put_metadata(out, decision)
+            put_denied(out, 5, a)
+    put_metadata(out, a)
 
 
 cdef bint prefill(Out *out, const uint8_t *deny, size_t n, Out *behind) noexcept nogil:
@@ -523,6 +539,7 @@ cdef void reply_ext_authz(
 ) noexcept nogil:
     cdef size_t start = out.n
     cdef Out answer
+    cdef Answer said
     cdef const uint8_t *deny = &DENY[0]
     cdef size_t deny_bytes = DENY_BYTES
     if out.cap - out.n < deny_bytes:
@@ -530,7 +547,8 @@ cdef void reply_ext_authz(
         deny_bytes = sizeof(DENY_SHORT)
     if not prefill(out, deny, deny_bytes, &answer):
         return
-    put_response(&answer, decision, request, rules)
+    look(&said, decision, request, rules)
+    put_response(&answer, &said)
     take_place(out, start, &answer)
 
 
@@ -541,30 +559,44 @@ cdef void put_ids(Out *out, uint32_t field, const Listed *listed, uint32_t total
             out_bytes(out, field, listed[i].id.p, listed[i].id.n)
 
 
-cdef void put_check(Out *out, const Decision *decision, const Request *request) noexcept nogil:
-    if request is not NULL:
-        out_text(out, 1, plain(request.request_id, REQUEST_ID_BYTES_MAX))
-    out_text(out, 2, evaluation_id(decision))
-    out_uint(out, 3, outcome_of(decision))
-    out_text(out, 4, plain(decision.reason, CODE_BYTES_MAX))
+cdef void put_check(Out *out, const Answer *a) noexcept nogil:
+    cdef const Decision *decision = a.decision
+    if a.request is not NULL:
+        out_text(out, 1, plain(a.request.request_id, REQUEST_ID_BYTES_MAX))
+    out_text(out, 2, a.id)
+    out_uint(out, 3, a.outcome)
+    out_text(out, 4, a.reason)
     put_ids(out, 5, decision.policies, decision.policies_total)
     out_uint(out, 6, decision.policies_total)
-    out_text(out, 7, plain(decision.obligation, CODE_BYTES_MAX))
+    out_text(out, 7, a.obligation)
     out_uint(out, 8, decision.generation)
     out_uint(out, 9, decision.epoch)
-    out_uint(out, 10, is_cacheable(decision))
+    out_uint(out, 10, is_cacheable(a))
     put_ids(out, 11, decision.errors, decision.errors_total)
     out_uint(out, 12, decision.errors_total)
-    out_text(out, 13, text_of(next_step(decision)))
+    out_text(out, 13, text_of(next_step(a)))
 
 
 cdef void reply_check(Out *out, const Decision *decision, const Request *request) noexcept nogil:
     cdef size_t start = out.n
     cdef Out answer
+    cdef Answer said
     if not prefill(out, DENY_CHECK, sizeof(DENY_CHECK), &answer):
         return
-    put_check(&answer, decision, request)
+    look(&said, decision, request, NULL)
+    put_check(&answer, &said)
     take_place(out, start, &answer)
+
+
+cdef void build_removed() noexcept nogil:
+    cdef Out out
+    cdef int i
+    out.p = REMOVED
+    out.n = out.failed = 0
+    out.cap = sizeof(REMOVED)
+    for i in range(OWN_HEADERS_COUNT):
+        out_bytes(&out, 5, OWN_HEADERS[i], strlen(OWN_HEADERS[i]))
+        REMOVED_END[i] = out.n
 
 
 cdef void build_deny() noexcept nogil:
@@ -589,6 +621,7 @@ cdef void build_deny() noexcept nogil:
 
 
 build_deny()
+build_removed()
 
 
 # ---------------------------------------------------------------- Python face

@@ -223,6 +223,52 @@ cdef const Shape *shape_struct() noexcept nogil
 
 # ---------------------------------------------------------------- writer
 
+cdef extern from * nogil:
+    """
+    /* As memcpy; most texts are short, and are copied by two loads that may overlap. */
+    static inline void remit_copy(void *to, const void *from, size_t n) {
+        uint8_t *t = (uint8_t *) to;
+        const uint8_t *f = (const uint8_t *) from;
+        remit_block a, b, c, d;
+        uint64_t v, w;
+        uint32_t x, y;
+        if (n > 64) {
+            memcpy(t, f, n);
+        } else if (n > 32) {
+            memcpy(&a, f, 16);
+            memcpy(&b, f + 16, 16);
+            memcpy(&c, f + n - 32, 16);
+            memcpy(&d, f + n - 16, 16);
+            memcpy(t, &a, 16);
+            memcpy(t + 16, &b, 16);
+            memcpy(t + n - 32, &c, 16);
+            memcpy(t + n - 16, &d, 16);
+        } else if (n >= 16) {
+            memcpy(&a, f, 16);
+            memcpy(&b, f + n - 16, 16);
+            memcpy(t, &a, 16);
+            memcpy(t + n - 16, &b, 16);
+        } else if (n >= 8) {
+            memcpy(&v, f, 8);
+            memcpy(&w, f + n - 8, 8);
+            memcpy(t, &v, 8);
+            memcpy(t + n - 8, &w, 8);
+        } else if (n >= 4) {
+            memcpy(&x, f, 4);
+            memcpy(&y, f + n - 4, 4);
+            memcpy(t, &x, 4);
+            memcpy(t + n - 4, &y, 4);
+        } else if (n) {
+            uint8_t first = f[0], middle = f[n / 2], last = f[n - 1];
+            t[0] = first;
+            t[n / 2] = middle;
+            t[n - 1] = last;
+        }
+    }
+    """
+    void remit_copy(void *to, const void *source, size_t n)   # the two do not overlap
+
+
 cdef struct Out:
     uint8_t *p
     size_t n
@@ -234,20 +280,27 @@ cdef inline void out_raw(Out *o, const void *p, size_t n) noexcept nogil:
     if o.failed or n > o.cap - o.n:
         o.failed = 1
         return
-    if n:
-        memcpy(o.p + o.n, p, n)
-        o.n += n
+    remit_copy(o.p + o.n, p, n)
+    o.n += n
+
+
+cdef inline size_t put_varint(uint8_t *to, uint64_t v) noexcept nogil:
+    """Bytes written, 10 at most."""
+    cdef size_t n = 0
+    while v >= 0x80:
+        to[n] = <uint8_t> (v | 0x80)
+        v >>= 7
+        n += 1
+    to[n] = <uint8_t> v
+    return n + 1
 
 
 cdef inline void out_varint(Out *o, uint64_t v) noexcept nogil:
     cdef uint8_t room[10]
-    cdef int n = 0
-    while v >= 0x80:
-        room[n] = <uint8_t> (v | 0x80)
-        v >>= 7
-        n += 1
-    room[n] = <uint8_t> v
-    out_raw(o, room, n + 1)
+    if o.cap - o.n >= 10 and not o.failed:
+        o.n += put_varint(o.p + o.n, v)
+    else:
+        out_raw(o, room, put_varint(room, v))
 
 
 cdef inline void out_uint(Out *o, uint32_t field, uint64_t v) noexcept nogil:
@@ -275,28 +328,29 @@ cdef inline void out_fixed64(Out *o, uint32_t field, uint64_t v) noexcept nogil:
 
 
 cdef inline size_t out_open(Out *o, uint32_t field) noexcept nogil:
-    """Begin a nested message; give the result to `out_close`."""
+    """Begin a nested message; give the result to `out_close`. A byte of room is left for its length."""
     out_varint(o, (<uint64_t> field << 3) | 2)
+    if o.failed or o.n == o.cap:
+        o.failed = 1
+    else:
+        o.n += 1
     return o.n
 
 
 cdef inline void out_close(Out *o, size_t start) noexcept nogil:
-    """End the nested message begun at `start`: its length is written before it by moving it up."""
-    cdef size_t n
-    cdef size_t room
-    cdef uint64_t v
+    """End the nested message begun at `start`; one of more than 127 bytes moves up to make room for its length."""
+    cdef uint8_t length[10]
+    cdef size_t n, more
     if o.failed:
         return
     n = o.n - start
-    room = 1
-    v = n >> 7
-    while v:
-        room += 1
-        v >>= 7
-    if room > o.cap - o.n:
+    if n < 0x80:
+        o.p[start - 1] = <uint8_t> n
+        return
+    more = put_varint(length, n) - 1
+    if more > o.cap - o.n:
         o.failed = 1
         return
-    memmove(o.p + start + room, o.p + start, n)
-    o.n = start
-    out_varint(o, n)
-    o.n += n
+    memmove(o.p + start + more, o.p + start, n)
+    remit_copy(o.p + start - 1, length, more + 1)
+    o.n += more
