@@ -89,6 +89,7 @@ def extensions() -> list[Extension]:
                 [str(path.relative_to(HERE))],
                 extra_compile_args=[
                     "-O2",
+                    "-fno-plt",
                     "-g1",
                     "-std=gnu11",
                     "-fvisibility=hidden",

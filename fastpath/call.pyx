@@ -21,7 +21,16 @@ from fastpath.canonical cimport canonical_call
 from fastpath.causes cimport Causes, causes_add
 from fastpath.columns cimport COL_CRED_BOUND, COL_CRED_KIND, COL_CRED_TTL_S
 from fastpath.counters cimport counters_add, counters_bump, counters_view
-from fastpath.decide cimport OUTCOME_ALLOW, OUTCOME_ERROR, PEER_ENVOY, Decision, Peer, decide, peer_refusal
+from fastpath.decide cimport (
+    OUTCOME_ALLOW,
+    OUTCOME_ERROR,
+    OUTCOME_UNSPECIFIED,
+    PEER_ENVOY,
+    Decision,
+    Peer,
+    decide,
+    peer_refusal,
+)
 from fastpath.envoy cimport HttpCall, envoy_decode
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
@@ -423,7 +432,11 @@ cdef void call_answer(
 ) noexcept nogil:
     cdef Held *held = slot_enter(pdp.in_force)
     cdef const Force *force = <const Force *> held.data
-    memset(c, 0, sizeof(Call))
+    # Until `decide` has filled it a decision has no outcome and no reason, and nothing else of it is read.
+    c.decision.outcome = OUTCOME_UNSPECIFIED
+    c.decision.reason = text_of(b"")
+    c.request = NULL
+    c.code = GRPC_OK
     c.peer = peer
     c.table = force.table
     c.rules = force.rules
@@ -433,8 +446,7 @@ cdef void call_answer(
     c.revision = force.revision
     c.arena = arena
     c.record = record
-    c.reply.p = reply
-    c.reply.cap = CALL_REPLY_BYTES
+    c.reply.p, c.reply.n, c.reply.cap, c.reply.failed = reply, 0, CALL_REPLY_BYTES, 0
     if door == DOOR_EXT_AUTHZ:
         _ext_authz(pdp, c, message)
     elif door == DOOR_CHECK:

@@ -66,6 +66,21 @@ cdef inline int escaped_byte(const char *p, uint32_t left) noexcept nogil:
     return -1 if high < 0 or low < 0 else high * 16 + low
 
 
+cdef uint8_t HOST_BYTES[256]     # a byte of a host's name in lower case, 0 when it has no place there
+cdef uint8_t PATH_BYTES[256]     # whether a byte of a path means itself to every reader
+
+
+cdef void build_bytes() noexcept nogil:
+    cdef int i
+    for i in range(256):
+        if is_alnum(<uint8_t> i) or i == c"-" or i == c"_" or i == c".":
+            HOST_BYTES[i] = <uint8_t> (i + 32 if c"A" <= i <= c"Z" else i)
+        PATH_BYTES[i] = is_unreserved(<uint8_t> i) or (0 < i < 128 and memchr(b"/!$&'()*+,:=@", i, 13) is not NULL)
+
+
+build_bytes()
+
+
 # ---------------------------------------------------------------- method
 
 
@@ -94,18 +109,20 @@ cdef bint is_numeric_label(Text label) noexcept nogil:
     return True
 
 
-cdef bint labels_are_good(Text name) noexcept nogil:
+cdef bint copy_labels(Text name, char *out) noexcept nogil:
+    """Copy a name in lower case; false when one of its labels is empty, too long or holds what no label holds."""
     cdef uint32_t i, start = 0
     cdef uint8_t b
-    for i in range(name.n + 1):
-        b = name.p[i] if i < name.n else c"."
+    for i in range(name.n):
+        b = HOST_BYTES[<uint8_t> name.p[i]]
+        if b == 0:
+            return False
         if b == c".":
             if i == start or i - start > LABEL_BYTES_MAX:
                 return False
             start = i + 1
-        elif not is_alnum(b) and b != c"-" and b != c"_":
-            return False
-    return True
+        out[i] = <char> b
+    return start < name.n <= start + LABEL_BYTES_MAX
 
 
 cdef bint ends_in_number(Text name) noexcept nogil:
@@ -119,18 +136,13 @@ cdef const char *name_problem(HttpCall *call, Text name, Arena *arena) noexcept 
     """A DNS name or an IPv4 address; lower case, without its trailing dot. Names in Unicode must come as IDNA."""
     cdef char *copy
     cdef uint8_t address[16]
-    cdef uint32_t i
-    cdef uint8_t b
     if name.n and name.p[name.n - 1] == c".":
         name.n -= 1
-    if name.n == 0 or name.n > HOST_BYTES_MAX or not labels_are_good(name):
+    if name.n == 0 or name.n > HOST_BYTES_MAX:
         return "host.bad"
     copy = <char *> arena_take(arena, name.n + 1)
-    if copy is NULL:
+    if copy is NULL or not copy_labels(name, copy):
         return "host.bad"
-    for i in range(name.n):
-        b = name.p[i]
-        copy[i] = b + 32 if b >= c"A" and b <= c"Z" else b
     copy[name.n] = 0
     if ends_in_number(name) and inet_pton(AF_INET, copy, address) != 1:
         return "host.bad"
@@ -343,6 +355,21 @@ cdef bint has_escape(const char *p, uint32_t n) noexcept nogil:
     return False
 
 
+cdef bint is_plain_path(Text raw) noexcept nogil:
+    """Whether a request target is a path that all that follows would leave as it is: as nearly all are."""
+    cdef uint32_t i
+    cdef uint8_t b, before = c"/"
+    if raw.n == 0 or raw.p[0] != c"/":
+        return False
+    for i in range(1, raw.n):
+        b = raw.p[i]
+        # After a slash a dot may begin a dot segment, and a slash ends an empty one.
+        if not PATH_BYTES[b] or (before == c"/" and (b == c"/" or b == c".")):
+            return False
+        before = b
+    return True
+
+
 cdef const char *path_problem(HttpCall *call, Text raw, bint strict, Arena *arena) noexcept nogil:
     cdef char *out
     cdef uint32_t n = 0
@@ -482,6 +509,9 @@ cdef const char *target_problem(HttpCall *call, const CanonicalRules *rules, Are
     cdef const char *problem
     if raw.n > rules.path_bytes_max:
         return "path.too_long"
+    if is_plain_path(raw):
+        call.path = raw
+        return grpc_problem(raw) if is_grpc(call) else NULL
     problem = raw_problem(raw)
     if problem is not NULL:
         return problem

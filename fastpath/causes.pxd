@@ -11,13 +11,13 @@ cdef enum:
 
 
 cdef struct Cause:
-    char *text               # owned; NULL: the slot is free
+    char *text               # owned; NULL: the slot is free; atomic, and set last
     uint32_t n
-    uint64_t count
+    uint64_t count           # atomic
 
 
 cdef class Causes:
-    cdef pthread_mutex_t lock
+    cdef pthread_mutex_t lock    # to take a slot
     cdef Cause slots[CAUSE_SLOTS]
     cdef uint32_t used
     cdef dict view(self)

@@ -13,7 +13,7 @@ from fastpath.value cimport (
 )
 from fastpath.value cimport text_compare
 from fastpath.wire cimport Text
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 # path, kind, absent value. `None` means that the attribute itself is absent.
@@ -93,12 +93,15 @@ if len(COLUMNS) != COLUMN_COUNT:
 
 # INVARIANT (static columns): text and uid behind absent values live for the life of the process.
 cdef Cell absent[COLUMN_COUNT]
+cdef uint8_t pointing[COLUMN_COUNT]  # the columns whose absent cell points to something
+cdef int pointing_count = 0
 cdef ColumnGroup groups[GROUP_MAX]
 cdef uint32_t group_count = 0
 cdef list _keep = []
 
 
 cdef int _absent_fill() except -1:
+    global pointing_count
     cdef Uid *uid
     cdef bytearray room
     cdef bytes text
@@ -126,6 +129,9 @@ cdef int _absent_fill() except -1:
             uid.index = uid.type_index = UID_UNKNOWN
             uid.type_len, uid.id_len = len(type_), len(id_)
             cell_entity(&absent[i], uid)
+        if kind in ("string", "entity") and value is not None:
+            pointing[pointing_count] = i
+            pointing_count += 1
     return 0
 
 
@@ -175,10 +181,9 @@ cdef void columns_absent(Cell *columns) noexcept nogil:
     cdef int i
     cdef int64_t shift = <const char *> absent - <const char *> columns
     memcpy(columns, absent, sizeof(absent))
-    for i in range(<int> COLUMN_COUNT):
-        # Text and uids are found relative to the cell, so a moved cell needs its offset moved as well.
-        if columns[i].kind in (3, 4, 5, 6, 8) and columns[i].v != 0:
-            columns[i].v += shift
+    # Text and uids are found relative to the cell, so a moved cell needs its offset moved as well.
+    for i in range(pointing_count):
+        columns[pointing[i]].v += shift
 
 
 _absent_fill()

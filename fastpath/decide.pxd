@@ -59,12 +59,8 @@ cdef struct Decision:
     uint8_t crossable        # a DENY that an emergency approval could cross: only forbids stand in the way
     Text reason              # stable code: "ok", "policy.none", "task.scope", "path.not_canonical", ..
     Text obligation          # of the first determining policy that has one
-    # Determining: the satisfied forbids, else the permits of an ALLOW; none when an erring forbid denied.
-    Listed policies[LISTED_MAX]
     uint32_t policies_total
-    Listed errors[LISTED_MAX]
     uint32_t errors_total
-    Listed shadows[LISTED_MAX]
     uint32_t shadows_total
     uint64_t generation
     uint64_t epoch
@@ -73,6 +69,11 @@ cdef struct Decision:
     uint64_t sequence
     Text input_missing       # name behind reason `input.missing.<name>`
     Standing standing        # where the call stood: task, chain, approval, revocation, and what it took
+    # The first LISTED_MAX of each; what lies beyond the totals is not set. Determining are the satisfied forbids, else
+    # the permits of an ALLOW; none when an erring forbid denied.
+    Listed policies[LISTED_MAX]
+    Listed errors[LISTED_MAX]
+    Listed shadows[LISTED_MAX]
 
 
 cdef struct All:             # where a caller wants every policy, not the first LISTED_MAX; indexes into the table

@@ -50,6 +50,7 @@ from fastpath.value cimport (
     KIND_RECORD,
     KIND_SET,
     KIND_STRING,
+    UID_UNKNOWN,
     Field,
     Uid,
     arena_take,
@@ -285,12 +286,18 @@ cdef void authority_fill(const Authority *authority, Request *request) noexcept 
             cell_copy(request.columns + column, authority.columns + column)
 
 
+cdef inline void resolve(const Table *table, Uid *uid) noexcept nogil:
+    """Look a uid up, unless whoever made it did: a request is made and decided by one table."""
+    if uid.index == UID_UNKNOWN and uid.type_index == UID_UNKNOWN:
+        table_resolve(table, uid)
+
+
 cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
     cdef const Node *node
     memset(context, 0, sizeof(EvalContext))
-    table_resolve(table, request.principal)
-    table_resolve(table, request.action)
-    table_resolve(table, request.resource)
+    resolve(table, request.principal)
+    resolve(table, request.action)
+    resolve(table, request.resource)
     context.principal = request.principal
     context.action = request.action
     context.resource = request.resource
@@ -302,7 +309,7 @@ cdef void request_context(const Table *table, Request *request, EvalContext *con
         return
     node = table_node(table, request.resource.index)
     if node is NULL or not node.flags & NODE_PRESENT:
-        table_resolve(table, request.resource_parent)
+        resolve(table, request.resource_parent)
         context.resource_parent = request.resource_parent
 
 
@@ -516,7 +523,7 @@ cdef void judge(
         finish(out, OUTCOME_ERROR, literal(b"not_ready.rules"))
         return
     fetch_slots(table, request)
-    refusal = peer_refusal(peer, authority, 0)
+    refusal = peer_refusal(peer, authority, request.started_unix_ns)
     if refusal.n == 0:
         refusal = request.refusal
     if refusal.n:
@@ -561,7 +568,7 @@ cdef void decide(
 ) noexcept nogil:
     cdef int64_t now
     cdef int64_t started = request.started_ns
-    memset(out, 0, sizeof(Decision))
+    memset(out, 0, <char *> out.policies - <char *> out)
     finish(out, OUTCOME_ERROR, literal(b"internal"))
     if all is not NULL:
         all.satisfied_count = all.erring_count = 0

@@ -20,6 +20,7 @@ cdef struct HeaderLine:      # one occurrence; the `headers` map gives one line 
     uint8_t joined           # from the map: a comma may join several values
     uint8_t sanitised        # the value was not UTF-8, or carries Envoy's replacement
     uint8_t marks            # text_marks of the value as received
+    uint8_t plain            # the name is lower case, digits and dashes alone
     uint32_t order           # breaks ties between lines of one name: as received, or by spelling in the map's form
 
 

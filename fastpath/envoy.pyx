@@ -126,8 +126,34 @@ cdef extern from * nogil:
     uint64_t remit_head(const char *p, size_t n)
 
 
+cdef extern from * nogil:
+    """
+    static inline remit_block remit_not_plain(remit_block b) {
+        return ~((remit_block) ((remit_block) (b - 'a') < 26) | (remit_block) ((remit_block) (b - '0') < 10)
+            | (remit_block) (b == '-'));
+    }
+
+    /* Whether n bytes are lower-case letters, digits and dashes. */
+    static inline int remit_is_plain(const char *name, size_t n) {
+        const uint8_t *p = (const uint8_t *) name;
+        remit_block b, seen;
+        size_t i;
+        if (n == 0) return 0;
+        if (n < 16) return !remit_any(remit_not_plain(remit_few(p, n)));
+        memcpy(&b, p + n - 16, 16);
+        seen = remit_not_plain(b);
+        for (i = 0; i < n - 16; i += 16) {
+            memcpy(&b, p + i, 16);
+            seen |= remit_not_plain(b);
+        }
+        return !remit_any(seen);
+    }
+    """
+    int remit_is_plain(const char *name, size_t n)
+
+
 cdef void lines_add(
-    Lines *lines, Text name, Text value, unsigned marks, uint8_t joined, Arena *arena
+    Lines *lines, Text name, Text value, unsigned marks, uint8_t joined, uint8_t plain, Arena *arena
 ) noexcept nogil:
     cdef HeaderLine *line
     if lines.n == lines.room and not lines_grow(lines, arena):
@@ -138,6 +164,7 @@ cdef void lines_add(
     line.head = remit_head(name.p, name.n)
     line.joined = joined
     line.marks = <uint8_t> marks
+    line.plain = plain
     line.sanitised = joined and (marks & TEXT_BANG) != 0
     line.order = lines.n
     lines.n += 1
@@ -322,7 +349,7 @@ cdef int read_map_entry(Text entry, int depth, Lines *lines, Arena *arena) noexc
     cdef WireField f
     cdef Text key = no_text(), value = no_text()
     cdef unsigned marks, value_marks = 0
-    cdef bint foreign = False
+    cdef bint plain = False, foreign = False
     if depth == 0:
         return WIRE_TOO_DEEP
     open_nested(&r, entry, depth)
@@ -330,15 +357,17 @@ cdef int read_map_entry(Text entry, int depth, Lines *lines, Arena *arena) noexc
         if f.type != WIRE_BYTES or f.number > 2:
             foreign = True
             continue
+        if f.number == 1:
+            key, plain = f.bytes, remit_is_plain(f.bytes.p, f.bytes.n)
+            if plain:
+                continue
         marks = text_marks(f.bytes.p, f.bytes.n)
         if marks & TEXT_HIGH and utf8_prefix(f.bytes.p, f.bytes.n) != f.bytes.n:
             return WIRE_BAD_UTF8
-        if f.number == 1:
-            key = f.bytes
-        else:
+        if f.number == 2:
             value, value_marks = f.bytes, marks
     if r.error == WIRE_OK and not foreign and r.groups == 0:
-        lines_add(lines, key, value, value_marks, 1, arena)
+        lines_add(lines, key, value, value_marks, 1, plain, arena)
     return r.error
 
 
@@ -368,7 +397,7 @@ cdef int read_header_value(Text message, int depth, void *into) noexcept nogil:
     if line.raw.n:
         line.value = line.raw
     marks = text_marks(line.value.p, line.value.n)
-    lines_add(lines, line.key, line.value, marks, 0, d.arena)
+    lines_add(lines, line.key, line.value, marks, 0, remit_is_plain(line.key.p, line.key.n), d.arena)
     if line.raw.n == 0 and marks & TEXT_BANG and not lines.overflow and not d.arena.failed:
         lines.p[lines.n - 1].sanitised = 1
     return WIRE_OK
@@ -636,7 +665,7 @@ cdef void finish_lines(Decoding *d, Lines *lines) noexcept nogil:
     drop_pseudo(d, lines)
     for i in range(lines.n):
         line = &lines.p[i]
-        status = lower_name(&line.name, d.arena)
+        status = 0 if line.plain else lower_name(&line.name, d.arena)
         if status > 0:
             changed = 1
             line.head = remit_head(line.name.p, line.name.n)

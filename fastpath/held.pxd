@@ -3,7 +3,7 @@
 A reader's `enter` and `leave` touch a lock and two counters; everything that Python must do (letting go of an object
 that was replaced) waits for the next `put` or `sweep`, which run with the GIL.
 """
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from fastpath.c.pthread cimport pthread_mutex_t
 
@@ -20,8 +20,21 @@ cdef class Slot:
     cdef pthread_mutex_t lock
     cdef Held *current       # NULL: nothing was put yet
     cdef Held *replaced      # list by `next`; changed under the GIL only
+    cdef uint64_t puts       # how often something was put; atomic
     cdef int put(self, object owner, const void *data) except -1
     cdef int sweep(self) except -1
+
+
+cdef extern from * nogil:
+    """
+    static inline uint64_t remit_puts(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    """
+    uint64_t remit_puts(const uint64_t *p)
+
+
+cdef inline uint64_t slot_puts(Slot slot) noexcept nogil:
+    """What is made of a value holds as long as this is the same; ask before the value is read."""
+    return remit_puts(&slot.puts)
 
 
 # The value in force, which stays readable until `slot_leave`; NULL when there is none. Never blocks for long.

@@ -8,10 +8,12 @@ cdef extern from * nogil:
     """
     static inline void remit_hold(int64_t *p) { __atomic_fetch_add(p, 1, __ATOMIC_ACQUIRE); }
     static inline void remit_drop(int64_t *p) { __atomic_fetch_sub(p, 1, __ATOMIC_RELEASE); }
+    static inline void remit_count(uint64_t *p) { __atomic_fetch_add(p, 1, __ATOMIC_RELEASE); }
     static inline int64_t remit_holders(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     """
     void remit_hold(int64_t *p)
     void remit_drop(int64_t *p)
+    void remit_count(uint64_t *p)
     int64_t remit_holders(const int64_t *p)
 
 
@@ -48,6 +50,7 @@ cdef class Slot:
         pthread_mutex_lock(&self.lock)
         before = self.current
         self.current = made
+        remit_count(&self.puts)
         pthread_mutex_unlock(&self.lock)
         if before != NULL:
             before.next = self.replaced

@@ -123,7 +123,6 @@ cdef struct Stream:
     uint32_t header_bytes
     uint32_t seen            # bits of the headers that may come once
     int32_t authority_n      # length of :authority, or -1
-    char authority[256]      # its bytes, as far as they fit, to compare with `host`
     int64_t opened_ns
     int64_t timeout_ns
     uint8_t *body            # owned; prefix and message as they arrive
@@ -138,6 +137,7 @@ cdef struct Stream:
     uint32_t after_n
     int code                 # gRPC status that ends a stream of several messages; -1: not yet
     int deferred             # such a stream has nothing to send now
+    char authority[256]      # bytes of :authority, as far as they fit, to compare with `host`; not cleared
 
 
 cdef struct Conn:
@@ -155,6 +155,8 @@ cdef struct Conn:
     int refusal              # Refusal of the peer's chain
     Peer peer                # who calls, as verified; its texts are in `verified`, `credential` and the listener
     char credential[64]
+    uint64_t listed_at       # puts of the list of PEPs, and 1, that peer.kind was judged by; 0: by none
+    Stream *recent           # the last one that a frame named, or NULL
     Stream *first
     Stream *last
     Stream *ready            # complete and undecided, oldest first

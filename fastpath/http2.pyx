@@ -35,10 +35,9 @@ from fastpath.grpc_text cimport (
     grpc_content_type, grpc_message, grpc_timeout_ns,
 )
 from fastpath.lane cimport lane_gone
-from fastpath.reserve cimport reserve_mem, reserve_was_short
+from fastpath.reserve cimport block_give, block_grow, block_take, reserve_mem, reserve_was_short
 from fastpath.wire cimport Text, text_of
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 cdef enum:
@@ -128,14 +127,18 @@ cdef int64_t _door_held(const Door *door) noexcept nogil:
 
 # ---------------------------------------------------------------- streams
 
-cdef Stream *_stream(nghttp2_session *session, int32_t id) noexcept nogil:
-    return <Stream *> nghttp2_session_get_stream_user_data(session, id)
+cdef inline Stream *_stream(Conn *conn, int32_t id) noexcept nogil:
+    """The stream, or NULL; frames and headers of one mostly come together."""
+    if conn.recent == NULL or conn.recent.id != id:
+        conn.recent = <Stream *> nghttp2_session_get_stream_user_data(conn.session, id)
+    return conn.recent
 
 
 cdef Stream *_open(Conn *conn, int32_t id) noexcept nogil:
-    cdef Stream *stream = <Stream *> calloc(1, sizeof(Stream))
+    cdef Stream *stream = <Stream *> block_take(&conn.door.reserve, sizeof(Stream))
     if stream == NULL:
         return NULL
+    memset(stream, 0, <char *> stream.authority - <char *> stream)
     stream.id = id
     stream.opened_ns = conn.door.now_ns
     stream.timeout_ns = NO_TIMEOUT
@@ -172,6 +175,8 @@ cdef void _unqueue(Conn *conn, Stream *stream) noexcept nogil:
 cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
     if stream.queued:
         _unqueue(conn, stream)
+    if conn.recent == stream:
+        conn.recent = NULL
     if stream.prev != NULL:
         stream.prev.next = stream.next
     else:
@@ -185,10 +190,10 @@ cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
     if stream.ticket != NULL:
         lane_gone(conn.door.lane, stream.ticket)
     _hold(conn, -<int64_t> (stream.body_cap + stream.reply_n + stream.after_n))
-    free(stream.body)
-    free(stream.after)
-    free(stream.reply)
-    free(stream)
+    block_give(&conn.door.reserve, stream.body)
+    block_give(&conn.door.reserve, stream.after)
+    block_give(&conn.door.reserve, stream.reply)
+    block_give(&conn.door.reserve, stream)
 
 
 cdef void _queue(Conn *conn, Stream *stream) noexcept nogil:
@@ -212,7 +217,7 @@ cdef void _note(Stream *stream, int code, const char *why, const char *http_stat
 # ---------------------------------------------------------------- one header
 
 cdef inline bint _is(const uint8_t *p, size_t n, const char *text) noexcept nogil:
-    return n == strlen(text) and memcmp(p, text, n) == 0
+    return n == strlen(text) and memcmp(p, text, strlen(text)) == 0
 
 
 cdef int _method(const Door *door, const uint8_t *p, size_t n) noexcept nogil:
@@ -308,7 +313,7 @@ cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, v
     cdef Conn *conn = <Conn *> user
     cdef int tokens
     conn.door.stats.frames_in += 1
-    if hd.type == NGHTTP2_HEADERS and hd.stream_id <= conn.last_id and _stream(session, hd.stream_id) == NULL:
+    if hd.type == NGHTTP2_HEADERS and hd.stream_id <= conn.last_id and _stream(conn, hd.stream_id) == NULL:
         # An id that was used or passed over (RFC 9113 section 5.1.1); nghttp2 would ignore it.
         return _end(conn, CAUSE_PROTOCOL)
     if hd.type == NGHTTP2_HEADERS:
@@ -360,7 +365,7 @@ cdef int _on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame,
 cdef int _on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_n,
                     const uint8_t *value, size_t value_n, uint8_t flags, void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
-    cdef Stream *stream = _stream(session, frame.hd.stream_id)
+    cdef Stream *stream = _stream(conn, frame.hd.stream_id)
     conn.door.stats.headers_in += 1
     if stream == NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
@@ -399,7 +404,7 @@ cdef int _grow(Conn *conn, Stream *stream, size_t n) noexcept nogil:
         _door_held(conn.door) > conn.door.limits.door_held
     ):
         return 1
-    moved = <uint8_t *> realloc(stream.body, cap)
+    moved = <uint8_t *> block_grow(&conn.door.reserve, stream.body, stream.body_n, cap)
     if moved == NULL:
         return 1
     _hold(conn, <int64_t> cap - stream.body_cap)
@@ -427,7 +432,7 @@ cdef void _prefix(const Door *door, Stream *stream) noexcept nogil:
 cdef int _on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *p, size_t n,
                   void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
-    cdef Stream *stream = _stream(session, id)
+    cdef Stream *stream = _stream(conn, id)
     # Frames full of data are work, not noise.
     conn.frames.tokens = min(<int64_t> FRAMES_BURST, conn.frames.tokens + <int64_t> (n // 1024))
     if stream == NULL or stream.refusal or stream.answered:
@@ -461,7 +466,7 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *u
     elif frame.hd.type == NGHTTP2_GOAWAY:
         conn.left = 1
     elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA:
-        stream = _stream(session, frame.hd.stream_id)
+        stream = _stream(conn, frame.hd.stream_id)
         if stream != NULL:
             _on_request_frame(conn, stream, frame)
     return 0
@@ -492,7 +497,7 @@ cdef int _on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame,
 
 cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
-    cdef Stream *stream = _stream(session, id)
+    cdef Stream *stream = _stream(conn, id)
     if stream != NULL:
         conn.door.stats.cancelled += stream.queued
         _free(conn, stream)
@@ -523,7 +528,7 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
         if conn.told:
             conn.door.stats.goaways[conn.drain_cause if conn.draining else <int> CAUSE_PROTOCOL] += 1
     elif frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
-        stream = _stream(session, frame.hd.stream_id)
+        stream = _stream(conn, frame.hd.stream_id)
         if stream != NULL and not stream.ended:
             # Answered before the request ended: what is left of it is not wanted (RFC 9113 section 8.1).
             _reset(conn, stream.id, NGHTTP2_NO_ERROR)
@@ -572,7 +577,7 @@ cdef ssize_t _on_read_more(nghttp2_session *session, int32_t id, uint8_t *buf, s
     cdef size_t n
     if stream.reply_at == stream.reply_n and stream.after != NULL:
         _hold(<Conn *> user, -<int64_t> stream.reply_n)
-        free(stream.reply)
+        block_give(&(<Conn *> user).door.reserve, stream.reply)
         stream.reply, stream.reply_n, stream.reply_at = stream.after, stream.after_n, 0
         stream.after, stream.after_n = NULL, 0
     n = min(length, <size_t> (stream.reply_n - stream.reply_at))
@@ -671,9 +676,9 @@ cdef bint http2_full(const Conn *conn) noexcept nogil:
     return conn.held > conn.door.limits.held or _door_held(conn.door) > conn.door.limits.door_held
 
 
-cdef uint8_t *_framed(const uint8_t *p, size_t n) noexcept nogil:
+cdef uint8_t *_framed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
     """A message with its prefix, owned by the caller; NULL when memory is short."""
-    cdef uint8_t *made = <uint8_t *> malloc(PREFIX + n)
+    cdef uint8_t *made = <uint8_t *> block_take(&conn.door.reserve, PREFIX + n)
     if made != NULL:
         made[0] = 0
         made[1], made[2], made[3], made[4] = <uint8_t> (n >> 24), <uint8_t> (n >> 16), <uint8_t> (n >> 8), <uint8_t> n
@@ -700,7 +705,7 @@ cdef void _reset(Conn *conn, int32_t id, uint32_t code) noexcept nogil:
 
 cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:
     stream.answered = 1
-    stream.reply = _framed(p, n)
+    stream.reply = _framed(conn, p, n)
     if stream.reply == NULL:
         _reset(conn, stream.id, NGHTTP2_INTERNAL_ERROR)
         return
@@ -718,12 +723,12 @@ cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int
         http2_refuse(conn, stream, code, text_of(b""))
         return
     if p != NULL:
-        made = _framed(p, n)
+        made = _framed(conn, p, n)
         if made == NULL:
             _reset(conn, stream.id, NGHTTP2_INTERNAL_ERROR)
             return
         _hold(conn, <int64_t> (PREFIX + n) - stream.after_n)
-        free(stream.after)
+        block_give(&conn.door.reserve, stream.after)
         stream.after, stream.after_n = made, <uint32_t> (PREFIX + n)
     stream.code = code
     if not stream.answered:

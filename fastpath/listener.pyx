@@ -22,7 +22,7 @@ from fastpath.grpc_text cimport (
     CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED,
     CODE_UNAVAILABLE,
 )
-from fastpath.held cimport Held, Slot, slot_enter, slot_leave
+from fastpath.held cimport Held, Slot, slot_enter, slot_leave, slot_puts
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
     CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, METHOD_BATCH,
@@ -33,7 +33,7 @@ from fastpath.http2 cimport (
 from fastpath.lane cimport Answer, Lane, lane_ask, lane_fetch
 from fastpath.record cimport RECORD_BYTES_MAX
 from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT
-from fastpath.reserve cimport reserve_close, reserve_open
+from fastpath.reserve cimport reserve_close, reserve_open, reserve_trim
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
     LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, ROUND_NS, turn_took, turns_add, turns_drop,
@@ -107,6 +107,7 @@ cdef void _identify(Loop self, Conn *conn) noexcept nogil:
     cdef Held *held
     cdef const Trust *trust
     cdef int refusal = conn.refusal
+    cdef uint64_t puts = slot_puts(self.peps)
     if conn.tls != NULL:
         held = slot_enter(self.trust)
         trust = <const Trust *> held.data
@@ -115,9 +116,11 @@ cdef void _identify(Loop self, Conn *conn) noexcept nogil:
             refusal == REFUSED_NOT_YET_VALID or refusal == REFUSED_INTERNAL
         ):
             tls_identify(conn, trust)
+            conn.listed_at = 0
         slot_leave(held)
-    if conn.peer.refusal.n == 0:
+    if conn.peer.refusal.n == 0 and conn.listed_at != puts + 1:
         conn.peer.kind = PEER_ENVOY if _pep(self, conn) else PEER_AGENT
+        conn.listed_at = puts + 1
 
 
 cdef bint _late(const Stream *stream, int64_t now, int64_t deadline_ns) noexcept nogil:
@@ -441,6 +444,8 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
         conn.next.prev = conn.prev
     conn.next = self.closed
     self.closed = conn
+    if self.first == NULL:
+        reserve_trim(&self.door.reserve)
     # Last: who sees that no connection is left finds nothing held either.
     admission_count(self.admission, self.door.loop, -1)
 

@@ -144,12 +144,12 @@ cdef void mapping_principal(
 cdef bint is_hex_id(const char *p, uint32_t n) noexcept nogil:
     """Lower-case hex, not all zero (W3C Trace Context, 3.2.2)."""
     cdef uint32_t i
-    cdef bint any_ = False
+    cdef uint8_t c, foreign = 0, any_ = 0
     for i in range(n):
-        if not (c'0' <= p[i] <= c'9' or c'a' <= p[i] <= c'f'):
-            return False
-        any_ |= p[i] != c'0'
-    return any_
+        c = p[i]
+        foreign |= (<uint8_t> (c - c'0') > 9) & (<uint8_t> (c - c'a') > 5)
+        any_ |= c ^ c'0'
+    return not foreign and any_
 
 
 cdef void read_trace(const HttpCall *call, Request *request) noexcept nogil:

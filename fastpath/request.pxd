@@ -33,7 +33,6 @@ cdef struct Request:
     Uid *action
     Uid *resource
     Uid *resource_parent     # or NULL: taken as the resource's only parent when the store does not have the resource
-    Cell columns[COLUMN_COUNT]   # filled with absent values, then by the door (dest, cred, call) and by the authority
     Cell extras              # KIND_RECORD: context attributes that are not columns
     Text unsent[EXTRAS_MAX]  # names of extras whose input the caller did not send (or not whole); reading one denies
     uint32_t unsent_count
@@ -61,6 +60,7 @@ cdef struct Request:
     int64_t started_ns       # monotonic, when the call's bytes were handed to us
     int64_t started_unix_ns  # wall clock at the same moment
     int64_t deadline_ns      # monotonic; a decision after it is ERROR `late`
+    Cell columns[COLUMN_COUNT]   # filled with absent values, then by the door (dest, cred, call) and by the authority
 
 
 # Make `request` empty: all zero, columns absent, extras an empty record. Doors call it first, then set door, times and

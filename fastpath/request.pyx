@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 
 
 cdef void request_init(Request *request) noexcept nogil:
-    memset(request, 0, sizeof(Request))
+    memset(request, 0, <char *> request.columns - <char *> request)
     columns_absent(request.columns)
     request.extras.kind = KIND_RECORD
 

@@ -7,9 +7,27 @@ from typing import NamedTuple
 from fastpath.errors import IdentityError
 
 
+cdef enum:
+    PLAIN = 1                # what trust domains and paths share: lower case, digit, `.`, `-`, `_`
+    PATH = 2                 # what paths hold: that, and upper case
+
+cdef unsigned char BYTES[256]
+
+
+cdef void build_bytes() noexcept nogil:
+    cdef int c
+    for c in range(256):
+        if c'a' <= c <= c'z' or c'0' <= c <= c'9' or c == c'.' or c == c'-' or c == c'_':
+            BYTES[c] = PLAIN | PATH
+        elif c'A' <= c <= c'Z':
+            BYTES[c] = PATH
+
+
+build_bytes()
+
+
 cdef inline bint plain(char c) noexcept nogil:
-    """A byte that trust domains and paths share: lower case, digit, `.`, `-`, `_`."""
-    return c'a' <= c <= c'z' or c'0' <= c <= c'9' or c == c'.' or c == c'-' or c == c'_'
+    return BYTES[<unsigned char> c] & PLAIN
 
 
 cdef inline bint dots(const char *p, uint32_t n) noexcept nogil:
@@ -24,7 +42,7 @@ cdef bint path_valid(const char *p, uint32_t n) noexcept nogil:
             return False
         i += 1
         start = i
-        while i < n and (plain(p[i]) or c'A' <= p[i] <= c'Z'):
+        while i < n and BYTES[<unsigned char> p[i]] & PATH:
             i += 1
         if i == start or dots(p + start, i - start):
             return False

@@ -17,7 +17,7 @@ from fastpath.value cimport (
     KIND_LONG, KIND_RECORD, KIND_SET, UID_UNKNOWN, arena_take, cell_at, cell_copy, cell_entity, cell_long,
     cell_point, cell_string, record_get, record_normalise, set_normalise, uid_make,
 )
-from fastpath.wire cimport text_equal, text_of
+from fastpath.wire cimport TEXT_CONTROL, TEXT_HIGH, TEXT_TAB, text_equal, text_marks, text_of
 
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset
@@ -67,11 +67,7 @@ cdef Text joined(Mapper *m, Text a, const char *separator, Text b) noexcept nogi
 
 
 cdef bint is_printable(Text text, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    for i in range(text.n):
-        if not 0x20 <= <unsigned char> text.p[i] <= 0x7E:
-            return False
-    return 0 < text.n <= n
+    return 0 < text.n <= n and not text_marks(text.p, text.n) & (TEXT_HIGH | TEXT_CONTROL | TEXT_TAB)
 
 
 # ---------------------------------------------------------------- action and resource

@@ -1,6 +1,6 @@
 """Protobuf in and out, without a Python object: a bounded, total reader and a writer into memory the caller owns."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, strlen
+from libc.string cimport memcmp, memcpy, strlen
 
 
 cdef struct Text:        # borrowed bytes
@@ -27,17 +27,13 @@ cdef inline bint text_equal(Text a, Text b) noexcept nogil:
 
 cdef extern from * nogil:
     """
-    /* What a text holds, by 16 bytes at a time; the last block overlaps the one before it. */
     enum { TEXT_HIGH = 1, TEXT_CONTROL = 2, TEXT_TAB = 4, TEXT_BANG = 8 };
     typedef uint8_t remit_block __attribute__((vector_size(16)));
-    typedef struct { remit_block high, control, tab, bang; } remit_seen;
+    typedef int8_t remit_signed __attribute__((vector_size(16)));
 
-    static inline void remit_look(remit_seen *s, remit_block b) {
-        remit_block tab = (remit_block) (b == 9);
-        s->high |= b & 0x80;
-        s->control |= ((remit_block) (b < 0x20) & ~tab) | (remit_block) (b == 0x7F);
-        s->tab |= tab;
-        s->bang |= (remit_block) (b == '!');
+    /* What text_marks looks for, and nothing else: below 0x20, above 0x7E, or an exclamation mark. */
+    static inline remit_block remit_marked(remit_block b) {
+        return (remit_block) ((remit_signed) b < 0x20) | (remit_block) (b == 0x7F) | (remit_block) (b == '!');
     }
 
     static inline int remit_any(remit_block b) {
@@ -65,24 +61,31 @@ cdef extern from * nogil:
         return b;
     }
 
+    static unsigned remit_marks(const uint8_t *p, size_t n) {
+        unsigned marks = 0;
+        for (size_t i = 0; i < n; i++)
+            marks |= p[i] > 0x7F ? TEXT_HIGH : p[i] == 9 ? TEXT_TAB : p[i] == '!' ? TEXT_BANG
+                : p[i] < 0x20 || p[i] == 0x7F ? TEXT_CONTROL : 0;
+        return marks;
+    }
+
+    /* Most texts have no marks: 16 bytes at a time tell, of which the last overlap those before. */
     static inline unsigned text_marks(const char *text, size_t n) {
         const uint8_t *p = (const uint8_t *) text;
-        remit_seen s = {{0}, {0}, {0}, {0}};
-        remit_block b;
+        remit_block b, seen = {0};
         size_t i;
         if (n == 0) return 0;
         if (n < 16) {
-            remit_look(&s, remit_few(p, n));
+            seen = remit_marked(remit_few(p, n));
         } else {
-            for (i = 0; i < n - 15; i += 16) {
+            for (i = 0; i < n - 16; i += 16) {
                 memcpy(&b, p + i, 16);
-                remit_look(&s, b);
+                seen |= remit_marked(b);
             }
             memcpy(&b, p + n - 16, 16);
-            remit_look(&s, b);
+            seen |= remit_marked(b);
         }
-        return (remit_any(s.high) ? TEXT_HIGH : 0) | (remit_any(s.control) ? TEXT_CONTROL : 0)
-            | (remit_any(s.tab) ? TEXT_TAB : 0) | (remit_any(s.bang) ? TEXT_BANG : 0);
+        return remit_any(seen) ? remit_marks(p, n) : 0;
     }
     """
     enum:
@@ -311,9 +314,16 @@ cdef inline void out_uint(Out *o, uint32_t field, uint64_t v) noexcept nogil:
 
 cdef inline void out_bytes(Out *o, uint32_t field, const void *p, size_t n) noexcept nogil:
     """A string, bytes or message field; written even when empty."""
-    out_varint(o, (<uint64_t> field << 3) | 2)
-    out_varint(o, n)
-    out_raw(o, p, n)
+    cdef uint8_t *to = o.p + o.n
+    if o.failed or n > o.cap or o.cap - o.n < n + 20:
+        out_varint(o, (<uint64_t> field << 3) | 2)
+        out_varint(o, n)
+        out_raw(o, p, n)
+        return
+    to += put_varint(to, (<uint64_t> field << 3) | 2)
+    to += put_varint(to, n)
+    remit_copy(to, p, n)
+    o.n = <size_t> (to - o.p) + n
 
 
 cdef inline void out_text(Out *o, uint32_t field, Text t) noexcept nogil:
@@ -329,6 +339,9 @@ cdef inline void out_fixed64(Out *o, uint32_t field, uint64_t v) noexcept nogil:
 
 cdef inline size_t out_open(Out *o, uint32_t field) noexcept nogil:
     """Begin a nested message; give the result to `out_close`. A byte of room is left for its length."""
+    if o.cap - o.n >= 12 and not o.failed:
+        o.n += put_varint(o.p + o.n, (<uint64_t> field << 3) | 2) + 1
+        return o.n
     out_varint(o, (<uint64_t> field << 3) | 2)
     if o.failed or o.n == o.cap:
         o.failed = 1
@@ -337,20 +350,13 @@ cdef inline size_t out_open(Out *o, uint32_t field) noexcept nogil:
     return o.n
 
 
+# Make room for the length of the nested message begun at `start`, and write it.
+cdef void out_long(Out *o, size_t start) noexcept nogil
+
+
 cdef inline void out_close(Out *o, size_t start) noexcept nogil:
     """End the nested message begun at `start`; one of more than 127 bytes moves up to make room for its length."""
-    cdef uint8_t length[10]
-    cdef size_t n, more
-    if o.failed:
-        return
-    n = o.n - start
-    if n < 0x80:
-        o.p[start - 1] = <uint8_t> n
-        return
-    more = put_varint(length, n) - 1
-    if more > o.cap - o.n:
-        o.failed = 1
-        return
-    memmove(o.p + start + more, o.p + start, n)
-    remit_copy(o.p + start - 1, length, more + 1)
-    o.n += more
+    if not o.failed and o.n - start < 0x80:
+        o.p[start - 1] = <uint8_t> (o.n - start)
+    else:
+        out_long(o, start)

@@ -6,7 +6,7 @@ field wins, messages merge; groups exist only to be skipped, and within them a f
 protobuf.dev/programming-guides/encoding.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef enum:
     VARINT_BYTES_MAX = 10
@@ -154,6 +154,16 @@ cdef bint skip_group(Reader *r, uint32_t number) noexcept nogil:
 
 
 cdef bint reader_any(Reader *r, WireField *f) noexcept nogil:
+    cdef const uint8_t *p = r.p
+    cdef uint32_t n
+    # A message of up to 16 KiB, whose length has two bytes.
+    if r.end - p > 3 and (p[0] & 0x87) == WIRE_BYTES and p[0] >= FIELD_ONE and p[1] > 0x7F and p[2] < 0x80:
+        n = (p[1] & 0x7F) | <uint32_t> p[2] << 7
+        if r.end - p >= 3 + <ssize_t> n:
+            f.number, f.type = p[0] >> TYPE_BITS, WIRE_BYTES
+            f.bytes.p, f.bytes.n = <const char *> p + 3, n
+            r.p = p + 3 + n
+            return True
     while r.p < r.end:
         if not read_tag(r, f):
             return False
@@ -257,6 +267,23 @@ build_struct_shapes()
 
 cdef const Shape *shape_struct() noexcept nogil:
     return &STRUCT
+
+
+# ---------------------------------------------------------------- writer
+
+
+cdef void out_long(Out *o, size_t start) noexcept nogil:
+    cdef uint8_t length[10]
+    cdef size_t n = o.n - start, more
+    if o.failed:
+        return
+    more = put_varint(length, n) - 1
+    if more > o.cap - o.n:
+        o.failed = 1
+        return
+    memmove(o.p + start + more, o.p + start, n)
+    memcpy(o.p + start - 1, length, more + 1)
+    o.n += more
 
 
 # ---------------------------------------------------------------- Python face
