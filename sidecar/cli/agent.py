@@ -16,6 +16,7 @@ from sidecar.cli.approvals import show_approvals
 from sidecar.cli.authority_rows import (
     TIMEOUT_S,
     authority_channel,
+    counted,
     show_json,
     show_tasks,
     sidecar_options,
@@ -51,7 +52,7 @@ def show(spiffe_id: str, config_file: str, socket: str | None, as_json: bool) ->
         return
     verdict = mark(not now.verdict, now.verdict or "may act within its tasks")
     table(f"agent {now.agent}", ("what", "value"), [("now", verdict), ("epoch", now.epoch)])
-    show_tasks(f"{len(now.tasks)} open tasks{', and more' if now.more_tasks else ''}", now.tasks)
+    show_tasks(counted(len(now.tasks), "open task", ", and more" if now.more_tasks else ""), now.tasks)
     if now.revocations:
         table(
             "revocations",

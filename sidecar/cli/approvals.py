@@ -8,6 +8,7 @@ from sidecar.cli.authority_rows import (
     TIMEOUT_S,
     at,
     authority_channel,
+    counted,
     show_json,
     sidecar_options,
     until,
@@ -171,7 +172,11 @@ def _said(row: approvals_pb2.Approval, as_json: bool) -> None:
         show_json([row])
         return
     state = approval_state(row)
-    more = f", {row.uses} uses {row_scope(row)}, ends {until(row.expires_unix_ns)}" if state == "granted" else ""
+    more = (
+        f", {counted(row.uses, 'use')} {row_scope(row)}, ends {until(row.expires_unix_ns)}"
+        if state == "granted"
+        else ""
+    )
     click.echo(f"{row.id} {state}{more}")
 
 

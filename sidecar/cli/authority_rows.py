@@ -71,6 +71,11 @@ def show_json(messages: Iterable[Message]) -> None:
         click.echo(json.dumps(MessageToDict(message, preserving_proto_field_name=True), ensure_ascii=False))
 
 
+def counted(number: int, noun: str, more: str = "") -> str:
+    """`1 task`, `2 tasks`; with a `more` behind it that is not empty."""
+    return f"{number} {noun}{'' if number == 1 else 's'}{more}"
+
+
 def until(unix_ns: int) -> str:
     """A moment in the future as what is left until then; 0: of a revocation that somebody must lift."""
     if not unix_ns:

@@ -10,6 +10,7 @@ from sidecar.cli.authority_rows import (
     TIMEOUT_S,
     at,
     authority_channel,
+    counted,
     show_json,
     sidecar_options,
     until,
@@ -94,7 +95,7 @@ def _list(stub: revocations_pb2_grpc.RevocationsStub, as_json: bool) -> None:
         show_json(rows)
         return
     table(
-        f"{len(rows)} revocations at epoch {epoch}",
+        counted(len(rows), "revocation", f" at epoch {epoch}"),
         ("kind", "name", "mode", "until", "reason", "by", "since"),
         (
             (
@@ -207,7 +208,7 @@ def list_(config_file: str, socket: str | None, as_json: bool) -> None:
         show_json(rows)
         return
     table(
-        f"{len(rows)} owners",
+        counted(len(rows), "owner"),
         ("person", "state", "reason", "by", "since"),
         (
             (r.id, mark(r.active, "active" if r.active else "disabled"), r.reason, r.changed_by, at(r.changed_unix_ns))

@@ -12,6 +12,7 @@ from sidecar.cli.authority_rows import (
     budget_options,
     budgets_from,
     budgets_text,
+    counted,
     scope_from,
     scope_options,
     show_json,
@@ -163,7 +164,7 @@ def list_(
     if as_json:
         show_json(found)
     else:
-        show_tasks(f"{len(found)} tasks{', and more' if token else ''}", found)
+        show_tasks(counted(len(found), "task", ", and more" if token else ""), found)
 
 
 @task.command()
@@ -295,7 +296,7 @@ def _said(done: tasks_pb2.Task | tasks_pb2.ClosedTasks, as_json: bool) -> None:
     click.echo(f"{row.id} {state}")
     if isinstance(done, tasks_pb2.ClosedTasks):
         more = [f"{len(done.closed) - 1} below it ended"] if len(done.closed) > 1 else []
-        more += [f"{len(done.undone_approvals)} approvals undone"] if done.undone_approvals else []
+        more += [counted(len(done.undone_approvals), "approval", " undone")] if done.undone_approvals else []
         if any(getattr(done.refunded, axis) for axis in ("calls", "cost", "bytes")):
             more.append(f"its parent got back {budgets_text(done.refunded, done.refunded)}")
         for line in more:
