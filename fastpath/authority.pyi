@@ -45,7 +45,8 @@ class Live:
           over_bytes, attenuated, origin, on_behalf, reset}: put or replace; calls, cost and bytes are what is left, -1
           unlimited, over_.. what was spent beyond that. A known task keeps its live spending and never ends later than
           before, unless `reset` for the spending.
-        - "state" {id, state} · "forget" {id} · "budget" {id, calls, cost, bytes}: added to what is left.
+        - "state" {id, state} · "forget" {id} · "budget" {id, calls, cost, bytes}: added to what is left; what is taken
+          beyond that is owed.
         - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)} · "lift" {kind, key, mode}
         - "owner" {id, active}
         - "approval" {id, digest, task, scope ("exact" or "class"), uses, expires_unix_ns, decided_unix_ns,
@@ -75,7 +76,7 @@ class Live:
     def counts(self) -> dict[str, int]:
         """How many tasks, revocations, owners (inactive) and approval digests are in memory."""
     def task(self, id_: str) -> dict[str, Any] | None:
-        """{id, state, calls, cost, bytes (left), spent_calls, spent_cost, spent_bytes, ttl_ns} as they are now."""
+        """{id, state, calls, cost, bytes (left), spent_.., over_.. (spent beyond what there was), ttl_ns} as of now."""
     def uses(self, approval: str) -> int | None:
         """How often the approval may still be used; None when it is not in force."""
     def snapshot(self) -> tuple[list[tuple[str, int, int, int]], list[tuple[str, int]]]:

@@ -1326,10 +1326,8 @@ cdef void put_budget(LiveState *s, Text id_, const int64_t *delta) noexcept nogi
     if task == NULL:
         return
     for i in range(<int> BUDGETS):
-        if task.left[i] >= 0 and delta[i] > 0:
+        if task.left[i] >= 0:
             move_left(task, i, delta[i])
-        elif task.left[i] >= 0:
-            task.left[i] = max(<int64_t> 0, task.left[i] + delta[i])
 
 
 cdef void forget_task(LiveState *s, Text id_) noexcept nogil:
@@ -1630,6 +1628,7 @@ cdef class Live:
             "id": id_, "state": STATES[task.state],
             "calls": task.left[0], "cost": task.left[1], "bytes": task.left[2],
             "spent_calls": task.spent[0], "spent_cost": task.spent[1], "spent_bytes": task.spent[2],
+            "over_calls": task.over[0], "over_cost": task.over[1], "over_bytes": task.over[2],
             "ttl_ns": max(
                 <int64_t> 0,
                 remaining(task.expires_unix_ns, task.ends_boot_ns, unix_ns(self.state), boot_ns(self.state)),

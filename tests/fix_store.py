@@ -24,7 +24,7 @@ from sidecar._proto.remit.authority.v1 import (
 )
 from sidecar.authority.approvals import Denial
 from sidecar.authority.clock import Clock
-from sidecar.authority.draft import SECOND_NS, Caller, Draft, Limits
+from sidecar.authority.draft import SECOND_NS, Caller, Draft, Limits, Rest
 from sidecar.authority.rows import UNLIMITED, Budgets, Task, TaskState
 from sidecar.authority.scope import Scope
 from sidecar.authority.store import AuthorityStore
@@ -85,37 +85,47 @@ class MemorySpending:
     """What sidecar.authority.draft.Spending asks for, in a dictionary."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, dict[str, int]] = {}
+        self.rows: dict[str, dict[str, int | None]] = {}
+        """Of a task what is left by axis, below zero when too much was spent; None: unlimited."""
         self.stopped: set[str] = set()
         self.owed: list[tuple[str, Budgets]] = []
+
+    def put(self, task: str, amounts: Mapping[str, int]) -> None:
+        self.rows.setdefault(task, {axis: None if amounts[axis] == UNLIMITED else amounts[axis] for axis in AXES})
 
     def left(self, task: str) -> Budgets | None:
         row = self.rows.get(task)
         if row is None:
             return None
         owed = [amount for id_, amount in self.owed if id_ == task]
-        sums = {axis: sum(getattr(one, axis) for one in owed) if row[axis] != UNLIMITED else 0 for axis in AXES}
-        return Budgets(**{axis: row[axis] + sums[axis] for axis in AXES})
+        sums = {axis: sum(getattr(one, axis) for one in owed) for axis in AXES}
+        return Budgets(**{axis: UNLIMITED if n is None else max(0, n) + sums[axis] for axis, n in row.items()})
 
     def owe(self, task: str, amount: Budgets) -> None:
         self.owed.append((task, amount))
 
     def draw(self, task: str, amount: Budgets) -> bool:
         row = self.rows[task]
-        if any(row[axis] != UNLIMITED and row[axis] < getattr(amount, axis) for axis in AXES):
+        if any(n is not None and max(0, n) < getattr(amount, axis) for axis, n in row.items()):
             return False
-        self.add(task, Budgets(*(-getattr(amount, axis) for axis in AXES)))
+        self.charge(task, amount)
         return True
 
-    def add(self, task: str, amount: Budgets) -> None:
-        row = self.rows[task]
-        for axis in AXES:
-            row[axis] += 0 if row[axis] == UNLIMITED else getattr(amount, axis)
+    def charge(self, task: str, amount: Budgets) -> None:
+        self.add(task, Budgets(*(-getattr(amount, axis) for axis in AXES)))
 
-    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
+    def add(self, task: str, amount: Budgets) -> None:
+        self.rows[task] = {
+            axis: None if n is None else n + getattr(amount, axis) for axis, n in self.rows[task].items()
+        }
+
+    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Rest]:
         self.stopped |= set(tasks)
         left = {id_: self.left(id_) for id_ in tasks}
-        return {id_: row for id_, row in left.items() if row is not None}
+        return {id_: Rest(row, self._over(id_)) for id_, row in left.items() if row is not None}
+
+    def _over(self, task: str) -> Budgets:
+        return Budgets(**{axis: max(0, -(n or 0)) for axis, n in self.rows[task].items()})
 
 
 class Book:
@@ -156,7 +166,7 @@ class Book:
                 rows[key] = value
         for change, data in draft.live:
             if change == "task":
-                self.spending.rows.setdefault(data["id"], {axis: data[axis] for axis in AXES})
+                self.spending.put(data["id"], data)
             elif change == "budget":
                 self.spending.add(data["id"], Budgets(*(data[axis] for axis in AXES)))
         self.told += draft.live

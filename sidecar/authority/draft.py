@@ -95,6 +95,13 @@ class Rows(Protocol):
         """(key, value) of all keys that begin with `prefix` and stand behind `after`, in order."""
 
 
+class Rest(msgspec.Struct, frozen=True, gc=False):
+    """Of a task that was stopped: what is left, and what its calls spent beyond what there was."""
+
+    left: Budgets
+    over: Budgets
+
+
 class Spending(Protocol):
     """Budgets of the open tasks as calls spend them. What a command that fails changed is undone."""
 
@@ -104,10 +111,13 @@ class Spending(Protocol):
     def draw(self, task: str, amount: Budgets) -> bool:
         """Take `amount` (no negative number in it) at once; False, and nothing taken, when there is not as much."""
 
+    def charge(self, task: str, amount: Budgets) -> None:
+        """Take `amount` (no negative number in it) at once, whatever is left: it was spent already."""
+
     def owe(self, task: str, amount: Budgets) -> None:
         """`amount` goes to the task with this command: commands behind it find it there, calls once it is durable."""
 
-    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
+    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Rest]:
         """Let no further call spend from these, and say what is left of each."""
 
 

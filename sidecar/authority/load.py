@@ -27,7 +27,7 @@ from sidecar.authority.rows import (
     encode,
 )
 from sidecar.authority.spending import Change, LiveView
-from sidecar.authority.tasks import AXES, live_task, undrawn
+from sidecar.authority.tasks import AXES, balance, live_task, undrawn
 from sidecar.decisions.reader import SpoolReader
 
 BATCH = 5000
@@ -110,12 +110,12 @@ def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], 
 
 def _spent_task(task: Task, spent: Spent) -> dict[str, Any]:
     """A stored task with what is left of its budgets."""
-    whole = undrawn(task)
-    row = live_task(task, whole)
+    row = live_task(task, undrawn(task))
+    whole = balance(task)
     for axis in AXES:
         has, gone = getattr(whole, axis), getattr(spent, axis)
-        row[axis] = UNLIMITED if has == UNLIMITED else max(0, has - gone)
-        row[f"over_{axis}"] = 0 if has == UNLIMITED else max(0, gone - has)
+        row[axis] = UNLIMITED if has is None else max(0, has - gone)
+        row[f"over_{axis}"] = 0 if has is None else max(0, gone - has)
         row[f"spent_{axis}"] = gone
     return row
 

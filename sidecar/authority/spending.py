@@ -6,8 +6,9 @@ is counted again. What was reserved counts as spent.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from sidecar.authority.draft import Rest
 from sidecar.authority.rows import UNLIMITED, Budgets, TaskState
 from sidecar.authority.tasks import AXES
 
@@ -29,11 +30,6 @@ class LiveView(Protocol):
     def put_floor(self, unix_ns: int) -> None: ...
 
 
-class _Before(NamedTuple):
-    left: int
-    spent: int
-
-
 class LiveSpending:
     """Budgets in the native view, with what undoes each change. For the one writer."""
 
@@ -46,8 +42,7 @@ class LiveSpending:
         row = self._live.task(task)
         if row is None:
             return None
-        owed = [amount for id_, amount in self._owed if id_ == task]
-        return Budgets(*(_with(row[axis], [getattr(one, axis) for one in owed]) for axis in AXES))
+        return self._rest(task, row).left
 
     def owe(self, task: str, amount: Budgets) -> None:
         self._owed.append((task, amount))
@@ -61,23 +56,31 @@ class LiveSpending:
             return True
         if any(before[axis] != UNLIMITED and before[axis] < n for axis, n in amounts.items()):
             return False
-        self._live.apply([("budget", {"id": task, **{axis: -n for axis, n in amounts.items()}})], self._live.epoch)
-        # Calls spend in between, and a budget stops at zero: what could not be taken shows in what left and spent
-        # no longer add up to.
+        self._take(task, amounts)
+        # Calls spend in between: what was not there any more is owed now, and goes back with the rest.
         after = self._live.task(task) or before
-        short = {axis: _short(before, after, axis, n) for axis, n in amounts.items()}
-        taken = {axis: max(0, n - short[axis]) for axis, n in amounts.items()}
-        self._undo.append(("budget", {"id": task, **taken}))
-        return not any(short.values())
+        return not any(after[f"over_{axis}"] for axis, n in amounts.items() if n)
 
-    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Budgets]:
+    def charge(self, task: str, amount: Budgets) -> None:
+        self._take(task, {axis: getattr(amount, axis) for axis in AXES})
+
+    def _take(self, task: str, amounts: Mapping[str, int]) -> None:
+        self._live.apply([("budget", {"id": task, **{axis: -n for axis, n in amounts.items()}})], self._live.epoch)
+        self._undo.append(("budget", {"id": task, **amounts}))
+
+    def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Rest]:
         before = {id_: self._live.task(id_) for id_ in tasks}
         known = {id_: row for id_, row in before.items() if row is not None}
         if known:
             self._live.apply([("state", {"id": id_, "state": str(tasks[id_])}) for id_ in known], self._live.epoch)
             self._undo += [("state", {"id": id_, "state": row["state"]}) for id_, row in known.items()]
-        left = {id_: self.left(id_) for id_ in known}
-        return {id_: row for id_, row in left.items() if row is not None}
+        after = {id_: self._live.task(id_) for id_ in known}
+        return {id_: self._rest(id_, row) for id_, row in after.items() if row is not None}
+
+    def _rest(self, task: str, row: Mapping[str, int]) -> Rest:
+        owed = [amount for id_, amount in self._owed if id_ == task]
+        left = Budgets(*(_with(row[axis], [getattr(one, axis) for one in owed]) for axis in AXES))
+        return Rest(left, Budgets(*(row[f"over_{axis}"] for axis in AXES)))
 
     def mark(self) -> tuple[int, int]:
         """Where `undo` goes back to."""
@@ -99,9 +102,3 @@ class LiveSpending:
 
 def _with(left: int, owed: list[int]) -> int:
     return left if left == UNLIMITED else left + sum(owed)
-
-
-def _short(before: Mapping[str, int], after: Mapping[str, int], axis: str, amount: int) -> int:
-    if before[axis] == UNLIMITED or not amount:
-        return 0
-    return max(0, after[axis] + after[f"spent_{axis}"] - (before[axis] + before[f"spent_{axis}"] - amount))

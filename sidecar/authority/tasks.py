@@ -6,7 +6,7 @@ task ends all below it, with their approvals, in the same write.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,7 @@ from sidecar.authority.draft import (
     TASKS,
     Caller,
     Draft,
+    Rest,
     hashed_name,
 )
 from sidecar.authority.errors import ChangedError, DeniedError, ExhaustedError, StateError, invalid, missing
@@ -33,6 +34,7 @@ TEXT_BYTES_MAX = 1024
 ORIGINS = ("user", "agent", "schedule", "event")
 AXES = ("calls", "cost", "bytes")
 NOTHING = Budgets(0, 0, 0)
+NO_REST = Rest(NOTHING, NOTHING)
 FORGET_S = 60  # a closed task is told from an unknown one this long
 EXPIRE, FORGET, PURGE = "T", "F", "P"
 
@@ -94,6 +96,14 @@ class ChangeTask(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Balance(NamedTuple):
+    """An amount per budget that can be below zero; None: unlimited."""
+
+    calls: int | None = 0
+    cost: int | None = 0
+    bytes: int | None = 0
+
+
 class Closed(msgspec.Struct, frozen=True, kw_only=True):
     """What ended: the task, all that went with it (itself first), and what its parent got back."""
 
@@ -145,6 +155,8 @@ def delegate_task(draft: Draft, asked: DelegateTask, by: Caller) -> Task:
     """A new task within another one, for another agent or for a subprocess of the same."""
     parent = _standing(draft, asked.parent, "delegate", asked.expected_rev)
     _check_agent(asked.agent)
+    if by.is_any((asked.agent,)) and not by.is_any((parent.agent,)):
+        raise DeniedError("an agent cannot take a part of a task that is not its own; let the task's agent delegate it")
     check_text("purpose", asked.purpose, empty=True)
     if parent.depth >= parent.max_depth:
         raise StateError(f"task `{parent.id}` stands at depth {parent.depth} of {parent.max_depth}; it cannot delegate")
@@ -272,19 +284,19 @@ def close_tasks(draft: Draft, root: Task, command: str, reason: str, by: Caller)
     """End `root` and all below it. What is left goes to the parent of `root`."""
     tree = _subtree(draft, root)
     ends = {task.id: _next_state(task, command if task is root else _inherited(command)) for task in tree}
-    left = draft.spending.stop(ends)
+    rests = draft.spending.stop(ends)
     undone: list[str] = []
-    total = NOTHING
-    below: defaultdict[str, list[Budgets]] = defaultdict(list)
-    # Children first, so that what they give back is part of what their parent gives back.
+    total = Balance()
+    below: defaultdict[str, list[Balance]] = defaultdict(list)
+    # Children first, so that what they give back, or spent too much, is part of what their parent gives back.
     for task in reversed(tree):
-        total = _total(task, left.get(task.id, NOTHING), below[task.id])
+        total = _total(task, rests.get(task.id, NO_REST), below[task.id])
         below[task.parent].append(total)
-        closed = _closed(draft, task, ends[task.id], total, reason)
+        closed = _closed(draft, task, ends[task.id], _left(task, total), reason)
         undone += undo_approvals(draft, task.id, by)
         if task is root:
             root = closed
-    refunded = _refund(draft, root, total)
+    refunded = _refund(draft, root, total, by)
     draft.event(f"task.{ends[root.id]}", by, task=root.id, agent=root.agent, closed=len(tree), reason=reason)
     return Closed(task=root, closed=tuple(task.id for task in tree), refunded=refunded, undone_approvals=tuple(undone))
 
@@ -315,11 +327,14 @@ def live_task(task: Task, left: Budgets) -> dict[str, Any]:
 
 
 def undrawn(task: Task) -> Budgets:
-    """What its own calls could have spent of what was granted."""
-    granted, drawn = task.granted, task.drawn
-    return Budgets(
-        _minus(granted.calls, drawn.calls), _minus(granted.cost, drawn.cost), _minus(granted.bytes, drawn.bytes)
-    )
+    """What its own calls could have spent of what was granted; nothing when its children spent more than that."""
+    return Budgets(*(UNLIMITED if n is None else max(0, n) for n in balance(task)))
+
+
+def balance(task: Task) -> Balance:
+    """Granted less drawn: below zero when what its children overspent was charged to it."""
+    pairs = ((getattr(task.granted, axis), getattr(task.drawn, axis)) for axis in AXES)
+    return Balance(*(None if granted == UNLIMITED else granted - drawn for granted, drawn in pairs))
 
 
 # ---------------------------------------------------------------- parts
@@ -457,35 +472,48 @@ def _cap(draft: Draft, task: Task, most: Budgets) -> Task:
     return msgspec.structs.replace(task, granted=Budgets(*granted))
 
 
-def _total(task: Task, left: Budgets, below: Sequence[Budgets]) -> Budgets:
-    """What a closed task gives back: its own rest, and what came back from below. Unlimited stays so."""
-    amounts = []
+def _total(task: Task, rest: Rest, below: Sequence[Balance]) -> Balance:
+    """What a closed task gives back: its own rest and that of those below, less what any of them spent too much."""
+    amounts: list[int | None] = []
     for axis in AXES:
         if getattr(task.granted, axis) == UNLIMITED:
-            amounts.append(UNLIMITED)
+            amounts.append(None)
         else:
-            amounts.append(max(0, getattr(left, axis)) + sum(max(0, getattr(one, axis)) for one in below))
-    return Budgets(*amounts)
+            own = max(0, getattr(rest.left, axis)) - getattr(rest.over, axis)
+            amounts.append(own + sum(getattr(one, axis) or 0 for one in below))
+    return Balance(*amounts)
 
 
-def _refund(draft: Draft, closed: Task, total: Budgets) -> Budgets:
-    """Give what is left of a closed task to its parent, if that is still there and limited."""
+def _left(task: Task, total: Balance) -> Budgets:
+    """For whoever looks at the closed task."""
+    pairs = ((getattr(task.granted, axis), getattr(total, axis)) for axis in AXES)
+    return Budgets(*(UNLIMITED if granted == UNLIMITED else max(0, n) for granted, n in pairs))
+
+
+def _refund(draft: Draft, closed: Task, total: Balance, by: Caller) -> Budgets:
+    """Give what is left of a closed task to its parent, if that is still there and limited, and charge it the debts."""
     parent = draft.find(TASKS, closed.parent.encode(), Task) if closed.parent else None
     if parent is None or parent.state not in LIVING:
         return NOTHING
-    amounts = [max(0, getattr(total, axis)) if getattr(parent.granted, axis) != UNLIMITED else 0 for axis in AXES]
-    refunded = Budgets(*amounts)
-    if any(amounts):
-        drawn = Budgets(*(getattr(parent.drawn, axis) - n for axis, n in zip(AXES, amounts, strict=True)))
-        parent = msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
-        draft.put(TASKS, parent.id.encode(), parent)
+    amounts = [getattr(total, axis) or 0 if getattr(parent.granted, axis) != UNLIMITED else 0 for axis in AXES]
+    if not any(amounts):
+        return NOTHING
+    drawn = Budgets(*(getattr(parent.drawn, axis) - n for axis, n in zip(AXES, amounts, strict=True)))
+    parent = msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
+    draft.put(TASKS, parent.id.encode(), parent)
+    refunded, charged = Budgets(*(max(0, n) for n in amounts)), Budgets(*(max(0, -n) for n in amounts))
+    if any(n < 0 for n in amounts):
+        # What was spent too much does not go with the child: a parent would be unlimited in small pieces.
+        draft.spending.charge(parent.id, charged)
+        draft.event("task.overspent", by, task=closed.id, parent=parent.id, **_said(charged))
+    if any(n > 0 for n in amounts):
         draft.spending.owe(parent.id, refunded)
-        draft.tell("budget", {"id": parent.id, **{axis: getattr(refunded, axis) for axis in AXES}})
+        draft.tell("budget", {"id": parent.id, **_said(refunded)})
     return refunded
 
 
-def _minus(granted: int, drawn: int) -> int:
-    return UNLIMITED if granted == UNLIMITED else granted - drawn
+def _said(amount: Budgets) -> dict[str, int]:
+    return {axis: getattr(amount, axis) for axis in AXES}
 
 
 def _ttl(draft: Draft, ttl_s: int) -> int:

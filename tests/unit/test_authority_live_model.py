@@ -66,10 +66,8 @@ class Model:
         self.apply(("budget", {"id": id_, **amounts}))
         row = self.tasks.get(id_)
         for axis, amount in amounts.items():
-            if row and row[axis] >= 0 and amount > 0:
+            if row and row[axis] >= 0:
                 self.move(row, axis, amount)
-            elif row and row[axis] >= 0:
-                row[axis] = max(0, row[axis] + amount)
 
     def forget(self) -> None:
         id_ = f"t{self.rng.randrange(8)}"
@@ -162,7 +160,7 @@ class Model:
         for id_, row in self.tasks.items():
             found = self.live.task(id_)
             assert found is not None
-            names = ("state", *AXES, *(f"spent_{axis}" for axis in AXES))
+            names = ("state", *AXES, *(f"{what}_{axis}" for what in ("spent", "over") for axis in AXES))
             assert {name: found[name] for name in names} == {name: row[name] for name in names}, id_
         assert self.live.counts()["tasks"] == len(self.tasks)
         assert self.live.counts()["revocations"] == len(self.revoked)

@@ -37,6 +37,7 @@ class Plain:
     agent: str
     parent: "Plain | None"
     calls: int
+    """Left; below zero: spent too much."""
     expires_ns: int
     max_depth: int
     state: str = "open"
@@ -114,7 +115,9 @@ class Authority(RuleBasedStateMachine):
     )
     def delegate(self, parent: Plain, agent: str, calls: int, ttl_s: int, by: Caller) -> Plain:
         depth = len(parent.chain) - 1
-        allowed = self.stands(parent) and parent.state == "open" and depth < parent.max_depth and calls <= parent.calls
+        allowed = self.stands(parent) and parent.state == "open" and depth < parent.max_depth
+        allowed = allowed and calls <= max(0, parent.calls)
+        allowed = allowed and (by.id != agent or by.id == parent.agent)  # nobody gives themselves what others have
         asked = DelegateTask(parent=parent.id, agent=agent, scope=ALL, budgets=Budgets(calls=calls), ttl_s=ttl_s)
         child = self.attempt(allowed, tasks.delegate_task, asked, by)
         if child is None:
@@ -129,8 +132,9 @@ class Authority(RuleBasedStateMachine):
     @rule(task=tasks, calls=st.integers(0, 10))
     def narrow(self, task: Plain, calls: int) -> None:
         if self.attempt(self.stands(task), tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(calls=calls)), ALICE):
-            self.granted -= max(0, task.calls - calls)
-            task.calls = min(task.calls, calls)
+            less = max(0, task.calls - calls)
+            self.granted -= less
+            task.calls -= less
 
     @rule(task=tasks)
     def suspend(self, task: Plain) -> None:
@@ -157,13 +161,13 @@ class Authority(RuleBasedStateMachine):
         else:
             self.granted -= back  # nobody has it any more
 
-    @rule(task=tasks)
-    def call(self, task: Plain) -> None:
-        """A call spends, as the data plane would let it."""
+    @rule(task=tasks, really=st.integers(1, 5))
+    def call(self, task: Plain, really: int) -> None:
+        """A call spends, as the data plane would let it; what it really spent, as its report says, can be more."""
         if task.living and task.calls > 0:
-            self.book.spending.add(task.id, Budgets(-1, 0, 0))
-            task.calls -= 1
-            self.spent += 1
+            self.book.spending.add(task.id, Budgets(-really, 0, 0))
+            task.calls -= really
+            self.spent += really
 
     @rule(seconds=st.sampled_from([1, 10, 30]))
     def wait(self, seconds: int) -> None:
@@ -220,8 +224,8 @@ class Authority(RuleBasedStateMachine):
             if plain.living:
                 left = self.book.spending.left(plain.id)
                 assert left is not None
-                assert left.calls == plain.calls
-                assert row.granted.calls - row.drawn.calls >= left.calls
+                assert left.calls == max(0, plain.calls)
+                assert row.granted.calls - row.drawn.calls >= plain.calls
                 if plain.parent is not None:
                     assert row.expires_ns <= tasks.get_task(draft, plain.parent.id).expires_ns
 

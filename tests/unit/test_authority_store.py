@@ -433,6 +433,31 @@ def test_a_restart_counts_what_the_journal_says_was_spent(tmp_path: pathlib.Path
         second.store.close()
 
 
+def test_what_a_child_overspent_is_charged_to_its_parent_durably_or_not_at_all(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same commit as the child's end; debts of every size are debts after a restart as well."""
+    cost = int(EffectKind.EFFECT_COST)
+    with kept(tmp_path / "s") as one:
+        parent = one.open(budgets=Budgets(cost=11))
+        asked = DelegateTask(parent=parent.id, agent=AGENT_B, scope=ALL, budgets=Budgets(cost=1))
+        children = [one.run(tasks.delegate_task, asked, BY_A) for _ in range(3)]
+        for child, over, owed in zip(children, (5, 4, 1), ((3, 0), (0, 1), (0, 2)), strict=True):
+            one.live.redo([(cost, child.id, 1 + over)])
+            before = {**(one.live.task(parent.id) or {}), "ttl_ns": 0}
+            mend = commit_fails(monkeypatch, lmdb.DiskError("mdb_txn_commit: No space left on device"))
+            with pytest.raises(ExhaustedError):
+                one.run(tasks.complete_task, ChangeTask(id=child.id), BY_A)
+            mend()
+            assert before == {**(one.live.task(parent.id) or {}), "ttl_ns": 0}
+            one.run(tasks.complete_task, ChangeTask(id=child.id), BY_A)
+            row = one.live.task(parent.id) or {}
+            assert (row["cost"], row["over_cost"]) == owed
+    with kept(tmp_path / "s") as again:
+        row = again.live.task(parent.id) or {}
+        assert (row["cost"], row["over_cost"]) == (0, 2)
+
+
 def test_records_that_are_gone_leave_nothing_to_spend(tmp_path: pathlib.Path) -> None:
     """What was spent there is not known any more, and a budget is never more than was granted."""
     folder = tmp_path / "journal"

@@ -15,6 +15,7 @@ from sidecar.authority.revocations import Kind, Mode, Revoke, revoke
 from sidecar.authority.rows import Budgets, Task, TaskState
 from sidecar.authority.scope import Scope
 from sidecar.authority.tasks import ChangeTask, DelegateTask, NarrowTask
+from tests.fix_serve import TRUST_DOMAIN
 from tests.fix_store import AGENT_A, AGENT_B, AGENT_C, ALICE, ALL, BOB, BY_A, BY_B, Book, denial
 
 COMMANDS = ("narrow", "delegate", "suspend", "resume", "complete", "cancel", "expire", "revoke")
@@ -42,6 +43,14 @@ def do(book: Book, task: Task, command: str, by: Caller = ALICE) -> Any:
     if command == "revoke":
         return book.run(revoke, Revoke(kind=Kind.TASK, key=task.id), by)
     return book.run(getattr(tasks, f"{command}_task"), ChangeTask(id=task.id), by)
+
+
+ONE = Budgets(cost=1)
+
+
+def delegated(book: Book, parent: Task, budgets: Budgets) -> Task:
+    asked = DelegateTask(parent=parent.id, agent=AGENT_B, scope=ALL, budgets=budgets)
+    return book.run(tasks.delegate_task, asked, BY_A)
 
 
 def brought(book: Book, state: TaskState) -> Task:
@@ -114,6 +123,20 @@ def test_an_agent_cannot_open_a_task_for_itself(book: Book) -> None:
     assert book.open(AGENT_B, BY_A).opened_by == AGENT_A
 
 
+def test_nobody_takes_a_part_of_a_task_that_is_not_their_own(book: Book) -> None:
+    """Row 17: delegation is no way around opening. A task's own agent may hand on to a subprocess of the same SVID."""
+    task = book.open(AGENT_A)
+    orchestrator = f"spiffe://{TRUST_DOMAIN}/orchestrator"
+    everywhere = Caller("person", "erin", AGENT_C)
+    for by, agent in ((Caller("workload", orchestrator, orchestrator), orchestrator), (everywhere, AGENT_C)):
+        with pytest.raises(DeniedError):
+            book.run(tasks.delegate_task, DelegateTask(parent=task.id, agent=agent, scope=ALL), by)
+    assert book.run(tasks.delegate_task, DelegateTask(parent=task.id, agent=AGENT_A, scope=ALL), BY_A).depth == 1
+    child = book.run(tasks.delegate_task, DelegateTask(parent=task.id, agent=AGENT_B, scope=ALL), BY_A)
+    with pytest.raises(DeniedError):
+        book.run(tasks.delegate_task, DelegateTask(parent=child.id, agent=AGENT_A, scope=ALL), BY_A)
+
+
 def test_nobody_of_its_chain_resumes_a_task(book: Book) -> None:
     """Row 17: neither the agent, nor whoever delegated to it."""
     parent = book.open()
@@ -160,6 +183,26 @@ def test_a_child_takes_its_budgets_from_its_parent_and_gives_back_what_is_left(b
     assert book.spending.left(parent.id) == Budgets(9, 85, -1)
     assert get(book, parent.id).drawn == Budgets(1, 15, 0)
     assert get(book, child.id).final == Budgets(3, 25, 990)
+
+
+@pytest.mark.parametrize("drawn", [0, 9])
+def test_what_a_child_spent_too_much_its_parent_pays(book: Book, drawn: int) -> None:
+    """Also what a grandchild did, and beyond what the parent has: it is owed then, and what comes back pays it."""
+    parent = book.open(budgets=Budgets(cost=11))
+    other = delegated(book, parent, Budgets(cost=drawn)) if drawn else None
+    child = delegated(book, parent, Budgets(cost=1))
+    below = book.run(tasks.delegate_task, DelegateTask(parent=child.id, agent=AGENT_C, scope=ALL, budgets=ONE), BY_B)
+    book.spending.add(below.id, Budgets(0, -12, 0))
+    closed = book.run(tasks.complete_task, ChangeTask(id=child.id), BY_B)
+    assert closed.refunded == Budgets(0, 0, 0)
+    assert book.spending.left(parent.id) == Budgets(cost=0)
+    assert tasks.undrawn(get(book, parent.id)) == Budgets(cost=0)
+    assert ("task.overspent", f"by={AGENT_B} task={child.id} parent={parent.id} calls=0 cost=11 bytes=0") in book.events
+    with pytest.raises(StateError):
+        delegated(book, parent, Budgets(cost=1))
+    if other is not None:
+        book.run(tasks.complete_task, ChangeTask(id=other.id), BY_B)
+        assert book.spending.left(parent.id) == Budgets(cost=0)
 
 
 def test_a_child_cannot_take_more_than_is_left(book: Book) -> None:
