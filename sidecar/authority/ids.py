@@ -18,7 +18,8 @@ class Ids:
     """Makes 128 bits in hexadecimal as in a UUIDv7 (RFC 9562, section 6.2, method 1): milliseconds, a counter, chance.
 
     What is opened together lies together in the store, at the end of what was opened before, so a commit writes few
-    pages and fills them. For one thread at a time.
+    pages and fills them. An id is a name, no key to anything: tasks are bound to their agent's SVID, and 64 bits of
+    chance keep two stores apart. For one thread at a time.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@
                        what time brings ─┘                               └─ fails: nothing changed, the caller is told
 
 One thread at a time has the turn: a caller who finds it free takes it, so that one caller alone waits for no other
-thread; the writer thread takes it for what queued meanwhile, for what time brings and for repairs.
+thread; the writer thread takes it for what queued meanwhile, for a crowd, for what time brings and for repairs.
 
 A commit that fails in the disk's hardware latches the store: what needs it is refused, and calls get ERROR, until all
 that was acknowledged stands in a fresh file (the kernel forgets a page that it could not write, so a later success
