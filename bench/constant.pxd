@@ -3,10 +3,11 @@ from fastpath.call cimport Call, Pdp
 from fastpath.decide cimport Peer
 from fastpath.value cimport Arena
 from fastpath.wire cimport Text
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 
 # As fastpath.call.call_answer, but nothing is read, decided, recorded or counted.
 cdef void call_answer(
-    Pdp pdp, int door, Text message, const Peer *peer, Arena *arena, uint8_t *reply, uint8_t *record, Call *c
+    Pdp pdp, int door, Text message, const Peer *peer, int64_t now_ns, Arena *arena, uint8_t *reply, uint8_t *record,
+    Call *c
 ) noexcept nogil

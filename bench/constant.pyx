@@ -3,7 +3,7 @@ from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp
 from fastpath.decide cimport Peer
 from fastpath.value cimport Arena
 from fastpath.wire cimport Text, out_raw
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 import sys
@@ -14,7 +14,8 @@ cdef size_t _n = 0
 
 
 cdef void call_answer(
-    Pdp pdp, int door, Text message, const Peer *peer, Arena *arena, uint8_t *reply, uint8_t *record, Call *c
+    Pdp pdp, int door, Text message, const Peer *peer, int64_t now_ns, Arena *arena, uint8_t *reply, uint8_t *record,
+    Call *c
 ) noexcept nogil:
     memset(c, 0, sizeof(Call))
     c.reply.p, c.reply.cap = reply, CALL_REPLY_BYTES

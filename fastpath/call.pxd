@@ -40,6 +40,7 @@ cdef class InForce:
 
 cdef struct Call:            # one call in flight; everything it points to outlives it
     const Peer *peer
+    int64_t now_ns           # monotonic, when its bytes were handed to us; 0: when it is begun
     const Table *table       # NULL while no generation is in force
     const void *rules        # of the Mapping in force
     Authority authority      # snapshot taken when the call started
@@ -75,9 +76,11 @@ cdef class Pdp:
     cdef tuple _answer(self, int door, bytes request, object peer)
 
 
-# Decide one call at `door` (fastpath.request Door) for any thread, with or without the GIL. `arena` is empty and the
-# caller's own, `reply` has room for CALL_REPLY_BYTES and `record` for RECORD_BYTES_MAX. Afterwards c.code is the gRPC
-# status and c.reply the answer, or the status message when the code is not 0; both live in `reply` and `arena`.
+# Decide one call at `door` (fastpath.request Door) for any thread, with or without the GIL. It arrived at `now_ns` of
+# the monotonic clock; 0: now. `arena` is empty and the caller's own, `reply` has room for CALL_REPLY_BYTES and `record`
+# for RECORD_BYTES_MAX. Afterwards c.code is the gRPC status and c.reply the answer, or the status message when the code
+# is not 0; both live in `reply` and `arena`.
 cdef void call_answer(
-    Pdp pdp, int door, Text message, const Peer *peer, Arena *arena, uint8_t *reply, uint8_t *record, Call *c
+    Pdp pdp, int door, Text message, const Peer *peer, int64_t now_ns, Arena *arena, uint8_t *reply, uint8_t *record,
+    Call *c
 ) noexcept nogil

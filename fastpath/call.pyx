@@ -138,7 +138,7 @@ cdef Request *_new_request(Call *c, int door, int64_t budget_ns) noexcept nogil:
     if request.principal == NULL:
         return NULL
     request.door = door
-    request.started_ns = injected if injected else _read(CLOCK_MONOTONIC)
+    request.started_ns = injected or c.now_ns or _read(CLOCK_MONOTONIC)
     request.started_unix_ns = c.authority.now_unix_ns if c.authority.now_unix_ns else _read(CLOCK_REALTIME)
     request.deadline_ns = request.started_ns + budget_ns
     return request
@@ -428,7 +428,8 @@ cdef class InForce:
 
 
 cdef void call_answer(
-    Pdp pdp, int door, Text message, const Peer *peer, Arena *arena, uint8_t *reply, uint8_t *record, Call *c
+    Pdp pdp, int door, Text message, const Peer *peer, int64_t now_ns, Arena *arena, uint8_t *reply, uint8_t *record,
+    Call *c
 ) noexcept nogil:
     cdef Held *held = slot_enter(pdp.in_force)
     cdef const Force *force = <const Force *> held.data
@@ -438,6 +439,7 @@ cdef void call_answer(
     c.request = NULL
     c.code = GRPC_OK
     c.peer = peer
+    c.now_ns = now_ns
     c.table = force.table
     c.rules = force.rules
     c.authority = force.authority
@@ -573,7 +575,7 @@ cdef class Pdp:
         message.p, message.n = request, <uint32_t> len(request)
         scratch.arena.used, scratch.arena.failed = 0, 0
         with nogil:
-            call_answer(self, door, message, &caller.peer, &scratch.arena, scratch.reply, scratch.record, &c)
+            call_answer(self, door, message, &caller.peer, 0, &scratch.arena, scratch.reply, scratch.record, &c)
         reply = PyBytes_FromStringAndSize(<char *> c.reply.p, c.reply.n)
         self._scratch.append(scratch)
         return c.code, reply

@@ -94,4 +94,11 @@ cdef inline uint32_t envoy_header(const HttpCall *call, const char *name, Header
     return header_lines(call, wanted, line)
 
 
-cdef Text envoy_extension(const HttpCall *call, const char *name) noexcept nogil
+cdef Text extension_value(const HttpCall *call, Text name) noexcept nogil
+
+
+cdef inline Text envoy_extension(const HttpCall *call, const char *name) noexcept nogil:
+    """The value of a context extension; empty when it is not there."""
+    if call.extension_count == 0:
+        return text_of("")
+    return extension_value(call, text_of(name))

@@ -857,8 +857,7 @@ cdef uint32_t header_lines(const HttpCall *call, Text wanted, HeaderLine *line) 
     return n
 
 
-cdef Text envoy_extension(const HttpCall *call, const char *name) noexcept nogil:
-    cdef Text wanted = text_of(name)
+cdef Text extension_value(const HttpCall *call, Text wanted) noexcept nogil:
     cdef uint32_t low = 0, high = call.extension_count, middle
     while low < high:
         middle = (low + high) // 2
