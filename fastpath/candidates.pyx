@@ -11,6 +11,8 @@ from fastpath.image cimport (
     FILED_PRINCIPAL_IN,
     FILED_RESOURCE_EQ,
     FILED_RESOURCE_IN,
+    NODE_DEEP,
+    NODE_INHERITS,
     NODE_PARENT,
     SCOPE_ANY,
     SCOPE_EQ,
@@ -24,16 +26,20 @@ from fastpath.image cimport (
 from fastpath.rows cimport (
     base_node,
     base_type,
+    deep_parent,
     delta_node,
     delta_type,
+    inherits,
+    leads_on,
     list_rows,
     prefetch,
-    table_at,
     table_node,
     table_policy,
+    under_flag,
 )
 from fastpath.table cimport list_has, node_is_in, table_is_in
 from fastpath.value cimport UID_UNKNOWN, Uid, cell_at
+from libc.stdint cimport uint64_t
 
 cdef enum:
     AHEAD = 8                # rows of policies that are fetched before they are looked at
@@ -117,11 +123,15 @@ cdef inline void fetch_policies(const Table *t, const List *list_) noexcept nogi
         prefetch(t.policies + rows[i])
 
 
-cdef inline void fetch_list(const Table *t, const List *list_) noexcept nogil:
-    if list_.n == 1:
-        prefetch(t.policies + list_.at)
-    elif list_.n:
-        prefetch(table_at(t, list_.at))
+cdef inline void fetch_list(const Table *t, const Node *node, const List *list_) noexcept nogil:
+    """The policies of a list that stands in its node's row, which is there; else the list."""
+    cdef const void *rows = list_rows(t, list_)
+    if list_.n == 0:
+        return
+    if <uint64_t> (<const char *> rows - <const char *> node) < sizeof(Node):
+        fetch_policies(t, list_)
+    else:
+        prefetch(rows)
 
 
 cdef void fetch_node(const Table *t, uint32_t index, int under) noexcept nogil:
@@ -131,11 +141,15 @@ cdef void fetch_node(const Table *t, uint32_t index, int under) noexcept nogil:
     cdef uint32_t i
     if node is NULL:
         return
-    fetch_list(t, &node.filed[under])
-    fetch_list(t, &node.filed[under + 1])
+    fetch_list(t, node, &node.filed[under])
+    fetch_list(t, node, &node.filed[under + 1])
     if node.attrs.n:
         prefetch(cell_at(&node.attrs))
         prefetch(<const char *> cell_at(&node.attrs) + 64)
+    if node.flags & NODE_INHERITS and node.flags & under_flag(under + 1):
+        fetch_list(t, node, &node.closure)
+    elif not node.flags & (under_flag(under + 1) | NODE_DEEP):
+        return
     parents = list_rows(t, &node.parents)
     for i in range(node.parents.n if node.parents.n < AHEAD else AHEAD):
         # The line of its lists, and the one where short lists stand.
@@ -148,7 +162,7 @@ cdef void fetch_above(const Table *t, uint32_t index, int under) noexcept nogil:
     cdef const Node *node = base_node(t, index)
     cdef const uint32_t *parents
     cdef uint32_t i
-    if node is NULL:
+    if node is NULL or node.flags & NODE_INHERITS or not node.flags & under_flag(under):
         return
     parents = list_rows(t, &node.parents)
     for i in range(node.parents.n if node.parents.n < AHEAD else AHEAD):
@@ -192,11 +206,16 @@ cdef int walk_filed(Walk *walk, uint32_t index, int under) noexcept nogil:
     return stop
 
 
-cdef bint seen_above(Walk *walk, const uint32_t *parents, uint32_t n, uint32_t index) noexcept nogil:
-    """Whether `index` is one of the first `n` parents or above one of them."""
+cdef bint seen_above(Walk *walk, const Node *node, uint32_t n, uint32_t index) noexcept nogil:
+    """Whether `index` is one of the first `n` parents of a node or above one of them."""
+    cdef const uint32_t *parents = list_rows(walk.t, &node.parents)
+    cdef const Node *parent
     cdef uint32_t i
     for i in range(n):
-        if parents[i] == index or list_has(walk.t, &table_node(walk.t, parents[i]).closure, index):
+        if parents[i] == index:
+            return True
+        parent = deep_parent(walk.t, node, parents[i])
+        if parent is not NULL and list_has(walk.t, &parent.closure, index):
             return True
     return False
 
@@ -217,19 +236,27 @@ cdef int walk_above(Walk *walk, uint32_t index, int under, const Node *seen) noe
     cdef const Node *parent
     cdef uint32_t i, j
     cdef int stop = 0
+    if walk.t.delta is NULL and not node.flags & under_flag(under):
+        return 0
+    if seen is NULL and inherits(walk.t, node, under):
+        return walk_list(walk, &node.closure)
     if node.flags & NODE_PARENT:
         above = list_rows(walk.t, &node.closure)
         for i in range(node.closure.n):
             stop = stop or walk_ancestor(walk, above[i], under, seen)
         return stop
     for i in range(node.parents.n):
+        if not leads_on(walk.t, node, parents[i], under):
+            continue
         # Two parents may share an ancestor, and one may be above the other.
-        if not seen_above(walk, parents, i, parents[i]):
+        if not seen_above(walk, node, i, parents[i]):
             stop = stop or walk_ancestor(walk, parents[i], under, seen)
-        parent = table_node(walk.t, parents[i])
+        parent = deep_parent(walk.t, node, parents[i])
+        if parent is NULL:
+            continue
         above = list_rows(walk.t, &parent.closure)
         for j in range(parent.closure.n):
-            if not seen_above(walk, parents, i, above[j]):
+            if not seen_above(walk, node, i, above[j]):
                 stop = stop or walk_ancestor(walk, above[j], under, seen)
     return stop
 
@@ -295,6 +322,11 @@ cdef int walk_resource(Walk *walk) noexcept nogil:
     return stop
 
 
+cdef void candidates_fetch(const Table *t, const Uid *principal, const Uid *resource) noexcept nogil:
+    fetch_node(t, principal.index, FILED_PRINCIPAL_EQ)
+    fetch_node(t, resource.index, FILED_RESOURCE_EQ)
+
+
 cdef int candidates_walk(const Table *t, const EvalContext *context, Visit visit, void *state) noexcept nogil:
     cdef Walk walk
     cdef int stop
@@ -303,8 +335,6 @@ cdef int candidates_walk(const Table *t, const EvalContext *context, Visit visit
     walk.visit = visit
     walk.state = state
     walk.action = UID_UNKNOWN
-    fetch_node(t, context.principal.index, FILED_PRINCIPAL_EQ)
-    fetch_node(t, context.resource.index, FILED_RESOURCE_EQ)
     fetch_above(t, context.principal.index, FILED_PRINCIPAL_IN)
     fetch_above(t, context.resource.index, FILED_RESOURCE_IN)
     stop = (

@@ -11,7 +11,7 @@ from fastpath.authority cimport (
     authority_take,
 )
 from fastpath.bounds cimport View, view_cell
-from fastpath.candidates cimport candidates_walk, scope_matches
+from fastpath.candidates cimport candidates_fetch, candidates_walk, scope_matches
 from fastpath.columns cimport (
     COL_APPROVAL_BREAK_GLASS,
     COL_APPROVAL_STATE,
@@ -87,6 +87,8 @@ cdef struct Selected:        # the first LISTED_MAX policies in the table's orde
     uint8_t error[LISTED_MAX]
     uint32_t n
     uint32_t total
+
+ctypedef void (*Fetch)(const Table *t, const Uid *uid) noexcept nogil
 
 cdef struct Run:             # one evaluation over the candidates
     const Table *t
@@ -293,11 +295,19 @@ cdef inline void resolve(const Table *table, Uid *uid) noexcept nogil:
 
 
 cdef void request_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
-    cdef const Node *node
-    memset(context, 0, sizeof(EvalContext))
+    resolve_all(table, request)
+    fill_context(table, request, context)
+
+
+cdef void resolve_all(const Table *table, Request *request) noexcept nogil:
     resolve(table, request.principal)
     resolve(table, request.action)
     resolve(table, request.resource)
+
+
+cdef void fill_context(const Table *table, Request *request, EvalContext *context) noexcept nogil:
+    cdef const Node *node
+    memset(context, 0, sizeof(EvalContext))
     context.principal = request.principal
     context.action = request.action
     context.resource = request.resource
@@ -468,6 +478,9 @@ cdef void evaluate(
 ) noexcept nogil:
     cdef Run run
     cdef int stop
+    resolve_all(table, request)
+    # A large table is in no cache: what the walk reads first is on its way while the columns are copied.
+    candidates_fetch(table, request.principal, request.resource)
     memset(&run, 0, sizeof(Run))
     run.t = table
     run.authority = authority
@@ -476,14 +489,11 @@ cdef void evaluate(
     run.deadline_ns = request.deadline_ns
     run.obliged_permit = run.obliged_forbid = run.hard_forbid = NONE32
     run.standing = &out.standing
-    # A large table is in no cache: rows are on their way while the columns are copied.
-    table_fetch_row(table, request.principal)
-    table_fetch_row(table, request.action)
-    table_fetch_row(table, request.resource)
     authority_fill(authority, request)
-    request_context(table, request, &run.context)
+    fill_context(table, request, &run.context)
     if not stand(peer, request, table, authority, arena, out):
         return
+    out.cacheable = authority.live is NULL and only_request_read(table)
     stop = candidates_walk(table, &run.context, visit, &run)
     if stop:
         # Lists of a walk that did not end would pass for complete.
@@ -498,17 +508,18 @@ cdef void evaluate(
         if all is not NULL:
             keep_determining(&run, all)
     list_all(&run, out)
-    out.cacheable = authority.live is NULL and only_request_read(table)
 
 
-cdef void fetch_slots(const Table *table, const Request *request) noexcept nogil:
-    """Begin to fetch what the lookup of the call's uids reads first. A refused call may lack some."""
+cdef void fetch(const Table *table, const Request *request, Fetch what) noexcept nogil:
+    """Begin to fetch what the lookup of the call's uids reads. A refused call may lack some, and a table its image."""
+    if table is NULL or table.image is NULL:
+        return
     if request.principal is not NULL:
-        table_fetch_slot(table, request.principal)
+        what(table, request.principal)
     if request.action is not NULL:
-        table_fetch_slot(table, request.action)
+        what(table, request.action)
     if request.resource is not NULL:
-        table_fetch_slot(table, request.resource)
+        what(table, request.resource)
 
 
 cdef void judge(
@@ -522,7 +533,6 @@ cdef void judge(
     if table is NULL or table.image is NULL:
         finish(out, OUTCOME_ERROR, literal(b"not_ready.rules"))
         return
-    fetch_slots(table, request)
     refusal = peer_refusal(peer, authority, request.started_unix_ns)
     if refusal.n == 0:
         refusal = request.refusal
@@ -568,6 +578,8 @@ cdef void decide(
 ) noexcept nogil:
     cdef int64_t now
     cdef int64_t started = request.started_ns
+    # A large table is in no cache: slots, then rows are on their way while something else is done.
+    fetch(table, request, table_fetch_slot)
     memset(out, 0, <char *> out.policies - <char *> out)
     finish(out, OUTCOME_ERROR, literal(b"internal"))
     if all is not NULL:
@@ -576,6 +588,7 @@ cdef void decide(
         started = monotonic_ns(authority)
     out.epoch = authority.epoch if authority.live is NULL else authority_epoch(authority.live)
     out.sequence = remit_next(&authority.sequence)
+    fetch(table, request, table_fetch_row)
     hex16(authority.boot, out.evaluation_id)
     hex16(out.sequence, out.evaluation_id + 16)
     if table is not NULL:
@@ -744,6 +757,15 @@ cdef class Prepared:
         return 0
 
 
+cdef void unresolve(Request *request) noexcept nogil:
+    """Forget what the last decision looked up: one that is asked again is to cost what the first one did."""
+    request.principal.index = request.principal.type_index = UID_UNKNOWN
+    request.action.index = request.action.type_index = UID_UNKNOWN
+    request.resource.index = request.resource.type_index = UID_UNKNOWN
+    if request.resource_parent is not NULL:
+        request.resource_parent.index = request.resource_parent.type_index = UID_UNKNOWN
+
+
 cdef uint8_t decide_prepared(
     const Peer *peer, void *prepared, const Table *table, Authority *authority, Decision *out
 ) noexcept nogil:
@@ -753,6 +775,7 @@ cdef uint8_t decide_prepared(
     arena.used = (<Prepared> prepared).mark
     arena.failed = 0
     authority.columns = (<Prepared> prepared).live
+    unresolve(request)
     decide(peer, request, table, authority, arena, out, NULL)
     return out.outcome
 
@@ -846,6 +869,7 @@ cdef class Evaluator:
         prepared.busy = True
         prepared.arena.used = prepared.mark
         prepared.arena.failed = 0
+        unresolve(&prepared.request)
         with nogil:
             decide(&self.peer, &prepared.request, &table, &authority, &prepared.arena, &decision, &prepared.all)
         try:

@@ -6,6 +6,7 @@ there is one that matches nothing, so no list needs to be written anew.
 from fastpath.bounds cimport view_cell, view_has, view_text
 from fastpath.image cimport (
     IMAGE_VERSION,
+    NODE_ABOVE,
     NODE_PARENT,
     NODE_PRESENT,
     NODE_SAME,
@@ -24,6 +25,7 @@ from fastpath.rowcheck cimport (
     check_begin,
     check_end,
     list_filed,
+    lists_of,
     node_fits,
     note_fits,
     policy_filed,
@@ -256,6 +258,11 @@ cdef int check_nodes(Check *check, const DeltaHeader *h, const Added *added) noe
         if not slot_leads(check, uids, h.uid_slots, node_uid(t, first + i).hash, first + i):
             return refuse(check, b"delta nodes", i, NULL)
         entities += nodes[i].flags & NODE_PRESENT
+    for i in range(h.node_rows):
+        if ~nodes[i].flags & <uint32_t> NODE_ABOVE:
+            return refuse(check, b"delta nodes", i, b"flags deny what may be above it")
+        if lists_of(nodes + i) & ~h.lists:
+            return refuse(check, b"delta nodes", i, b"has policies that the header denies")
     for i in range(h.node_slots):
         if slots[i].row == <uint32_t> NONE32:
             continue

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cpdef enum:
-    IMAGE_VERSION = 2
+    IMAGE_VERSION = 3
     NONE32 = 0xFFFFFFFF
     ROWS_ALIGNED_AT = 48  # of 64: a value in pages of its own starts 16 bytes into the first one
     NODE_ROOM = 88        # bytes of a Node for its uid and its lists
@@ -61,6 +61,13 @@ cpdef enum NodeFlag:
     NODE_PRESENT = 1     # an entity of the store, so it has attributes and tags
     NODE_PARENT = 2      # some entity names it as a parent, so `closure` is complete
     NODE_SAME = 4        # of a delta: attributes and tags are those of the base's row
+    # What there may be above a node, so that no row of a parent is read in vain. A delta's rows have all of them.
+    NODE_UNDER_PRINCIPAL_IN = 8    # policies under an ancestor, by FILED_PRINCIPAL_IN; the next two likewise
+    NODE_UNDER_RESOURCE_IN = 16
+    NODE_UNDER_ACTION_IN = 32
+    NODE_DEEP = 64       # ancestors of a parent
+    NODE_ABOVE = 120     # these four
+    NODE_INHERITS = 128  # of a base's node that is no parent: `closure` has the policies that NODE_UNDER speaks of
 
 
 cdef struct Span:        # text or rows
@@ -119,7 +126,7 @@ cdef struct Node:        # one uid that the image names, as entity, parent, or c
     uint32_t uid         # `at` of a Uid (value.pxd) with index and type_index set; in `room` when it fits there
     uint32_t flags       # NodeFlag
     List parents         # nodes: the entity's own parents
-    List closure         # nodes: with NODE_PARENT all its ancestors, else none
+    List closure         # with NODE_PARENT nodes: all its ancestors; with NODE_INHERITS policies; else none
     List filed[FILED_NODES]   # policies by FiledUnder; of a delta: those that it adds
     Cell attrs           # KIND_RECORD (empty when not present)
     Cell tags            # KIND_RECORD
@@ -189,7 +196,7 @@ cdef struct DeltaHeader:
     uint32_t policy_slots      # Slot[]: policies of the base that are gone, likewise
     uint32_t code_words
     uint32_t constant_count
-    uint32_t reserved
+    uint32_t lists             # NODE_UNDER flags: by which of these its nodes have policies
     uint64_t off_nodes
     uint64_t off_types         # of a replaced one only the lists count, as what they add
     uint64_t off_policies

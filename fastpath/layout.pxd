@@ -28,6 +28,7 @@ cdef class Layout:
     cdef readonly Names lists            # of nodes that found no room in their rows, each padded to 8 bytes
     cdef uint64_t lists_at               # where they will stand
     cdef uint64_t *uid_at                # offset of each node's Uid, by rank
+    cdef uint8_t *up                     # NODE_ABOVE flags that a uid gives to those it is a parent of
     cdef uint32_t *scratch               # ranks of one list while it is sorted
     cdef uint32_t scratch_room
     cdef int _long_uids(self, uint8_t *out, uint64_t out_size, uint64_t at) except -1
@@ -37,6 +38,12 @@ cdef class Layout:
                    uint64_t end) except -1
     cdef uint32_t _overflow(self, const uint32_t *members, uint32_t n) except? 0xFFFFFFFF
     cdef uint32_t _type(self, const char *name, uint32_t size) except? 0xFFFFFFFF
+    cdef int _inherit(self, Node *node, uint32_t row, _Sources from_, uint8_t *out, uint64_t *free_at,
+                      uint64_t end) except -1
+    cdef uint32_t _inherited(self, int kind, uint32_t row, _Sources from_, uint32_t *found) noexcept
+    cdef bint _gather(self, int kind, uint32_t number, uint32_t *found, uint32_t *n) noexcept
+    cdef int _ups(self, _Sources from_) except -1
+    cdef uint8_t _lists(self, uint32_t number) noexcept
     cdef int _node(self, uint8_t *out, uint64_t at, uint32_t rank, _Sources from_) except -1
     cdef int _policy(self, Policy *policy, uint32_t rank, array.array actions) except -1
     cdef uint32_t _rank(self, uint32_t number) except? 0xFFFFFFFF

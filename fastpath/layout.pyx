@@ -1,18 +1,38 @@
 """See layout.pxd."""
 from cpython cimport array
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort, realloc
-from libc.string cimport memchr, memcpy, memset
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.string cimport memchr, memcpy, memmove, memset
 
 from fastpath.filing cimport Rule, Rules
-from fastpath.image cimport FILED_NODES, NODE_PARENT, NODE_PRESENT, NODE_ROOM, NONE32, List, Node, Policy, Slot
+from fastpath.image cimport (
+    FILED_ACTION_IN,
+    FILED_NODES,
+    FILED_PRINCIPAL_IN,
+    FILED_RESOURCE_IN,
+    NODE_ABOVE,
+    NODE_DEEP,
+    NODE_INHERITS,
+    NODE_PARENT,
+    NODE_PRESENT,
+    NODE_ROOM,
+    NODE_UNDER_PRINCIPAL_IN,
+    NODE_UNDER_RESOURCE_IN,
+    NONE32,
+    List,
+    Node,
+    Policy,
+    Slot,
+)
 from fastpath.names cimport Names
+from fastpath.rows cimport under_flag
 from fastpath.value cimport KIND_RECORD, Cell, Uid, uid_hash
 
 from fastpath.names import inverse
 
 cdef enum:
     UNIT = 8                 # bytes that one step of an `at` stands for
+    INHERITED_MAX = NODE_ROOM // 4
 
 
 cdef inline uint64_t padded(uint64_t size) noexcept nogil:
@@ -87,11 +107,13 @@ cdef class Layout:
         self.type_ranks = inverse(self.type_order)
         self.lists = Names()
         self.uid_at = <uint64_t *> malloc(sizeof(uint64_t) * (<uint64_t> uids.count + 1))
-        if self.uid_at is NULL:
+        self.up = <uint8_t *> calloc(<uint64_t> uids.count + 1, 1)
+        if self.uid_at is NULL or self.up is NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.uid_at)
+        free(self.up)
         free(self.scratch)
 
     def place(self, uint64_t nodes):
@@ -119,6 +141,7 @@ cdef class Layout:
         within(len(out), at, sizeof(Node) * <uint64_t> self.uids.count)
         self.lists_at = lists_at
         cdef _Sources sources = _Sources(*entities, *values, *closures)
+        self._ups(sources)
         for rank in range(self.uids.count):
             self._uid(&out[0], rank)
             self._node(&out[0], at + sizeof(Node) * <uint64_t> rank, rank, sources)
@@ -207,6 +230,33 @@ cdef class Layout:
             raise IndexError(number)
         return words(self.type_ranks)[number]
 
+    cdef uint8_t _lists(self, uint32_t number) noexcept:
+        """The flags of a uid's lists for what is in it."""
+        cdef uint32_t n = 0
+        cdef uint8_t found = 0
+        cdef int key
+        for key in range(FILED_PRINCIPAL_IN, FILED_ACTION_IN + 1, 2):
+            self.rules.filed(key, number, &n)
+            if n:
+                found |= <uint8_t> under_flag(key)
+        return found
+
+    cdef int _ups(self, _Sources from_) except -1:
+        cdef const uint32_t *starts = words(from_.closure_starts)
+        cdef const uint32_t *closures = words(from_.closures)
+        cdef uint32_t number, row, i
+        for number in range(self.uids.count):
+            self.up[number] = self._lists(number)
+        # What an ancestor has by now of its own ancestors is above this one as well, so the order does not matter.
+        for number in range(self.uids.count):
+            row = words(from_.closure_rows)[number]
+            if row == NONE32 or starts[row] == starts[row + 1]:
+                continue
+            self.up[number] |= NODE_DEEP
+            for i in range(starts[row], starts[row + 1]):
+                self.up[number] |= self.up[words(self.order)[closures[i]]]
+        return 0
+
     cdef int _node(self, uint8_t *out, uint64_t at, uint32_t rank, _Sources from_) except -1:
         cdef Node *node = <Node *> (out + at)
         cdef uint32_t number = words(self.order)[rank]
@@ -215,7 +265,7 @@ cdef class Layout:
         cdef uint64_t free_at = at + sizeof(Node) - NODE_ROOM
         cdef uint64_t end = at + sizeof(Node)
         cdef uint32_t n = 0
-        cdef uint32_t key
+        cdef uint32_t key, i
         cdef const uint32_t *members
         cdef List *lists = &node.filed[0]
         if self.uid_at[rank] == free_at:
@@ -226,6 +276,8 @@ cdef class Layout:
             node.flags |= NODE_PRESENT
             members = words(from_.parents) + words(from_.parent_starts)[row]
             n = words(from_.parent_starts)[row + 1] - words(from_.parent_starts)[row]
+            for i in range(n):
+                node.flags |= self.up[members[i]]
             members = self._ranked(members, n, &n)
             self._list(out, &node.parents, members, n, &free_at, end)
         if closure != NONE32:
@@ -236,9 +288,60 @@ cdef class Layout:
         for key in range(FILED_NODES):
             members = self.rules.filed(key, number, &n)
             self._list(out, lists + key, members, n, &free_at, end)
+        if closure == NONE32 and row != NONE32:
+            self._inherit(node, row, from_, out, &free_at, end)
         record(out, &node.attrs, from_, 0 if row == NONE32 else words(from_.attrs)[row])
         record(out, &node.tags, from_, 0 if row == NONE32 else words(from_.tags)[row])
         return 0
+
+    cdef int _inherit(self, Node *node, uint32_t row, _Sources from_, uint8_t *out, uint64_t *free_at,
+                      uint64_t end) except -1:
+        """Give a node that is no parent the policies of its ancestors, when they are of one kind and fit its row."""
+        cdef uint32_t found[INHERITED_MAX]
+        cdef uint32_t under = node.flags & <uint32_t> (NODE_ABOVE & ~NODE_DEEP)
+        cdef uint32_t n = 0
+        if under == NODE_UNDER_PRINCIPAL_IN:
+            n = self._inherited(FILED_PRINCIPAL_IN, row, from_, found)
+        elif under == NODE_UNDER_RESOURCE_IN:
+            n = self._inherited(FILED_RESOURCE_IN, row, from_, found)
+        if n == 1 or (n and sizeof(uint32_t) * n <= end - free_at[0]):
+            self._list(out, &node.closure, found, n, free_at, end)
+            node.flags |= NODE_INHERITS
+        return 0
+
+    cdef uint32_t _inherited(self, int kind, uint32_t row, _Sources from_, uint32_t *found) noexcept:
+        """The policies of a kind under the ancestors of an entity, each once; 0 when there are too many."""
+        cdef const uint32_t *starts = words(from_.parent_starts)
+        cdef const uint32_t *above = words(from_.closure_starts)
+        cdef uint32_t n = 0
+        cdef uint32_t i, j, parent, closure
+        for i in range(starts[row], starts[row + 1]):
+            parent = words(from_.parents)[i]
+            closure = words(from_.closure_rows)[parent]
+            if not self._gather(kind, parent, found, &n):
+                return 0
+            for j in range(above[closure], above[closure + 1]):
+                if not self._gather(kind, words(self.order)[words(from_.closures)[j]], found, &n):
+                    return 0
+        return n
+
+    cdef bint _gather(self, int kind, uint32_t number, uint32_t *found, uint32_t *n) noexcept:
+        """Add the policies under one uid to those found so far, which are ascending; false when there is no room."""
+        cdef uint32_t count = 0
+        cdef const uint32_t *members = self.rules.filed(kind, number, &count)
+        cdef uint32_t i, at
+        for i in range(count):
+            at = 0
+            while at < n[0] and found[at] < members[i]:
+                at += 1
+            if at < n[0] and found[at] == members[i]:
+                continue
+            if n[0] == INHERITED_MAX:
+                return False
+            memmove(found + at + 1, found + at, (n[0] - at) * sizeof(uint32_t))
+            found[at] = members[i]
+            n[0] += 1
+        return True
 
     cdef const uint32_t *_ranked(self, const uint32_t *numbers, uint32_t n, uint32_t *kept) except NULL:
         """Ranks of uids, ascending, each once."""

@@ -39,6 +39,10 @@ cdef bint slots_fit(uint32_t slots, uint32_t count) noexcept nogil
 cdef bint slots_sound(Check *check, const Slot *slots, uint32_t n, uint32_t first, uint32_t count) noexcept nogil
 # Whether row `row` is found under `hash`.
 cdef bint slot_leads(Check *check, const Slot *slots, uint32_t n, uint64_t hash_, uint32_t row) noexcept nogil
+# The NODE_UNDER flags of those that are in a node with such lists of policies.
+cdef uint32_t lists_of(const Node *node) noexcept nogil
+# Whether its list of what is filed under its ancestors is that; all nodes have been checked by node_fits.
+cdef bint inherited_fits(Check *check, const Node *node) noexcept nogil
 cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t flags_known) noexcept nogil
 cdef bint type_fits(Check *check, const Type *type_, uint32_t index) noexcept nogil
 cdef bint list_filed(Check *check, const List *list_) noexcept nogil

@@ -13,9 +13,14 @@ from fastpath.image cimport (
     FILED_RESOURCE_EQ,
     FILED_RESOURCE_IN,
     FILED_RESOURCE_IS,
+    NODE_ABOVE,
+    NODE_DEEP,
+    NODE_INHERITS,
     NODE_PARENT,
     NODE_PRESENT,
     NODE_SAME,
+    NODE_UNDER_PRINCIPAL_IN,
+    NODE_UNDER_RESOURCE_IN,
     NONE32,
     POLICY_CURABLE,
     POLICY_NEVER,
@@ -28,7 +33,8 @@ from fastpath.image cimport (
     SCOPE_IS,
     SCOPE_IS_IN,
 )
-from fastpath.rows cimport base_node, list_rows, table_node, table_note, table_policy
+from fastpath.rows cimport base_node, list_rows, table_node, table_note, table_policy, under_flag
+from fastpath.table cimport node_is_in
 from fastpath.value cimport KIND_RECORD, Cell
 from libc.stdlib cimport calloc, free, malloc
 
@@ -226,18 +232,52 @@ cdef bint closure_holds(Check *check, const Node *node, const List *above) noexc
     return True
 
 
+cdef uint32_t lists_of(const Node *node) noexcept nogil:
+    """The NODE_UNDER flags of those that are in a node with such lists of policies."""
+    cdef uint32_t found = 0
+    cdef int under
+    for under in range(<int> FILED_PRINCIPAL_IN, <int> FILED_ACTION_IN + 1, 2):
+        if node.filed[under].n:
+            found |= under_flag(under)
+    return found
+
+
+cdef bint above_fits(Check *check, const Node *node) noexcept nogil:
+    """Whether the flags name all that is above a node: what they do not name, no call looks for."""
+    cdef const uint32_t *parents = list_rows(&check.table, &node.parents)
+    cdef const uint32_t *closure = list_rows(&check.table, &node.closure)
+    cdef const Node *parent
+    cdef uint32_t found = 0
+    cdef uint32_t i
+    for i in range(node.parents.n):
+        parent = table_node(&check.table, parents[i])
+        # What is above the parent was, or will be, checked with the parent's own row.
+        found |= lists_of(parent) | (parent.flags & <uint32_t> NODE_ABOVE)
+        if parent.closure.n:
+            found |= NODE_DEEP
+    for i in range(node.closure.n if node.flags & NODE_PARENT else 0):
+        found |= lists_of(table_node(&check.table, closure[i]))
+    return found & ~node.flags == 0 or wrong(check, b"flags deny what is above it")
+
+
 cdef bint parents_fit(Check *check, const Node *node) noexcept nogil:
     """Each parent knows that it is one, and what it is in is in the closure of those that have children in turn."""
     cdef const uint32_t *rows = list_rows(&check.table, &node.parents)
     cdef const Node *parent
     cdef uint32_t i
-    if not nodes_fit(check, &node.parents) or not nodes_fit(check, &node.closure):
+    if not nodes_fit(check, &node.parents):
         return False
     if not node.flags & NODE_PARENT:
         for i in range(node.parents.n):
             if not table_node(&check.table, rows[i]).flags & NODE_PARENT:
                 return wrong(check, b"a parent has no ancestors of its own")
+        if node.flags & NODE_INHERITS:
+            return ascending_fits(check, &node.closure, check.first_policy, check.policy_rows)
         return node.closure.n == 0 or wrong(check, b"ancestors of what is no parent")
+    if node.flags & NODE_INHERITS:
+        return wrong(check, b"ancestors and policies in one list")
+    if not nodes_fit(check, &node.closure):
+        return False
     for i in range(node.parents.n):
         parent = table_node(&check.table, rows[i])
         if not parent.flags & NODE_PARENT:
@@ -245,6 +285,61 @@ cdef bint parents_fit(Check *check, const Node *node) noexcept nogil:
         if not closure_holds(check, node, &parent.closure):
             return False
     return closure_holds(check, node, &node.parents)
+
+
+cdef bint among(Check *check, const List *list_, const List *all_) noexcept nogil:
+    """Whether all members of a list are in another."""
+    cdef const uint32_t *rows = list_rows(&check.table, list_)
+    cdef uint32_t i
+    for i in range(list_.n):
+        if not holds(check, all_, rows[i]):
+            return False
+    return True
+
+
+cdef bint inherits_all(Check *check, const Node *node, int under) noexcept nogil:
+    cdef const uint32_t *parents = list_rows(&check.table, &node.parents)
+    cdef const uint32_t *above
+    cdef const Node *parent
+    cdef uint32_t i, j
+    for i in range(node.parents.n):
+        parent = table_node(&check.table, parents[i])
+        above = list_rows(&check.table, &parent.closure)
+        if not among(check, &parent.filed[under], &node.closure):
+            return False
+        for j in range(parent.closure.n):
+            if not among(check, &table_node(&check.table, above[j]).filed[under], &node.closure):
+                return False
+    return True
+
+
+cdef bint inherits_no_other(Check *check, const Node *node, int under) noexcept nogil:
+    cdef const uint32_t *rows = list_rows(&check.table, &node.closure)
+    cdef const Policy *policy
+    cdef uint32_t i, group
+    for i in range(node.closure.n):
+        policy = table_policy(&check.table, rows[i])
+        group = policy.principal_uid if under == FILED_PRINCIPAL_IN else policy.resource_uid
+        if group == NONE32 or not node_is_in(&check.table, node, group):
+            return False
+        if not holds(check, &table_node(&check.table, group).filed[under], rows[i]):
+            return False
+    return True
+
+
+cdef bint inherited_fits(Check *check, const Node *node) noexcept nogil:
+    """Whether a node's list of what is filed under its ancestors has all of that, and nothing else that a call would
+    meet twice. All nodes have been checked.
+    """
+    cdef uint32_t kind = node.flags & <uint32_t> (NODE_ABOVE & ~NODE_DEEP)
+    cdef int under = FILED_PRINCIPAL_IN if kind == NODE_UNDER_PRINCIPAL_IN else FILED_RESOURCE_IN
+    if not node.flags & NODE_INHERITS:
+        return True
+    if kind not in (NODE_UNDER_PRINCIPAL_IN, NODE_UNDER_RESOURCE_IN):
+        return wrong(check, b"policies of several kinds in one list")
+    return (inherits_all(check, node, under) and inherits_no_other(check, node, under)) or wrong(
+        check, b"other policies than those of its ancestors"
+    )
 
 
 cdef bint filed_fit(Check *check, const Node *node, uint32_t index) noexcept nogil:
@@ -257,13 +352,14 @@ cdef bint filed_fit(Check *check, const Node *node, uint32_t index) noexcept nog
 
 cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t flags_known) noexcept nogil:
     cdef const Node *base = base_node(&check.table, index)
-    if node.flags & ~flags_known:
+    if node.flags & ~(flags_known | NODE_ABOVE):
         return wrong(check, b"unknown flags")
     if node.flags & NODE_SAME and (base is NULL or (base.flags ^ node.flags) & NODE_PRESENT):
         return wrong(check, b"attributes of another row")
     return (
         view_node_uid(&check.view, index)
         and parents_fit(check, node)
+        and above_fits(check, node)
         and record_fits(check, &node.attrs)
         and record_fits(check, &node.tags)
         and filed_fit(check, node, index)

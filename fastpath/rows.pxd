@@ -4,7 +4,10 @@ INVARIANT (verified rows): structure.pyx and delta_check.pyx have proved every i
 Without a delta each of these costs one branch that is always predicted.
 """
 from fastpath.image cimport (
+    NODE_DEEP,
+    NODE_INHERITS,
     NODE_SAME,
+    NODE_UNDER_PRINCIPAL_IN,
     NONE32,
     DeltaHeader,
     Header,
@@ -140,6 +143,49 @@ cdef inline const Node *base_node(const Table *t, uint32_t index) noexcept nogil
     if index >= t.header.totals.node_count:
         return NULL
     return t.nodes + index
+
+
+cdef inline uint32_t under_flag(int filed) noexcept nogil:
+    """The flag of nodes whose ancestors have policies by FILED_PRINCIPAL_IN, FILED_RESOURCE_IN or FILED_ACTION_IN."""
+    return <uint32_t> NODE_UNDER_PRINCIPAL_IN << (filed >> 1)
+
+
+cdef inline const Node *deep_parent(const Table *t, const Node *node, uint32_t parent) noexcept nogil:
+    """The row of a parent of `node` if it may have ancestors; NULL: it has none, and its row need not be read.
+
+    INVARIANT (nothing above): a row of the base has the flags of what there is above it (rowcheck.pyx), and a delta
+    has a row of each parent whose ancestors or lists it changes; so of other parents the base's flags are true.
+    """
+    cdef const Node *changed = delta_node(t, parent)
+    if changed is not NULL or not node.flags & NODE_DEEP:
+        return changed
+    return t.nodes + parent
+
+
+cdef inline bint leads_on(const Table *t, const Node *node, uint32_t parent, int filed) noexcept nogil:
+    """Whether policies may be filed under a parent of `node`, or above that. INVARIANT (nothing above)."""
+    if node.flags & under_flag(filed):
+        return True
+    if t.delta is NULL:
+        return False
+    return delta_node(t, parent) is not NULL or (node.flags & NODE_DEEP and t.delta.lists & under_flag(filed))
+
+
+cdef inline bint inherits(const Table *t, const Node *node, int filed) noexcept nogil:
+    """Whether a node's own list of what is filed under its ancestors is all there is. INVARIANT (nothing above)."""
+    cdef const uint32_t *parents
+    cdef uint32_t i
+    if not node.flags & NODE_INHERITS or not node.flags & under_flag(filed):
+        return False
+    if t.delta is NULL:
+        return True
+    if node.flags & NODE_DEEP and t.delta.lists & under_flag(filed):
+        return False
+    parents = list_rows(t, &node.parents)
+    for i in range(node.parents.n):
+        if delta_node(t, parents[i]) is not NULL:
+            return False
+    return True
 
 
 cdef inline const Node *table_node(const Table *t, uint32_t index) noexcept nogil:

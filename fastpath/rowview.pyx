@@ -1,5 +1,5 @@
 """The rows of a base by their numbers, for whoever writes a delta over it. Not for the way of a call."""
-from fastpath.image cimport FILED_NODES, Header, List, Node
+from fastpath.image cimport FILED_NODES, NODE_PARENT, Header, List, Node
 from fastpath.rows cimport Table, base_type, list_rows, node_uid, span_text, table_base
 from fastpath.table cimport Generation, table_find, table_find_type
 from fastpath.value cimport UID_UNKNOWN, Arena, Uid, text_compare, uid_id, uid_make, uid_type
@@ -110,7 +110,7 @@ cdef class Rows:
     def node(self, uint32_t index):
         """(flags, parents, closure) of a node."""
         cdef const Node *node = self._table().nodes + self._node(index)
-        return node.flags, self._list(&node.parents), self._list(&node.closure)
+        return node.flags, self._list(&node.parents), self._list(&node.closure) if node.flags & NODE_PARENT else []
 
     def filed(self, uint32_t index, int under):
         """How many policies are filed under a node (FiledUnder, image.pxd)."""

@@ -4,6 +4,7 @@ from fastpath.columns cimport COLUMN_COUNT
 from fastpath.image cimport (
     IMAGE_COLUMNS,
     IMAGE_VERSION,
+    NODE_INHERITS,
     NODE_PARENT,
     NODE_PRESENT,
     NONE32,
@@ -19,6 +20,7 @@ from fastpath.rowcheck cimport (
     Check,
     check_begin,
     check_end,
+    inherited_fits,
     list_filed,
     node_fits,
     note_fits,
@@ -110,7 +112,7 @@ cdef int check_nodes(Check *check, const Header *h) noexcept nogil:
     if not slots_sound(check, slots, h.uid_slots, 0, h.totals.node_count):
         return refuse(check, b"uid slots", 0, NULL)
     for i in range(h.totals.node_count):
-        if not node_fits(check, check.table.nodes + i, i, NODE_PRESENT | NODE_PARENT):
+        if not node_fits(check, check.table.nodes + i, i, NODE_PRESENT | NODE_PARENT | NODE_INHERITS):
             return refuse(check, b"nodes", i, NULL)
         if not slot_leads(check, slots, h.uid_slots, node_uid(&check.table, i).hash, i):
             return refuse(check, b"nodes", i, NULL)
@@ -164,6 +166,14 @@ cdef int check_filing(Check *check, const Header *h) noexcept nogil:
     return 0
 
 
+cdef int check_inherited(Check *check, const Header *h) noexcept nogil:
+    cdef uint32_t i
+    for i in range(h.totals.node_count):
+        if not inherited_fits(check, check.table.nodes + i):
+            return refuse(check, b"nodes", i, NULL)
+    return 0
+
+
 cdef int check_code(Check *check, const Header *h) noexcept nogil:
     cdef const Cell *constants = <const Cell *> (check.view.base + h.off_constants)
     cdef uint64_t i
@@ -203,6 +213,7 @@ cdef int check_all(Check *check, const Header *h) noexcept nogil:
         or check_nodes(check, h)
         or check_parents(check, h)
         or check_filing(check, h)
+        or check_inherited(check, h)
         or check_code(check, h)
         or check_inputs(check, h)
     )

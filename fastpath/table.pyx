@@ -9,6 +9,7 @@ import lmdb
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from fastpath.columns import COLUMNS as _COLUMNS
 from fastpath.image cimport (
+    NODE_DEEP,
     NODE_PARENT,
     NONE32,
     POLICY_GONE,
@@ -27,6 +28,7 @@ from fastpath.image cimport (
 from fastpath.delta_check cimport delta_check
 from fastpath.rowcheck cimport Fault
 from fastpath.rows cimport (
+    deep_parent,
     list_rows,
     node_uid,
     policy_order,
@@ -145,7 +147,8 @@ cdef void table_resolve(const Table *t, Uid *uid) noexcept nogil:
 
 
 cdef void table_fetch_slot(const Table *t, const Uid *uid) noexcept nogil:
-    prefetch(<const Slot *> (t.image + t.header.off_uid_slots) + (<uint32_t> uid.hash & (t.header.uid_slots - 1)))
+    if uid.index == UID_UNKNOWN:
+        prefetch(<const Slot *> (t.image + t.header.off_uid_slots) + (<uint32_t> uid.hash & (t.header.uid_slots - 1)))
 
 
 cdef void table_fetch_row(const Table *t, const Uid *uid) noexcept nogil:
@@ -154,11 +157,14 @@ cdef void table_fetch_row(const Table *t, const Uid *uid) noexcept nogil:
     cdef uint32_t tag = <uint32_t> (uid.hash >> 32)
     cdef uint32_t mask = t.header.uid_slots - 1
     cdef uint32_t at = <uint32_t> uid.hash & mask
+    cdef uint32_t index = uid.index
     cdef const char *row
-    while slots[at].row != <uint32_t> NONE32 and slots[at].tag != tag:
-        at = (at + 1) & mask
-    if slots[at].row != <uint32_t> NONE32:
-        row = <const char *> (t.nodes + slots[at].row)
+    if index == UID_UNKNOWN:
+        while slots[at].row != <uint32_t> NONE32 and slots[at].tag != tag:
+            at = (at + 1) & mask
+        index = slots[at].row
+    if index < t.header.totals.node_count:
+        row = <const char *> (t.nodes + index)
         prefetch(row)
         prefetch(row + 64)
         prefetch(row + 128)
@@ -182,14 +188,18 @@ cdef bint list_has(const Table *t, const List *list_, uint32_t row) noexcept nog
 
 cdef bint node_is_in(const Table *t, const Node *node, uint32_t ancestor) noexcept nogil:
     cdef const uint32_t *parents
+    cdef const Node *parent
     cdef uint32_t i
     if node.flags & NODE_PARENT:
         return list_has(t, &node.closure, ancestor)
     if list_has(t, &node.parents, ancestor):
         return True
+    if t.delta is NULL and not node.flags & NODE_DEEP:
+        return False
     parents = list_rows(t, &node.parents)
     for i in range(node.parents.n):
-        if list_has(t, &table_node(t, parents[i]).closure, ancestor):
+        parent = deep_parent(t, node, parents[i])
+        if parent is not NULL and list_has(t, &parent.closure, ancestor):
             return True
     return False
 

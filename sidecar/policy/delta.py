@@ -29,6 +29,7 @@ from sidecar.policy.rows import (
     PRINCIPAL_IS,
     RESOURCE_IS,
     TYPE_BYTES,
+    UNDER,
     VERSION,
     NodeFlag,
     NodeRow,
@@ -179,11 +180,17 @@ class _Delta:
             self.rows.cells.put(constants + 16 * i, value)
         code = self.rows.block(struct.pack(f"<{len(words)}I", *words))
         tables = self._slots()
+        constant_count = len(self.edits.constants.values)
         self._put_header(
-            [len(notes), *(len(raw) // 8 for raw in tables), len(words), len(self.edits.constants.values), 0],
+            [len(notes), *(len(raw) // 8 for raw in tables), len(words), constant_count, self._lists()],
             [nodes, type_rows, policies, note_rows, *(self.rows.block(raw) for raw in tables), code, constants],
         )
         return bytes(self.out)
+
+    def _lists(self) -> int:
+        """Flags of the kinds of lists that some node has for what is in it."""
+        kinds = {key[0] for key in self.filed if key is not None}
+        return sum(flag for kind, flag in UNDER.items() if kind in kinds)
 
     def _node_rows(self) -> list[tuple[Uid, int, int]]:
         appended = [(uid, self.node[uid], self.type[uid[0]]) for uid in self.appended]
@@ -199,9 +206,9 @@ class _Delta:
         for number, (uid, row, type_) in enumerate(rows):
             flags, parents, closure = self.hierarchy.row(row)
             attrs, tags = self._values(row)
-            same = NodeFlag.SAME * (row < self.nodes and row not in self.hierarchy.own)
+            flags |= NodeFlag.ABOVE | NodeFlag.SAME * (row < self.nodes and row not in self.hierarchy.own)
             filed = [self.filed.get((key, uid), ()) for key in range(NODE_KEYS)]
-            made = NodeRow(uid, row, type_, flags | same, parents, closure, filed, attrs, tags)
+            made = NodeRow(uid, row, type_, flags, parents, closure, filed, attrs, tags)
             self.rows.node(base + NODE_BYTES * number, made)
 
     def _values(self, row: int) -> tuple[Value, Value]:

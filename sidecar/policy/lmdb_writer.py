@@ -1,7 +1,11 @@
 """Writes the LMDB files of a store: each once, in one transaction, never changed again."""
 
+import contextlib
+import hashlib
+import mmap
 import os
 from collections.abc import Mapping
+from io import FileIO
 
 import lmdb
 
@@ -10,6 +14,7 @@ from fastpath.lmdb_file import digest_of
 LMDB_FORMAT = 0
 """LMDB 0.9 writes format v1, which every released library reads."""
 MAP_SLACK_BYTES = 1 << 20
+HUGE_PAGE_BYTES = 2 << 20
 
 
 def write_file(path: str, values: Mapping[bytes, bytes | bytearray]) -> tuple[int, str]:
@@ -21,7 +26,19 @@ def write_file(path: str, values: Mapping[bytes, bytes | bytearray]) -> tuple[in
     with open(path, "rb", buffering=0) as file:
         os.fchmod(file.fileno(), 0o444)
         os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size, digest_of(file)
+        size = os.fstat(file.fileno()).st_size
+        return size, _digest_in_huge_pages(file) if size >= HUGE_PAGE_BYTES else digest_of(file)
+
+
+def _digest_in_huge_pages(file: FileIO) -> str:
+    """As digest_of, of what the disk gives back. Whoever maps the file next finds it in memory in huge pages, where the
+    system has any: a decision in a large table waits for memory, and a third of that is the processor's page walk.
+    """
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        with contextlib.suppress(OSError):
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+        return f"sha256:{hashlib.sha256(mapped).hexdigest()}"
 
 
 def _write(path: str, values: Mapping[bytes, bytes | bytearray]) -> None:

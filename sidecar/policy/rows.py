@@ -9,7 +9,7 @@ from fastpath.value import uid_hash
 from sidecar.errors import PolicyError
 from sidecar.policy.cells import EMPTY_RECORD, CellWriter, Uid, Value
 
-VERSION = 2
+VERSION = 3
 NONE32 = 0xFFFFFFFF
 IMAGE_COLUMNS = 1
 NODE_BYTES = 192
@@ -53,10 +53,21 @@ class NodeFlag(IntEnum):
     PRESENT = 1
     PARENT = 2
     SAME = 4
+    UNDER_PRINCIPAL_IN = 8
+    UNDER_RESOURCE_IN = 16
+    UNDER_ACTION_IN = 32
+    DEEP = 64
+    ABOVE = 120
+    INHERITS = 128
 
 
 # Keys under which a policy can be filed.
 PRINCIPAL_EQ, PRINCIPAL_IN, RESOURCE_EQ, RESOURCE_IN, ACTION_EQ, ACTION_IN, PRINCIPAL_IS, RESOURCE_IS = range(8)
+UNDER = {
+    PRINCIPAL_IN: NodeFlag.UNDER_PRINCIPAL_IN,
+    RESOURCE_IN: NodeFlag.UNDER_RESOURCE_IN,
+    ACTION_IN: NodeFlag.UNDER_ACTION_IN,
+}
 NODE_KEYS = 6
 """The first of them are filed under a uid, in the order of a Node's lists; the others under a type."""
 

@@ -114,9 +114,10 @@ MUTANTS = (
     Mutant(
         "ancestors-not-transitive",
         "fastpath/table.pyx",
-        "        if list_has(t, &table_node(t, parents[i]).closure, ancestor):\n",
-        "        if False and list_has(t, &table_node(t, parents[i]).closure, ancestor):\n",
+        "        if parent is not NULL and list_has(t, &parent.closure, ancestor):\n",
+        "        if False and list_has(t, &parent.closure, ancestor):\n",
     ),
+    Mutant("inherited-not-walked", WALK, "        return walk_list(walk, &node.closure)\n", "        return 0\n"),
     Mutant(
         "erring-forbid-skipped-in-strict-mode",
         DECIDE,

@@ -22,6 +22,7 @@ from sidecar.errors import RuleTableError
 from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, ScopeRow, Source, write_image
 from sidecar.policy.program import Program
+from sidecar.policy.rows import NodeFlag
 from tests.fix_rules import ALICE, DOC, READ, ask, entity, image
 
 POLICIES = """
@@ -318,7 +319,7 @@ def parents_list(uid: tuple[str, str]) -> int:
     ("at", "n", "cause"),
     [
         (parents_list(ALICE), 1 << 20, "points outside"),
-        (parents_list(ALICE) + 8, 1, "ancestors of what is no parent"),
+        (parents_list(READ) + 8, 1, "ancestors of what is no parent"),
         (parents_list(("Folder", "f")), 1, "not among the ancestors|ancestors of its own"),
     ],
 )
@@ -326,6 +327,32 @@ def test_a_hierarchy_that_does_not_add_up_is_refused(at: int, n: int, cause: str
     """Parents name rows that know it; a parent's ancestors are those of its own parents."""
     with pytest.raises(RuleTableError, match=rf"nodes\[.*{cause}"):
         Generation.from_bytes(put(IMAGE, at + 4, "I", n))
+
+
+@pytest.mark.parametrize(
+    ("uid", "flags", "cause"),
+    [
+        (ALICE, NodeFlag.PRESENT, "ancestors of what is no parent"),
+        (ALICE, NodeFlag.PRESENT | NodeFlag.INHERITS, "flags deny what is above it"),
+        (ALICE, NodeFlag.PRESENT | NodeFlag.UNDER_PRINCIPAL_IN, "ancestors of what is no parent"),
+        (ALICE, NodeFlag.PRESENT | NodeFlag.INHERITS | NodeFlag.ABOVE, "several kinds"),
+        (DOC, NodeFlag.PRESENT | NodeFlag.UNDER_PRINCIPAL_IN | NodeFlag.INHERITS, "flags deny what is above it"),
+        (("Group", "g"), NodeFlag.PRESENT | NodeFlag.PARENT | NodeFlag.INHERITS, "in one list"),
+    ],
+)
+def test_flags_that_hide_what_is_above_a_node_are_refused(uid: tuple[str, str], flags: int, cause: str):
+    """A call reads no row of a parent that the flags say nothing of, so they are held against the parents' rows."""
+    with pytest.raises(RuleTableError, match=rf"nodes\[.*{cause}"):
+        Generation.from_bytes(put(IMAGE, parents_list(uid) - 4, "I", flags))
+
+
+@pytest.mark.parametrize(("number", "n"), [(1, 0), (2, 1), (0, 1), (5, 1)])
+def test_a_node_that_inherits_other_policies_is_refused(number: int, n: int):
+    """Alice's list of what is filed under her group: emptied, or of a policy that is filed elsewhere or nowhere."""
+    at = parents_list(ALICE) + 8
+    assert struct.unpack_from("<II", IMAGE, at) == (1, 1)
+    with pytest.raises(RuleTableError, match=r"nodes\[.*(other policies|in order|several kinds|ancestors)"):
+        Generation.from_bytes(put(IMAGE, at, "II", number, n))
 
 
 # ---------------------------------------------------------------- programs
