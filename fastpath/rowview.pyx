@@ -1,6 +1,6 @@
-"""The rows of a base by their numbers, for whoever writes a delta over it. Not for the way of a call."""
-from fastpath.image cimport FILED_NODES, NODE_PARENT, Header, List, Node
-from fastpath.rows cimport Table, base_type, list_rows, node_uid, span_text, table_base
+"""What a base holds, by number and by name: for those who edit it or write a delta over it, not for calls."""
+from fastpath.image cimport FILED_NODES, NODE_PARENT, NODE_PRESENT, Header, List, Node, Span
+from fastpath.rows cimport Table, base_type, list_rows, node_uid, span_text, table_base, table_node, table_note
 from fastpath.table cimport Generation, table_find, table_find_type
 from fastpath.value cimport UID_UNKNOWN, Arena, Uid, text_compare, uid_id, uid_make, uid_type
 from fastpath.wire cimport Text
@@ -48,11 +48,19 @@ cdef class Rows:
 
     @property
     def extras(self):
-        cdef Text text = span_text(self._table(), &self.table.header.totals.extras_read)
-        return text.p[:text.n].decode()
+        return self._text(&self._table().header.totals.extras_read)
 
     def node_of(self, str type_, str id_):
         """Index of a uid's node, or None."""
+        cdef uint32_t index = self._find(type_, id_)
+        return None if index == <uint32_t> UID_UNKNOWN else index
+
+    def has_entity(self, str type_, str id_):
+        """Whether the store has the entity, not only names it."""
+        cdef const Node *node = table_node(self._table(), self._find(type_, id_))
+        return node is not NULL and bool(node.flags & NODE_PRESENT)
+
+    cdef uint32_t _find(self, str type_, str id_) except? 0xFFFFFFFE:
         cdef const Table *t = self._table()
         cdef bytes kind = type_.encode()
         cdef bytes name = id_.encode()
@@ -68,7 +76,7 @@ cdef class Rows:
         if uid is not NULL:
             index = table_find(t, uid)
         free(arena.base)
-        return None if index == <uint32_t> UID_UNKNOWN else index
+        return index
 
     def type_of(self, str name):
         """Index of a type, or None."""
@@ -106,6 +114,37 @@ cdef class Rows:
             else:
                 high = middle
         return low, False
+
+    def template_of(self, str policy_id):
+        """The template that a policy was made from: "" for one that is no link, None when there is none of the id."""
+        cdef const Table *t = self._table()
+        row, there = self.policy_of(policy_id)
+        return self._text(&table_note(t, &t.policies[<uint32_t> row]).template) if there else None
+
+    def links_of(self, str template, uint32_t most):
+        """Ids of at most `most` links of a template, the smallest ones in order. Looks at every policy."""
+        cdef const Table *t = self._table()
+        cdef bytes wanted = template.encode()
+        cdef const char *raw = wanted
+        cdef uint32_t n = <uint32_t> len(wanted)
+        cdef uint32_t i
+        cdef Text name
+        found = []
+        for i in range(t.header.totals.policy_rows):
+            if len(found) == most:
+                break
+            name = span_text(t, &table_note(t, &t.policies[i]).template)
+            if name.n == n and text_compare(name.p, name.n, raw, n) == 0:
+                found.append(self._text(&t.policies[i].id))
+        return found
+
+    def value_of(self, bytes key):
+        """What the LMDB file of the base holds under `key`, copied; None when there is nothing."""
+        self._table()
+        if self.generation._file is None:
+            return None
+        found = self.generation._file.txn.get(key)
+        return None if found is None else bytes(found)
 
     def node(self, uint32_t index):
         """(flags, parents, closure) of a node."""
@@ -155,6 +194,10 @@ cdef class Rows:
         if index >= self._table().header.totals.node_count:
             raise IndexError(f"there is no node {index}")
         return index
+
+    cdef str _text(self, const Span *span):
+        cdef Text text = span_text(&self.table, span)
+        return text.p[:text.n].decode()
 
     cdef list _list(self, const List *list_):
         cdef const uint32_t *rows = list_rows(&self.table, list_)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from fastpath.lookup import value_of
+from fastpath.rowview import Rows
 from fastpath.table import Generation
 from sidecar.errors import RuleTableError
 from sidecar.policy.compile import CompileReport, TemplateUse
@@ -22,7 +22,7 @@ class Basis(msgspec.Struct, frozen=True):
 
 def basis_of(base: Generation) -> Basis:
     """What `base`, opened from a store, was compiled with. RuleTableError for one that cannot be edited."""
-    raw = value_of(base, BASIS_KEY)
+    raw = Rows(base).value_of(BASIS_KEY)
     if raw is None:
         raise RuleTableError("the generation in force cannot be edited; run remit policy publish once")
     try:

@@ -4,7 +4,7 @@ import hashlib
 
 import msgspec
 
-from fastpath.lookup import has_entity, template_of
+from fastpath.rowview import Rows
 from fastpath.table import Generation
 from sidecar.errors import PolicyError
 from sidecar.policy.asked import edits_of, refuse_with_links
@@ -104,14 +104,14 @@ def _delta_edits(now: InForce) -> DeltaEdits:
     constants = Constants()
     rows = _rows(now, constants)
     own = {row.id for row in rows}
-    table = now.base.table
+    base = Rows(now.base.table)
     rules = [edit for edit in now.edits.values() if edit.of != "entity"]
     entities = [edit for edit in now.edits.values() if edit.of == "entity"]
     return DeltaEdits(
         policies_put=rows,
-        policies_removed=[one.id for one in rules if one.id not in own and template_of(table, one.id) is not None],
+        policies_removed=[one.id for one in rules if one.id not in own and base.template_of(one.id) is not None],
         entities_put=now.entity_rows(),
-        entities_removed=[one.uid for one in entities if one.removed and has_entity(table, *one.uid)],
+        entities_removed=[one.uid for one in entities if one.removed and base.has_entity(*one.uid)],
         constants=constants,
     )
 

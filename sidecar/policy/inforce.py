@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastpath.lookup import has_entity, links_of, template_of
+from fastpath.rowview import Rows
 from fastpath.table import Generation
 from sidecar.policy.basis import Basis
 from sidecar.policy.cells import Uid
@@ -100,16 +100,16 @@ class InForce:
         """What bears an id in the base."""
         if id_ in self.base.basis.templates:
             return "template"
-        template = template_of(self.base.table, id_)
+        template = Rows(self.base.table).template_of(id_)
         return None if template is None else "link" if template else "policy"
 
     def has_entity(self, uid: Uid) -> bool:
         edit = self.edits.get(("entity", *uid))
-        return has_entity(self.base.table, *uid) if edit is None else not edit.removed
+        return Rows(self.base.table).has_entity(*uid) if edit is None else not edit.removed
 
     def base_holds(self, key: Key) -> bool:
         """Whether the base has what an edit is of."""
-        return has_entity(self.base.table, *key[1:]) if key[0] == "entity" else self.base_kind(key[2]) is not None
+        return Rows(self.base.table).has_entity(*key[1:]) if key[0] == "entity" else self.base_kind(key[2]) is not None
 
     # ------------------------------------------------------------ what is compiled into a delta
 
@@ -146,13 +146,14 @@ class InForce:
         if use is None:
             return 0
         rules = (id_ for of, _, id_ in self.edits if of == "policy")
-        return use.links - sum(template_of(self.base.table, id_) == template for id_ in rules)
+        base = Rows(self.base.table)
+        return use.links - sum(base.template_of(id_) == template for id_ in rules)
 
     def links_of(self, template: str) -> int:
         return self.base_links(template) + len(self.own_links(template))
 
     def names_of_links(self, template: str, most: int) -> list[str]:
         """The first links by id."""
-        base = links_of(self.base.table, template, most + len(self.edits))
+        base = Rows(self.base.table).links_of(template, most + len(self.edits))
         names = [id_ for id_ in base if ("policy", "", id_) not in self.edits]
         return sorted([*names, *self.own_links(template)], key=str.encode)[:most]
