@@ -31,7 +31,7 @@ NATIVE = {
     "fastpath.call": ["libcrypto", "libxxhash"],
     "fastpath.causes": ["libxxhash"],
     "fastpath.rowmap": ["libxxhash"],
-    "fastpath.authority": ["libcrypto"],
+    "fastpath.approved": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],

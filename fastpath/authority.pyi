@@ -1,18 +1,9 @@
-"""The live view of authority: tasks, revocations, owners and approvals, read and charged by every decision."""
+"""What the control plane says of authority, in and out of the live state that calls are decided on."""
 
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from typing import Any
 
 from typing_extensions import disjoint_base
-
-class EffectKind(IntEnum):
-    """What redo adds to the state: remit.decisions.v1.Effect.kind."""
-
-    EFFECT_CALLS = 1
-    EFFECT_COST = 2
-    EFFECT_BYTES = 3
-    EFFECT_APPROVAL = 4
 
 STATES: tuple[str, ...]
 """States of a task: "open", "suspended", "completed", "cancelled", "expired", "revoked"."""
@@ -44,7 +35,7 @@ class Live:
           scope} and optional {spent_calls, spent_cost, spent_bytes, over_calls, over_cost,
           over_bytes, attenuated, origin, on_behalf, reset}: put or replace; calls, cost and bytes are what is left, -1
           unlimited, over_.. what was spent beyond that. A known task keeps its live spending and never ends later than
-          before, unless `reset` for the spending.
+          before, unless `reset` for the spending; its agent and parent are what they were.
         - "state" {id, state} · "forget" {id} · "budget" {id, calls, cost, bytes}: added to what is left; what is taken
           beyond that is owed.
         - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)} · "lift" {kind, key, mode}

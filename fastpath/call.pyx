@@ -4,18 +4,7 @@ Python enters with the bytes and the verified peer and leaves with the reply; ev
 and touches no Python object. What the call reads (generation, mapping, state) is taken once at its start, so that one
 answer never mixes two of them.
 """
-from fastpath.authority cimport (
-    SETTLED_MAX,
-    Grounds,
-    Live,
-    Settled,
-    authority_close,
-    authority_epoch,
-    authority_ground,
-    authority_redo,
-    authority_release,
-    authority_reopen,
-)
+from fastpath.authority cimport Live
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
 from fastpath.causes cimport Causes, causes_add
@@ -34,6 +23,7 @@ from fastpath.decide cimport (
 from fastpath.envoy cimport HttpCall, envoy_decode
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
+from fastpath.live_state cimport authority_epoch
 from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
 from fastpath.peer cimport VerifiedPeer
 from fastpath.record cimport RECORD_BYTES_MAX, record_encode, record_settled
@@ -57,6 +47,16 @@ from fastpath.request cimport (
     request_init,
 )
 from fastpath.settle cimport REPORT_SETTLED, REPORT_UNKNOWN, Report, report_read, report_reply
+from fastpath.spending cimport (
+    SETTLED_MAX,
+    Grounds,
+    Settled,
+    authority_close,
+    authority_ground,
+    authority_release,
+    authority_reopen,
+    authority_settle,
+)
 from fastpath.table cimport Generation
 from fastpath.target cimport column
 from fastpath.value cimport Arena, arena_take, cell_bool, cell_long, cell_string, uid_make
@@ -385,7 +385,7 @@ cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
 
 
 cdef bint _journaled(Pdp pdp, Call *c, const Report *report, const Settled *changes, int n) noexcept nogil:
-    """Whether the journal has what the report changes, which comes before the change itself."""
+    """Whether the journal has what the report changes."""
     cdef Out record
     if not pdp.has_journal:
         return True
@@ -416,10 +416,10 @@ cdef void _report(Pdp pdp, Call *c, Text message) noexcept nogil:
     if n < 0:
         report_reply(&c.reply, REPORT_UNKNOWN)
     elif _journaled(pdp, c, &report, changes, n):
-        authority_redo(c.authority.live, changes, n)
+        authority_settle(c.authority.live, changes, n)
         report_reply(&c.reply, REPORT_SETTLED)
     else:
-        authority_reopen(c.authority.live, report.evaluation)
+        authority_reopen(c.authority.live, report.evaluation, changes, n)
         _status(c, GRPC_UNAVAILABLE, text_of(b"journal.failed"))
 
 

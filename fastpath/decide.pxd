@@ -1,5 +1,5 @@
 """The decision: the one place that makes an ALLOW."""
-from fastpath.authority cimport LiveState, Standing
+from fastpath.live_state cimport LiveState, Standing
 from fastpath.program cimport EvalContext, EvalError
 from fastpath.request cimport Request
 from fastpath.rows cimport Table

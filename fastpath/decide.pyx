@@ -1,15 +1,7 @@
 """The decision: peer, request, generation and live state in; outcome, reasons and what the record needs out."""
 from collections import namedtuple
 
-from fastpath.authority cimport (
-    Live,
-    Standing,
-    authority_enter,
-    authority_epoch,
-    authority_note_step_up,
-    authority_observes,
-    authority_take,
-)
+from fastpath.authority cimport Live
 from fastpath.bounds cimport View, view_cell
 from fastpath.candidates cimport candidates_fetch, candidates_walk, scope_matches
 from fastpath.columns cimport (
@@ -39,9 +31,13 @@ from fastpath.image cimport (
     Node,
     Policy,
 )
+from fastpath.live_state cimport Standing, authority_epoch
 from fastpath.program cimport EVAL_LIMIT, EVAL_OK, EVAL_UNSENT, program_run
 from fastpath.request cimport DOOR_EXPLAIN, EXTRAS_MAX
 from fastpath.rows cimport policy_order, span_text, table_node, table_note, table_policy
+from fastpath.spending cimport authority_take, authority_would_take
+from fastpath.standing cimport authority_enter, authority_observes
+from fastpath.step_ups cimport authority_note_step_up
 from fastpath.table cimport Generation, table_fetch_row, table_fetch_slot, table_resolve
 from fastpath.value cimport (
     KIND_BOOL,
@@ -550,19 +546,26 @@ cdef void judge(
     evaluate(peer, request, table, authority, arena, out, all)
 
 
+cdef Text settle_allow(Request *request, const Authority *authority, Decision *out) noexcept nogil:
+    """What an ALLOW costs is taken; a dry run hears what a call would, and takes nothing."""
+    if request.dry_run or request.door == DOOR_EXPLAIN:
+        return authority_would_take(authority.live, request, &out.standing)
+    return authority_take(authority.live, request, out.evaluation_id, out.sequence, &out.standing)
+
+
 cdef void settle(Request *request, const Authority *authority, Arena *arena, Decision *out) noexcept nogil:
-    """The last step: an ALLOW takes what it costs, a STEP_UP can be asked an approval for. A dry run does neither."""
+    """The last step: an ALLOW takes what it costs, a STEP_UP can be asked an approval for."""
     cdef Text fault
-    if authority.live is NULL or request.dry_run or request.door == DOOR_EXPLAIN:
+    if authority.live is NULL:
         return
     if out.outcome == OUTCOME_ALLOW:
-        fault = authority_take(authority.live, request, out.evaluation_id, out.sequence, &out.standing)
+        fault = settle_allow(request, authority, out)
         if fault.n:
             out.obligation = literal(b"")
             finish(out, OUTCOME_DENY, fault)
-    elif out.outcome == OUTCOME_STEP_UP or out.crossable:
+    elif (out.outcome == OUTCOME_STEP_UP or out.crossable) and not request.dry_run and request.door != DOOR_EXPLAIN:
         authority_note_step_up(
-            authority.live, request, out.evaluation_id, out.sequence, out.reason, out.crossable, arena, &out.standing
+            authority.live, request, out.evaluation_id, out.reason, out.crossable, arena, &out.standing
         )
 
 

@@ -1,5 +1,5 @@
 """The journal record of one decision (remit.decisions.v1.Record), encoded natively."""
-from fastpath.authority cimport Settled
+from fastpath.spending cimport Settled
 from fastpath.decide cimport Authority, Decision, Peer
 from fastpath.request cimport Request
 from fastpath.rows cimport Table

@@ -3,17 +3,6 @@
 Only what is named here is recorded. Headers, bodies, queries, arguments and credentials have no way in: no field of
 Request that holds one is read.
 """
-from fastpath.authority cimport (
-    BUDGET_BYTES,
-    BUDGET_CALLS,
-    BUDGET_COST,
-    EFFECT_APPROVAL,
-    EFFECT_BYTES,
-    EFFECT_CALLS,
-    EFFECT_COST,
-    Settled,
-    Standing,
-)
 from fastpath.columns cimport (
     COL_APPROVAL_MATCHES,
     COL_APPROVAL_STATE,
@@ -32,6 +21,7 @@ from fastpath.columns cimport (
     columns_absent,
 )
 from fastpath.decide cimport LISTED_MAX, OUTCOME_ALLOW, Listed, PEER_AGENT
+from fastpath.live_state cimport BUDGET_BYTES, BUDGET_CALLS, BUDGET_COST, Standing
 from fastpath.program cimport (
     EVAL_ARITY,
     EVAL_ATTRIBUTE,
@@ -44,6 +34,7 @@ from fastpath.program cimport (
     EVAL_UNSENT,
 )
 from fastpath.rows cimport Table, node_attrs
+from fastpath.spending cimport EFFECT_APPROVAL, EFFECT_BYTES, EFFECT_CALLS, EFFECT_COST, Settled
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,

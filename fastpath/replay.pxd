@@ -1,5 +1,6 @@
 """Repeated requests: the same caller, request id and content get the same answer, and count once."""
-from fastpath.authority cimport Grounds, LiveState
+from fastpath.live_state cimport LiveState
+from fastpath.spending cimport Grounds
 from fastpath.wire cimport Out
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

@@ -3,7 +3,8 @@
 A small set-associative store in native memory: bounded, never grows, forgets after REPLAY_WINDOW_NS or when its set is
 needed. Forgetting is safe: the call is then decided again, as a new one.
 """
-from fastpath.authority cimport Grounds, LiveState, authority_holds
+from fastpath.live_state cimport LiveState
+from fastpath.spending cimport Grounds, authority_holds
 from fastpath.wire cimport Out, out_raw
 
 from libc.stdlib cimport calloc, free

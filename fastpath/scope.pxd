@@ -6,10 +6,6 @@ from fastpath.wire cimport Text
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
-cdef enum:
-    DIGEST_BYTES = 32
-
-
 cdef enum ArgOp:
     ARG_EQ = 0
     ARG_IN = 1               # one of the values
@@ -58,9 +54,7 @@ cdef struct Scope:
     Names labels_denied
     uint32_t rule_count
     ArgRule *rules
-    # The table that the uids above are resolved against: its number and the start of its digest.
-    uint64_t generation
-    char digest[DIGEST_BYTES]
+    uint64_t table           # serial of the table that the uids above are resolved against
 
 
 cdef struct Covers:
@@ -89,6 +83,8 @@ cdef class ScopeRow:
     cdef int _value(self, ArgValue *out, object value, int op) except -1
 
 
-# What `scope` covers of a mapped request; the request's uids are resolved against `t`. Only one thread at a time: the
-# scope keeps the rows of its own uids from one call to the next.
-cdef void scope_covers(Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil
+# Take from `out` what `scope` does not cover of a mapped request, whose uids are resolved against `t`; `dest` is the
+# row of its destination. Only one thread at a time: the scope keeps the rows of its own uids from call to call.
+cdef void scope_narrow(
+    Scope *scope, const Request *request, const Table *t, uint32_t dest, Covers *out
+) noexcept nogil

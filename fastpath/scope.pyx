@@ -3,8 +3,9 @@ cimport cython
 
 from fastpath.columns cimport COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL, COL_DEST
 from fastpath.extension cimport ip_in_range, ip_parse
+from fastpath.image cimport Node
 from fastpath.rows cimport table_node
-from fastpath.table cimport node_is_in, table_find, table_is_in
+from fastpath.table cimport node_is_in, table_find
 from fastpath.value cimport (
     KIND_BOOL,
     KIND_ENTITY,
@@ -24,7 +25,7 @@ from fastpath.value cimport (
 from fastpath.wire cimport text_equal
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp
 
 from fastpath.errors import ProtocolError
 
@@ -76,11 +77,30 @@ cdef bint listed(const Names *names, Text text) noexcept nogil:
     return False
 
 
-cdef bint uid_in_any(const Uids *groups, const Uid *uid, const Table *t) noexcept nogil:
-    """Whether the table says that `uid` is one of the groups or in one."""
+cdef bint row_in_any(const Uids *groups, uint32_t row, const Table *t) noexcept nogil:
+    """Whether the table says that the uid of this row is one of the groups or in one."""
+    cdef const Node *node = table_node(t, row)
+    cdef uint32_t group
     cdef uint32_t i
+    if node == NULL:
+        return False
     for i in range(groups.count):
-        if uid_equal(groups.items[i], uid) or table_is_in(t, uid, groups.items[i].index):
+        if groups.items[i].index == row:
+            return True
+    for i in range(groups.count):
+        group = groups.items[i].index
+        if group != <uint32_t> UID_UNKNOWN and node_is_in(t, node, group):
+            return True
+    return False
+
+
+cdef bint uid_in_any(const Uids *groups, const Uid *uid, const Table *t) noexcept nogil:
+    """The same of a uid that the table may not know: it is then in nothing, and equals what is written alike."""
+    cdef uint32_t i
+    if uid.index != <uint32_t> UID_UNKNOWN:
+        return row_in_any(groups, uid.index, t)
+    for i in range(groups.count):
+        if uid_equal(groups.items[i], uid):
             return True
     return False
 
@@ -208,7 +228,7 @@ cdef bint covers_action(const Scope *scope, const Request *request, const Table 
     return scope.methods.any or listed(&scope.methods, request.method)
 
 
-cdef bint covers_dest(const Scope *scope, const Request *request, const Table *t) noexcept nogil:
+cdef bint covers_dest(const Scope *scope, const Request *request, const Table *t, uint32_t row) noexcept nogil:
     cdef const Cell *cell = request.columns + <int> COL_DEST
     cdef const Uid *dest
     cdef Text id_
@@ -222,20 +242,7 @@ cdef bint covers_dest(const Scope *scope, const Request *request, const Table *t
     for i in range(scope.destinations.count):
         if destination_named(scope.destinations.items[i], id_):
             return True
-    return zone_covers(&scope.zones, dest, t)
-
-
-cdef bint zone_covers(const Uids *zones, const Uid *dest, const Table *t) noexcept nogil:
-    cdef uint32_t row = table_find(t, dest)
-    cdef uint32_t zone
-    cdef uint32_t i
-    if row == UID_UNKNOWN:
-        return False
-    for i in range(zones.count):
-        zone = zones.items[i].index
-        if zone != UID_UNKNOWN and node_is_in(t, table_node(t, row), zone):
-            return True
-    return False
+    return row_in_any(&scope.zones, row, t)
 
 
 cdef bint covers_data(const Scope *scope, const Request *request) noexcept nogil:
@@ -265,23 +272,23 @@ cdef void resolve_uids(Uids *uids, const Table *t) noexcept nogil:
 
 
 cdef void resolve(Scope *scope, const Table *t) noexcept nogil:
-    """Find the rows of the scope's uids once per generation: they are the same for every call."""
-    cdef uint32_t n = min(<uint32_t> DIGEST_BYTES, t.digest.n)
-    if scope.generation == t.generation and n and memcmp(scope.digest, t.digest.p + t.digest.n - n, n) == 0:
+    """Find the rows of the scope's uids once per table: they are the same for every call."""
+    if scope.table == t.serial:
         return
     resolve_uids(&scope.tool_groups, t)
     resolve_uids(&scope.actions, t)
     resolve_uids(&scope.zones, t)
-    scope.generation = t.generation
-    memcpy(scope.digest, t.digest.p + t.digest.n - n, n)
+    scope.table = t.serial
 
 
-cdef void scope_covers(Scope *scope, const Request *request, const Table *t, Covers *out) noexcept nogil:
+cdef void scope_narrow(
+    Scope *scope, const Request *request, const Table *t, uint32_t dest, Covers *out
+) noexcept nogil:
     resolve(scope, t)
-    out.tool = covers_tool(scope, request, t)
-    out.action = covers_action(scope, request, t)
-    out.dest = covers_dest(scope, request, t)
-    out.data = covers_data(scope, request)
+    out.tool &= covers_tool(scope, request, t)
+    out.action &= covers_action(scope, request, t)
+    out.dest &= covers_dest(scope, request, t, dest)
+    out.data &= covers_data(scope, request)
 
 
 # ---------------------------------------------------------------- building one

@@ -313,6 +313,9 @@ cdef int _refuse(const Fault *fault, generation) except -1:
     raise RuleTableError(f"generation {generation}: {where}: {fault.cause.decode()}; publish it again")
 
 
+cdef uint64_t _tables = 0     # made so far; under the GIL
+
+
 cdef class Generation:
     """An immutable rule table. Made by `from_bytes` or `open`; both verify it whole before anyone can use it."""
 
@@ -401,6 +404,9 @@ cdef class Generation:
         return 0
 
     cdef int _begin(self, generation, strict) except -1:
+        global _tables
+        _tables += 1
+        self.table.serial = _tables
         self.table.digest.p = self._digest
         self.table.digest.n = <uint32_t> len(self._digest)
         self.table.strict = bool(strict)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastpath.authority import EffectKind
+from fastpath.spending import EffectKind
 from sidecar._proto.remit.authority.v1 import revocations_pb2, tasks_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.decisions.tail import tail_directory

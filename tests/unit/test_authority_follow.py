@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from fastpath.authority import EffectKind, Live
+from fastpath.authority import Live
+from fastpath.spending import EffectKind
 from sidecar._proto.remit.authority.v1 import owners_pb2, revocations_pb2, tasks_pb2
 from sidecar.authority.errors import InvalidError
 from sidecar.authority.follow import OwnerStream, RevocationStream, Stream, TaskStream

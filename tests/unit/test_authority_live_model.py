@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from fastpath.errors import ProtocolError
 from tests.fix_faults import LONG
-from tests.fix_live import AGENT, CHILD, OWNER, ask, make_live, make_pdp, outcome, task
+from tests.fix_live import AGENT, CHILD, OWNER, STRANGER, ask, make_live, make_pdp, outcome, task
 from tests.unit.test_authority import SETTLED, report, revoke
 
 SEEDS = 200 if LONG else 12
@@ -18,17 +19,23 @@ STATES = ("open", "suspended", "completed", "cancelled", "expired", "revoked")
 AXES = ("calls", "cost")
 
 
+Row = dict[str, Any]
+
+
 class Model:
-    """Tasks, revocations and owners in dictionaries; says what each call must be answered."""
+    """Tasks, revocations and owners in dictionaries; says what each call must be answered.
+
+    A task's row stays one dictionary for as long as a call of it can be reported, whatever becomes of the task.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.live = make_live()
         self.pdp = make_pdp(self.live)
-        self.tasks: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[str, Row] = {}
         self.revoked: set[tuple[str, str]] = set()
         self.inactive: set[str] = set()
-        self.settles: dict[str, tuple[str, str, int]] = {}
+        self.settles: dict[str, tuple[Row, str, int]] = {}
         self.epoch = 1
 
     def apply(self, *changes: tuple[str, dict[str, Any]]) -> None:
@@ -42,18 +49,28 @@ class Model:
         before = self.tasks.get(id_)
         parents = [name for name, one in self.tasks.items() if one["depth"] < 3 and name < id_]
         parent = self.rng.choice([*parents, None])
-        depth = self.tasks[parent]["depth"] + 1 if parent else 0
+        agent = self.rng.choice(AGENTS)
+        if before:
+            agent, parent = before["agent"], before["parent"]
+        depth = before["depth"] if before else self.tasks[parent]["depth"] + 1 if parent else 0
         row = {
-            "agent": self.rng.choice(AGENTS), "owner": self.rng.choice(OWNERS), "state": self.rng.choice(STATES[:2]),
+            "agent": agent, "owner": self.rng.choice(OWNERS), "state": self.rng.choice(STATES[:2]),
             "parent": parent, "depth": depth, "calls": self.rng.choice((-1, 0, 3, 20)),
             "cost": self.rng.choice((-1, 0, 5, 50)),
         }  # fmt: skip
         self.apply(task(id_, **row))
         if before:
-            row |= {axis: before[axis] for axis in AXES}
-        row |= {f"over_{axis}": before[f"over_{axis}"] if before else 0 for axis in AXES}
-        row |= {f"spent_{axis}": before[f"spent_{axis}"] if before else 0 for axis in AXES}
-        self.tasks[id_] = row
+            before |= {"owner": row["owner"], "state": row["state"]}
+            return
+        row |= {f"{name}_{axis}": 0 for name in ("over", "spent") for axis in AXES}
+        self.tasks[id_] = {**row, "above": None}
+
+    def another(self) -> None:
+        """Nothing makes a task another agent's, or delegated from another."""
+        for id_, row in self.tasks.items():
+            for other in ({"agent": STRANGER, "parent": row["parent"]}, {"agent": row["agent"], "parent": "t9"}):
+                with pytest.raises(ProtocolError, match="another agent or parent"):
+                    self.live.apply([task(id_, **other)], self.epoch)
 
     def state(self) -> None:
         id_, state = f"t{self.rng.randrange(8)}", self.rng.choice(STATES)
@@ -72,7 +89,8 @@ class Model:
     def forget(self) -> None:
         id_ = f"t{self.rng.randrange(8)}"
         self.apply(("forget", {"id": id_}))
-        self.tasks.pop(id_, None)
+        if id_ in self.tasks:
+            self.tasks.pop(id_)["state"] = "forgotten"
 
     def revoke(self) -> None:
         kind = self.rng.choice(("agent", "tool", "task"))
@@ -96,12 +114,20 @@ class Model:
         now = row[axis] - row[f"over_{axis}"] + amount
         row[axis], row[f"over_{axis}"] = max(0, now), max(0, -now)
 
-    def charge(self, id_: str, axis: str, amount: int) -> None:
-        row = self.tasks.get(id_)
+    def charge(self, row: Row | None, axis: str, amount: int) -> None:
+        """A task that has ended gave back what it had: what comes late is for the nearest one above that stands."""
+        while row and row["state"] not in STATES[:2]:
+            row = row["above"]
         if row:
             row[f"spent_{axis}"] += amount
             if row[axis] >= 0:
                 self.move(row, axis, -amount)
+
+    def tie(self, row: Row) -> None:
+        """A call of the task was allowed, so all above it are there."""
+        while row["above"] is None and row["parent"]:
+            row["above"] = self.tasks[row["parent"]]
+            row = row["above"]
 
     def named(self, agent: str, name: str) -> tuple[str, str]:
         """The task in force, or why there is none."""
@@ -142,19 +168,21 @@ class Model:
         answer = ask(self.pdp, tool=tool, agent=agent, task=name, cost=cost)
         assert outcome(answer) == (("DENY", fault) if fault else ("ALLOW", "ok"))
         if not fault:
-            self.charge(id_, "calls", 1)
-            self.charge(id_, "cost", cost)
-            self.settles[answer.evaluation_id] = (id_, agent, cost)
+            row = self.tasks[id_]
+            self.tie(row)
+            self.charge(row, "calls", 1)
+            self.charge(row, "cost", cost)
+            self.settles[answer.evaluation_id] = (row, agent, cost)
 
     def report(self) -> None:
         if not self.settles:
             return
         evaluation = self.rng.choice(list(self.settles))
-        id_, agent, reserved = self.settles.pop(evaluation)
+        row, agent, reserved = self.settles.pop(evaluation)
         executed, cost = self.rng.random() < 0.5, self.rng.randrange(9)
         assert report(self.pdp, evaluation, agent=agent, executed=executed, cost=cost) == SETTLED
-        self.charge(id_, "cost", cost - reserved if executed else -reserved)
-        self.charge(id_, "calls", 0 if executed else -1)
+        self.charge(row, "cost", cost - reserved if executed else -reserved)
+        self.charge(row, "calls", 0 if executed else -1)
 
     def same(self) -> None:
         for id_, row in self.tasks.items():
@@ -175,3 +203,4 @@ def test_the_native_view_is_what_a_plain_model_says(seed: int) -> None:
     for _ in range(STEPS):
         rng.choices(steps, weights=(6, 3, 2, 1, 2, 1, 14, 6))[0]()
         model.same()
+    model.another()

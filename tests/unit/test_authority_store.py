@@ -12,8 +12,8 @@ from typing import Any
 import lmdb
 import pytest
 
-from fastpath.authority import EffectKind
 from fastpath.journal import Journal
+from fastpath.spending import EffectKind
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority import tasks

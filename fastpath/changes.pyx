@@ -1,0 +1,266 @@
+"""Changes of the control plane, linked into the live state (changes.pxd). Everything here is under the lock."""
+from fastpath.live_state cimport (
+    MODES,
+    TASK_OPEN,
+    TASK_SUSPENDED,
+    Account,
+    AgentTasks,
+    Approval,
+    OwnerState,
+    Task,
+)
+from fastpath.rowmap cimport rows_add, rows_find, rows_free, rows_take
+from fastpath.spending cimport account_drop, move_left
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+
+# ---------------------------------------------------------------- links between rows
+
+
+cdef void unlink_open(LiveState *s, Task *task) noexcept nogil:
+    """Take the task out of its agent's open ones."""
+    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, task.agent)
+    cdef Task **at
+    if agent == NULL:
+        return
+    at = &agent.first
+    while at[0] != NULL:
+        if at[0] == task:
+            at[0] = task.next
+            break
+        at = &at[0].next
+    if agent.first == NULL:
+        rows_take(&s.agents, 0, task.agent)
+        free(agent)
+
+
+cdef int link_open(LiveState *s, Task *task) noexcept nogil:
+    """Put it among its agent's open ones; 0, or 1 when there is no memory."""
+    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, task.agent)
+    if agent == NULL:
+        agent = <AgentTasks *> calloc(1, sizeof(AgentTasks) + task.agent.n)
+        if agent == NULL:
+            return 1
+        agent.key.text.p, agent.key.text.n = <const char *> agent + sizeof(AgentTasks), task.agent.n
+        memcpy(<char *> agent + sizeof(AgentTasks), task.agent.p, task.agent.n)
+        if rows_add(&s.agents, &agent.key):
+            free(agent)
+            return 1
+    task.next = agent.first
+    agent.first = task
+    return 0
+
+
+cdef void unlink_approval(LiveState *s, Approval *approval) noexcept nogil:
+    cdef Approval *first = <Approval *> rows_take(&s.approvals, approval.key.kind, approval.key.text)
+    cdef Approval *at = first
+    if first == approval:
+        first = approval.next
+    else:
+        while at != NULL and at.next != approval:
+            at = at.next
+        if at != NULL:
+            at.next = approval.next
+    approval.next = NULL
+    if first != NULL:
+        # There is room: one was taken out just now.
+        rows_add(&s.approvals, &first.key)
+
+
+cdef int link_approval(LiveState *s, Approval *approval) noexcept nogil:
+    cdef Approval *first = <Approval *> rows_find(&s.approvals, approval.key.kind, approval.key.text)
+    if first == NULL:
+        return rows_add(&s.approvals, &approval.key)
+    approval.next = first.next
+    first.next = approval
+    return 0
+
+
+cdef void unlink_group(LiveState *s, const Revocation *row) noexcept nogil:
+    cdef Revocation **at = &s.groups
+    while at[0] != NULL:
+        if at[0] == row:
+            at[0] = row.next
+            return
+        at = &at[0].next
+
+
+cdef Revocation *new_revocation(uint32_t kind, Text key, Text reason) noexcept nogil:
+    cdef Revocation *row = <Revocation *> calloc(1, sizeof(Revocation) + key.n + reason.n)
+    cdef char *room
+    if row == NULL:
+        return NULL
+    room = <char *> row + sizeof(Revocation)
+    memcpy(room, key.p, key.n)
+    memcpy(room + key.n, reason.p, reason.n)
+    row.key.text.p, row.key.text.n = room, key.n
+    row.key.kind = kind
+    row.reason.p, row.reason.n = room + key.n, reason.n
+    return row
+
+
+# ---------------------------------------------------------------- revocations
+
+
+cdef int put_revocation(LiveState *s, Revocation *row) noexcept nogil:
+    """Put the row in the place of the one that it adds a mode to; 0, or 1 when there is no memory."""
+    cdef Revocation *before = <Revocation *> rows_take(&s.revocations, row.key.kind, row.key.text)
+    cdef int mode
+    if before != NULL:
+        for mode in range(<int> MODES):
+            if row.until_unix_ns[mode] == 0:
+                row.until_unix_ns[mode] = before.until_unix_ns[mode]
+        drop_revocation(s, before)
+    if rows_add(&s.revocations, &row.key):
+        return 1
+    s.revoked[row.key.kind] += 1
+    if row.uid != NULL:
+        row.next = s.groups
+        s.groups = row
+    return 0
+
+
+cdef void drop_revocation(LiveState *s, Revocation *row) noexcept nogil:
+    """Give back a row that is out of the map already."""
+    s.revoked[row.key.kind] -= 1
+    if row.uid != NULL:
+        unlink_group(s, row)
+        free(row.uid)
+    free(row)
+
+
+cdef void lift_revocation(LiveState *s, uint32_t kind, Text key, int mode) noexcept nogil:
+    cdef Revocation *row = <Revocation *> rows_find(&s.revocations, kind, key)
+    cdef int at
+    if row == NULL:
+        return
+    row.until_unix_ns[mode] = 0
+    for at in range(<int> MODES):
+        if row.until_unix_ns[at]:
+            return
+    rows_take(&s.revocations, kind, key)
+    drop_revocation(s, row)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+cdef void take_over(Task *task, Task *before, bint reset) noexcept nogil:
+    """Go on with the account of the row before: what calls have spent meanwhile is known there alone."""
+    cdef Account *made = task.account
+    task.account, before.account = before.account, NULL
+    if reset:
+        memcpy(task.account.left, made.left, sizeof(made.left))
+        memcpy(task.account.over, made.over, sizeof(made.over))
+        memcpy(task.account.spent, made.spent, sizeof(made.spent))
+    else:
+        # A task's end never moves away: only what is shorter on both clocks is taken over.
+        task.ends_boot_ns = min(task.ends_boot_ns, before.ends_boot_ns)
+    account_drop(made)
+
+
+cdef void put_task(LiveState *s, Change *change, int *failed) noexcept nogil:
+    cdef Task *task = <Task *> change.row
+    cdef Task *before = <Task *> rows_take(&s.tasks, 0, task.key.text)
+    if before != NULL:
+        if before.state == TASK_OPEN:
+            unlink_open(s, before)
+        take_over(task, before, change.reset)
+    task.account.living = task.state <= TASK_SUSPENDED
+    failed[0] |= rows_add(&s.tasks, &task.key)
+    if task.state == TASK_OPEN:
+        failed[0] |= link_open(s, task)
+
+
+cdef void put_state(LiveState *s, Text id_, int state, int *failed) noexcept nogil:
+    cdef Task *task = <Task *> rows_find(&s.tasks, 0, id_)
+    if task == NULL or task.state == state:
+        return
+    if task.state == TASK_OPEN:
+        unlink_open(s, task)
+    task.state = state
+    task.account.living = state <= TASK_SUSPENDED
+    if state == TASK_OPEN:
+        failed[0] |= link_open(s, task)
+
+
+cdef void put_budget(LiveState *s, Text id_, const int64_t *delta) noexcept nogil:
+    cdef Task *task = <Task *> rows_find(&s.tasks, 0, id_)
+    cdef Account *account
+    cdef int i
+    if task == NULL:
+        return
+    account = task.account
+    for i in range(<int> BUDGETS):
+        if account.left[i] >= 0:
+            move_left(account, i, delta[i])
+
+
+cdef void forget_task(LiveState *s, Text id_) noexcept nogil:
+    cdef Task *task = <Task *> rows_take(&s.tasks, 0, id_)
+    if task == NULL:
+        return
+    if task.state == TASK_OPEN:
+        unlink_open(s, task)
+    # Calls that can still be reported keep the account.
+    task.account.living = 0
+    account_drop(task.account)
+    task.account = NULL
+
+
+# ---------------------------------------------------------------- all of them
+
+
+cdef void put_owner(LiveState *s, OwnerState *row, int *failed) noexcept nogil:
+    if rows_find(&s.owners, 0, row.key.text) != NULL:
+        free(row)
+    else:
+        failed[0] |= rows_add(&s.owners, &row.key)
+
+
+cdef int link_changes(LiveState *s, Change *changes, size_t n) noexcept nogil:
+    """0, or 1 when memory ran out and the state is no longer what it should be."""
+    cdef Change *change
+    cdef int failed = 0
+    cdef size_t i
+    for i in range(n):
+        change = &changes[i]
+        if change.what == CHANGE_TASK:
+            put_task(s, change, &failed)
+        elif change.what == CHANGE_STATE:
+            put_state(s, change.key, change.state, &failed)
+        elif change.what == CHANGE_BUDGET:
+            put_budget(s, change.key, change.delta)
+        elif change.what == CHANGE_FORGET:
+            forget_task(s, change.key)
+        elif change.what == CHANGE_REVOKE:
+            failed |= put_revocation(s, <Revocation *> change.row)
+        elif change.what == CHANGE_LIFT:
+            lift_revocation(s, change.kind, change.key, change.state)
+        elif change.what == CHANGE_OWNER_OFF:
+            put_owner(s, <OwnerState *> change.row, &failed)
+        elif change.what == CHANGE_OWNER_ON:
+            free(rows_take(&s.owners, 0, change.key))
+        elif change.what == CHANGE_APPROVAL:
+            failed |= link_approval(s, <Approval *> change.row)
+        elif change.what == CHANGE_APPROVAL_GONE:
+            unlink_approval(s, <Approval *> change.row)
+    return failed
+
+
+cdef void free_rows(LiveState *s) noexcept nogil:
+    cdef size_t i
+    for i in range(s.agents.size):
+        free(s.agents.slots[i].row)
+    for i in range(s.owners.size):
+        free(s.owners.slots[i].row)
+    for i in range(s.revocations.size):
+        if s.revocations.slots[i].row != NULL:
+            free((<Revocation *> s.revocations.slots[i].row).uid)
+            free(s.revocations.slots[i].row)
+    rows_free(&s.tasks)
+    rows_free(&s.agents)
+    rows_free(&s.revocations)
+    rows_free(&s.owners)
+    rows_free(&s.approvals)

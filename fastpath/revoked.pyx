@@ -1,0 +1,175 @@
+"""What was revoked of a call (revoked.pxd)."""
+from fastpath.columns cimport COL_DEST
+from fastpath.live_state cimport (
+    MODE_DENY,
+    MODE_READ_ONLY,
+    MODE_STEP_UP,
+    REVOKED_AGENT,
+    REVOKED_CLASS,
+    REVOKED_CREDENTIAL,
+    REVOKED_DESTINATION,
+    REVOKED_OWNER,
+    REVOKED_SERVER,
+    REVOKED_TASK,
+    REVOKED_TOOL,
+    REVOKED_TRUST_DOMAIN,
+    Revocation,
+    id_of,
+    kept,
+)
+from fastpath.rowmap cimport rows_find
+from fastpath.table cimport table_find, table_is_in, table_resolve
+from fastpath.value cimport KIND_ENTITY, Cell, cell_at, uid_equal, uid_make, uid_type
+from fastpath.wire cimport text_equal, text_of
+from libc.string cimport memchr
+
+
+cdef inline Text revoked_reason(uint32_t kind) noexcept nogil:
+    if kind == REVOKED_AGENT:
+        return text_of(b"revoked.agent")
+    if kind == REVOKED_CLASS:
+        return text_of(b"revoked.class")
+    if kind == REVOKED_TASK:
+        return text_of(b"revoked.task")
+    if kind == REVOKED_TOOL:
+        return text_of(b"revoked.tool")
+    if kind == REVOKED_SERVER:
+        return text_of(b"revoked.server")
+    if kind == REVOKED_DESTINATION:
+        return text_of(b"revoked.destination")
+    if kind == REVOKED_CREDENTIAL:
+        return text_of(b"revoked.credential")
+    if kind == REVOKED_OWNER:
+        return text_of(b"revoked.owner")
+    return text_of(b"revoked.trust_domain")
+
+
+cdef void apply_revocation(const Revocation *row, int64_t now, Arena *arena, Standing *out) noexcept nogil:
+    cdef bint hit = False
+    if row.until_unix_ns[<int> MODE_DENY] > now:
+        if out.refusal.n == 0:
+            out.refusal = revoked_reason(row.key.kind)
+        hit = True
+    if row.until_unix_ns[<int> MODE_READ_ONLY] > now:
+        out.read_only = 1
+        hit = True
+    if row.until_unix_ns[<int> MODE_STEP_UP] > now:
+        out.step_up = 1
+        hit = True
+    if hit and out.remediation.n == 0:
+        out.remediation = kept(row.reason, arena) if row.reason.n else revoked_reason(row.key.kind)
+
+
+cdef void revoked_key(
+    const LiveState *s, uint32_t kind, Text key, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    cdef const Revocation *row
+    if s.revoked[kind] == 0 or key.n == 0:
+        return
+    row = <const Revocation *> rows_find(&s.revocations, kind, key)
+    if row != NULL:
+        apply_revocation(row, now, arena, out)
+
+
+cdef bint in_group(const Table *t, const Uid *uid, const Uid *group) noexcept nogil:
+    return uid_equal(uid, group) or table_is_in(t, uid, table_find(t, group))
+
+
+cdef void look_classes(
+    const LiveState *s, const Uid *agent, const Table *t, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    cdef const Revocation *row = s.groups if s.revoked[<int> REVOKED_CLASS] else NULL
+    while row != NULL:
+        if row.key.kind == REVOKED_CLASS and in_group(t, agent, row.uid):
+            apply_revocation(row, now, arena, out)
+        row = row.next
+
+
+cdef void look_groups(
+    const LiveState *s, const Request *request, const Table *t, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    """Classes hold agents and servers hold tools by the entity store."""
+    cdef const Revocation *row = s.groups
+    look_classes(s, request.principal, t, now, arena, out)
+    while row != NULL:
+        if row.key.kind == REVOKED_SERVER and (
+            in_group(t, request.resource, row.uid)
+            or (request.resource_parent != NULL and in_group(t, request.resource_parent, row.uid))
+        ):
+            apply_revocation(row, now, arena, out)
+        row = row.next
+
+
+cdef Text server_of(const Request *request) noexcept nogil:
+    """`files` of the resource `files/open`: tools and endpoints bear the server's name first."""
+    cdef Text id_ = id_of(request.resource)
+    cdef const char *slash = <const char *> memchr(id_.p, c'/', id_.n)
+    if slash != NULL:
+        id_.n = <uint32_t> (slash - id_.p)
+    return id_
+
+
+cdef Text without_port(Text authority) noexcept nogil:
+    """`db.internal` of `db.internal:8443`: a host that is revoked is so on every port. Empty when none is named."""
+    cdef Text host = authority
+    cdef uint32_t n = authority.n
+    while n and c'0' <= authority.p[n - 1] <= c'9':
+        n -= 1
+    host.n = n - 1 if 1 < n < authority.n and authority.p[n - 1] == c':' else 0
+    return host
+
+
+cdef Text serial_of(Text credential) noexcept nogil:
+    """`0a1b` of the credential `x509-svid:0a1b`."""
+    cdef const char *colon = <const char *> memchr(credential.p, c':', credential.n) if credential.n else NULL
+    if colon != NULL:
+        credential.n -= <uint32_t> (colon + 1 - credential.p)
+        credential.p = colon + 1
+    return credential
+
+
+cdef Text trust_domain_of(Text spiffe_id) noexcept nogil:
+    """The part between `spiffe://` and the path (SPIFFE-ID section 2.1)."""
+    cdef Text name
+    cdef const char *slash
+    name.p, name.n = NULL, 0
+    if spiffe_id.n > 9:
+        name.p, name.n = spiffe_id.p + 9, spiffe_id.n - 9
+        slash = <const char *> memchr(name.p, c'/', name.n)
+        if slash != NULL:
+            name.n = <uint32_t> (slash - name.p)
+    return name
+
+
+cdef void revoked_call(
+    const LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
+    Standing *out
+) noexcept nogil:
+    cdef Text agent = id_of(request.principal)
+    cdef const Cell *dest = request.columns + <int> COL_DEST
+    revoked_key(s, REVOKED_AGENT, agent, now, arena, out)
+    revoked_key(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), now, arena, out)
+    revoked_key(s, REVOKED_CREDENTIAL, serial_of(credential), now, arena, out)
+    revoked_key(s, REVOKED_TOOL, id_of(request.resource), now, arena, out)
+    revoked_key(s, REVOKED_SERVER, server_of(request), now, arena, out)
+    revoked_key(s, REVOKED_DESTINATION, request.destination, now, arena, out)
+    revoked_key(s, REVOKED_DESTINATION, without_port(request.destination), now, arena, out)
+    if dest.kind == KIND_ENTITY and not text_equal(id_of(<const Uid *> cell_at(dest)), request.destination):
+        revoked_key(s, REVOKED_DESTINATION, id_of(<const Uid *> cell_at(dest)), now, arena, out)
+    look_groups(s, request, t, now, arena, out)
+
+
+cdef void revoked_above(
+    const LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,
+    Standing *out
+) noexcept nogil:
+    cdef Uid *uid
+    revoked_key(s, REVOKED_AGENT, agent, now, arena, out)
+    revoked_key(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), now, arena, out)
+    revoked_key(s, REVOKED_OWNER, owner, now, arena, out)
+    if s.revoked[<int> REVOKED_CLASS] == 0:
+        return
+    uid = uid_make(arena, uid_type(request.principal), request.principal.type_len, agent.p, agent.n)
+    if uid != NULL:
+        table_resolve(t, uid)
+        look_classes(s, uid, t, now, arena, out)
