@@ -32,6 +32,7 @@ NATIVE = {
     "fastpath.causes": ["libxxhash"],
     "fastpath.rowmap": ["libxxhash"],
     "fastpath.approved": ["libcrypto"],
+    "fastpath.certificate": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],

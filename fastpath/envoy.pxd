@@ -27,6 +27,7 @@ cdef struct HeaderLine:      # one occurrence; the `headers` map gives one line 
 cdef struct HttpCall:
     # As received.
     Text source_principal    # as Envoy asserts it, unparsed
+    Text source_certificate  # the caller's, URL-encoded PEM; empty without include_peer_certificate
     Text source_address      # ip of the downstream, text
     Text destination_principal
     Text sni

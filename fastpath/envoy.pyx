@@ -60,6 +60,7 @@ cdef struct Decoding:
     Mcp mcp_proxy            # namespace mcp_proxy, the name of older filters
     uint32_t address_case    # member of source.address in force
     Text source_principal
+    Text source_certificate
     Text source_address
     Text destination_principal
     Text sni
@@ -518,6 +519,7 @@ cdef int keep_fields() except -1:
     cdef RawLine line
     cdef const char *base = <const char *> &d
     shape_keep(shape_of("SourcePeer"), 4, SHAPE_STRING, <const char *> &d.source_principal - base)
+    shape_keep(shape_of("SourcePeer"), 5, SHAPE_STRING, <const char *> &d.source_certificate - base)
     shape_keep(shape_of("SourceSocket"), 2, SHAPE_STRING, <const char *> &d.source_address - base)
     shape_keep(shape_of("DestinationPeer"), 4, SHAPE_STRING, <const char *> &d.destination_principal - base)
     shape_keep(shape_of("TLSSession"), 1, SHAPE_STRING, <const char *> &d.sni - base)
@@ -806,6 +808,7 @@ cdef void finish_fields(Decoding *d) noexcept nogil:
     cdef HttpCall *call = d.call
     cdef int64_t seconds = <int64_t> d.seconds
     call.source_principal, call.source_address = d.source_principal, d.source_address
+    call.source_certificate = d.source_certificate
     call.destination_principal, call.sni = d.destination_principal, d.sni
     call.has_http, call.http_id, call.protocol = d.has_http, d.http_id, d.protocol
     call.method, call.raw_path, call.raw_host, call.scheme = d.method, d.path, d.host, d.scheme

@@ -665,6 +665,7 @@ cdef void mapping_apply(
     if mapper_open(&m, rules, table, arena, request):
         return
     map_principal(&m, call.source_principal)
+    request.certificate = call.source_certificate
     if not call.has_http:
         read_dry_run(&m, call)
         map_network(&m, call)

@@ -50,6 +50,7 @@ cdef struct Request:
     Text host                # canonical
     Text path                # canonical, without query
     Text destination         # canonical authority
+    Text certificate         # of the principal as an Envoy passes it on, URL-encoded PEM; or empty
     Text subject             # delegated subject: on whose behalf, as verified; else empty
     Text denial_id           # JSON text of the JSON-RPC id, to be echoed by an MCP denial; else empty
     uint8_t args_digest[32]  # SHA-256 over the canonical arguments

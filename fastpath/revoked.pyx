@@ -150,6 +150,7 @@ cdef void revoked_call(
     revoked_key(s, REVOKED_AGENT, agent, now, arena, out)
     revoked_key(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), now, arena, out)
     revoked_key(s, REVOKED_CREDENTIAL, serial_of(credential), now, arena, out)
+    revoked_key(s, REVOKED_CREDENTIAL, out.credential, now, arena, out)
     revoked_key(s, REVOKED_TOOL, id_of(request.resource), now, arena, out)
     revoked_key(s, REVOKED_SERVER, server_of(request), now, arena, out)
     revoked_key(s, REVOKED_DESTINATION, request.destination, now, arena, out)

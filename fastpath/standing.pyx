@@ -1,6 +1,7 @@
 """Where a call stands (standing.pxd): under the lock once, with as few lookups as the call's task allows."""
 from fastpath.approved cimport fill_approval
 from fastpath.c.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
+from fastpath.certificate cimport certificate_serial
 from fastpath.columns cimport (
     COL_DELEGATION_CHAIN_OK,
     COL_DELEGATION_DEPTH,
@@ -29,6 +30,7 @@ from fastpath.live_state cimport (
     BUDGET_CALLS,
     BUDGET_COST,
     CHAIN_MAX,
+    REVOKED_CREDENTIAL,
     REVOKED_OWNER,
     REVOKED_TASK,
     SECOND_NS,
@@ -47,6 +49,7 @@ from fastpath.live_state cimport (
     live_boot_ns,
     live_unix_ns,
     remaining,
+    remit_load,
 )
 from fastpath.revoked cimport in_group, revoked_above, revoked_call, revoked_key
 from fastpath.rowmap cimport rows_find
@@ -389,6 +392,8 @@ cdef void enter_locked(
     cdef Task *task
     out.epoch, out.version = s.epoch, s.version
     out.boot_ns, out.unix_ns = live_boot_ns(s), live_unix_ns(s)
+    if out.refusal.n:
+        return
     if s.fresh_until_ns and out.boot_ns > s.fresh_until_ns:
         out.refusal = text_of(b"not_ready.authority_stale")
         out.refusal_is_ours = 1
@@ -411,6 +416,12 @@ cdef void authority_enter(
 ) noexcept nogil:
     out.live = live
     out.enforced = 1
+    # Read before the lock, since it takes its time: what is revoked meanwhile is so for the calls that start later.
+    if request.certificate.n and remit_load(&live.revoked[<int> REVOKED_CREDENTIAL]):
+        out.credential = certificate_serial(request.certificate, arena)
+        if out.credential.n == 0:
+            # It may be the one that was revoked.
+            out.refusal = text_of(b"identity.certificate")
     pthread_mutex_lock(&live.lock)
     enter_locked(live, request, credential, t, arena, out)
     pthread_mutex_unlock(&live.lock)

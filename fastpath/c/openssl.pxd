@@ -6,6 +6,13 @@ cdef extern from "openssl/err.h" nogil:
     void ERR_clear_error()
 
 
+cdef extern from "openssl/bio.h" nogil:
+    ctypedef struct BIO:
+        pass
+    BIO *BIO_new_mem_buf(const void *buf, int n)
+    int BIO_free(BIO *a)
+
+
 cdef extern from "openssl/sha.h" nogil:
     unsigned char *SHA256(const unsigned char *d, size_t n, unsigned char *md)
 
@@ -141,3 +148,7 @@ cdef extern from "openssl/x509_vfy.h" nogil:
     int sk_X509_num(const X509_STACK *stack)
     X509 *sk_X509_value(const X509_STACK *stack, int at)
     void sk_X509_free(X509_STACK *stack)
+
+
+cdef extern from "openssl/pem.h" nogil:
+    X509 *PEM_read_bio_X509(BIO *bio, X509 **out, void *password, void *data)

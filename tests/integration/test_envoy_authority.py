@@ -11,8 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 
-from sidecar._proto.remit.authority.v1 import approvals_pb2, owners_pb2, tasks_pb2
+from sidecar._proto.remit.authority.v1 import approvals_pb2, owners_pb2, revocations_pb2, tasks_pb2
 from sidecar.client import budgets, scope
 from sidecar.demo.authority import Desk, desk
 from sidecar.demo.calls import TIMEOUT_S, Answer, Caller, tls_context
@@ -71,6 +72,27 @@ def actors(examples_stage: ExamplesStage) -> Iterator[Actors]:
         for task in owner.tasks.List(tasks_pb2.ListTasksRequest(), timeout=TIMEOUT_S).tasks:
             if not task.parent:
                 owner.tasks.Cancel(tasks_pb2.ChangeTaskRequest(id=task.id), timeout=TIMEOUT_S)
+
+
+# ---------------------------------------------------------------- the caller's certificate
+
+
+def test_the_certificate_of_a_caller_behind_envoy_can_be_revoked(actors: Actors) -> None:
+    """Envoy passes it on: calls with alice's are denied, with bob's they are not, until it is lifted."""
+    actors.open()
+    actors.open(AGENT_B)
+    leaf = x509.load_pem_x509_certificate((actors.stage.svids / "alice" / "svid.pem").read_bytes())
+    number = leaf.serial_number
+    key = number.to_bytes((number.bit_length() + 7) // 8, "big").hex()
+    kind = revocations_pb2.REVOCATION_KIND_CREDENTIAL
+    assert actors.tool("get_balance") == actors.tool("get_balance", who="bob") == "200"
+    actors.security.revocations.Revoke(
+        revocations_pb2.RevokeRequest(kind=kind, key=key, reason="leaked"), timeout=TIMEOUT_S
+    )
+    assert actors.tool("get_balance") == "403 revoked.credential"
+    assert actors.tool("get_balance", who="bob") == "200"
+    actors.security.revocations.Lift(revocations_pb2.LiftRequest(kind=kind, key=key), timeout=TIMEOUT_S)
+    assert actors.tool("get_balance") == "200"
 
 
 # ---------------------------------------------------------------- the policies, one by one

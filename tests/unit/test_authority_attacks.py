@@ -1,8 +1,15 @@
 """Ways to more authority than was given, each of them closed."""
 
+from urllib.parse import quote
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from envoy.service.auth.v3 import external_auth_pb2
+
 from fastpath.decide import PeerKind
 from fastpath.peer import VerifiedPeer
 from sidecar._proto.remit.authz.v1 import authz_pb2
+from sidecar.demo.ca import Authority
 from tests.fix_calls import envoy_call
 from tests.fix_live import (
     AGENT,
@@ -77,6 +84,42 @@ def test_a_host_that_is_revoked_is_so_on_every_port() -> None:
     for destination in ("db.internal", "db.internal:8443", "https://db.internal:8443/x"):
         assert outcome(ask(pdp, destination=destination)) == ("DENY", "revoked.destination"), destination
     assert outcome(ask(pdp, destination="db.internal.example:8443")) == ALLOW
+
+
+def test_a_revoked_credential_behind_envoy_is_the_callers() -> None:
+    """Its serial is read from the certificate that Envoy passes on; one that cannot be read may be the revoked one."""
+    leaf = x509.load_der_x509_certificate(Authority("example.org").issue(AGENT).chain_der[0])
+    pem = leaf.public_bytes(Encoding.PEM).decode()
+    serial = leaf.serial_number.to_bytes((leaf.serial_number.bit_length() + 7) // 8, "big").hex()
+    live = make_live(task())
+    pdp = make_pdp(live)
+    envoy = VerifiedPeer(PeerKind.PEER_ENVOY, "spiffe://example.org/envoy", "x509-svid:02", bundle_generation=2)
+
+    def answered(certificate: str) -> str:
+        request = external_auth_pb2.CheckRequest.FromString(envoy_call(principal=AGENT))
+        request.attributes.source.certificate = certificate
+        code, reply = pdp.ext_authz(request.SerializeToString(), envoy)
+        assert code == 0
+        found: str = external_auth_pb2.CheckResponse.FromString(reply).dynamic_metadata["reason"]
+        return found
+
+    encoded = quote(pem, safe="")
+    assert answered(encoded) == answered("nonsense") == "ok"
+    live.apply([revoke("credential", "ff" * 8)], 2)
+    assert answered(encoded) == answered("") == "ok"
+    for broken in (
+        "nonsense",
+        "%",
+        "%4",
+        "%zz",
+        encoded[:-1],
+        encoded.replace("%0A", "", 1),
+        quote(pem[:200], safe=""),
+    ):
+        assert answered(broken) == "identity.certificate", broken
+    live.apply([revoke("credential", serial)], 3)
+    assert answered(encoded) == answered(quote(pem)) == "revoked.credential"
+    assert answered("") == "ok"
 
 
 def test_what_was_delegated_goes_with_the_class_or_trust_domain_of_who_delegated() -> None:
