@@ -44,6 +44,7 @@ cdef enum Cause:             # why a connection ended
 
 cdef enum:
     STATUSES = 17            # gRPC status codes
+    FRAME_ROOM = 16448       # a frame of ours with its header: one DATA frame of 16 KiB at most
 
 
 cdef struct Limits:          # bounds of one door; times in ns
@@ -211,7 +212,7 @@ cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) no
 cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
 # Send a message (copied; NULL: none) on a stream of several, and with a `code` of 0 or more end it with that status.
 cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int code) noexcept nogil
-# Bytes to send, into `out` as far as they fit; how many.
+# Bytes to send, into `out` as far as they fit; how many. When more than FRAME_ROOM is left the session has no more.
 cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil
 # Whether the session has nothing more to read and nothing to write.
 cdef bint http2_over(Conn *conn) noexcept nogil

@@ -41,7 +41,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 cdef enum:
-    FRAME_MAX = 16384        # payload of a frame of ours (RFC 9113 section 6.5.2)
     PREFIX = 5               # flag and length of a gRPC message
     BODY_FIRST = 256         # least allocation for a message; it grows with what really arrives
     WINDOW = 1 << 20         # bytes that a connection may send before we take them
@@ -773,8 +772,7 @@ cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil:
     cdef const uint8_t *p
     cdef size_t n = 0
     cdef ssize_t got
-    # A frame of ours is at most one DATA frame of 16 KiB with its header; that much room stays.
-    while cap - n > FRAME_MAX + 64:
+    while cap - n > FRAME_ROOM:
         got = nghttp2_session_mem_send(conn.session, &p)
         if got < 0:
             _end(conn, CAUSE_MEMORY if got == NGHTTP2_ERR_NOMEM else CAUSE_PROTOCOL)

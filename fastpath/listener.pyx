@@ -25,10 +25,10 @@ from fastpath.grpc_text cimport (
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave, slot_puts
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
-    CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, METHOD_BATCH,
-    METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_REPORT, METHOD_WATCH, STATUSES, Stats, Stream, http2_close, http2_drain,
-    http2_drain_last, http2_farewell, http2_feed, http2_full, http2_message, http2_next, http2_open, http2_over,
-    http2_pull, http2_push, http2_refuse, http2_reply, http2_setup, http2_tick,
+    CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, FRAME_ROOM,
+    METHOD_BATCH, METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_REPORT, METHOD_WATCH, STATUSES, Stats, Stream, http2_close,
+    http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_full, http2_message, http2_next, http2_open,
+    http2_over, http2_pull, http2_push, http2_refuse, http2_reply, http2_setup, http2_tick,
 )
 from fastpath.lane cimport Answer, Lane, lane_ask, lane_fetch
 from fastpath.record cimport RECORD_BYTES_MAX
@@ -308,6 +308,8 @@ cdef void _flush(Loop self, Conn *conn) noexcept nogil:
             conn.cause = CAUSE_PEER
         elif <size_t> done < n:
             _keep(conn, self.outbox + done, n - done)
+        elif OUTBOX - n > FRAME_ROOM:
+            break
     if conn.cause == CAUSE_NONE:
         _listen_for(self, conn, conn.out != NULL)
 
