@@ -72,6 +72,7 @@ cdef struct Stats:           # work done; written by the loop's thread alone
     uint64_t closed[CAUSES]
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t records_in      # of TLS, after the handshake
     uint64_t frames_in
     uint64_t headers_in
     uint64_t streams         # requests begun
@@ -152,6 +153,7 @@ cdef struct Conn:
     void *tls                # SSL *, or NULL
     void *verified           # Verified *, owned, of a TLS peer; or NULL
     int secured              # the TLS handshake is done
+    uint32_t records         # of TLS, in the turn under way
     int over                 # TLS has ended; what came before the end may still be in the inbox
     int refusal              # Refusal of the peer's chain
     Peer peer                # who calls, as verified; its texts are in `verified`, `credential` and the listener
@@ -201,6 +203,8 @@ cdef int http2_setup() noexcept nogil
 cdef int http2_open(Conn *conn) noexcept nogil
 # Parse received bytes; sets conn.cause when the connection must end.
 cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil
+# Tokens for what carries no request; false, with conn.cause set, when the peer has none left.
+cdef bint http2_toll(Conn *conn, int64_t tokens) noexcept nogil
 # The oldest complete request that nobody answered, or NULL.
 cdef Stream *http2_next(Conn *conn) noexcept nogil
 # The message of a complete request; false with refusal and why set when it is none.

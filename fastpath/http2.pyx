@@ -103,6 +103,13 @@ cdef int _end(Conn *conn, int cause) noexcept nogil:
     return NGHTTP2_ERR_CALLBACK_FAILURE
 
 
+cdef bint http2_toll(Conn *conn, int64_t tokens) noexcept nogil:
+    if _take(&conn.frames, conn.door.now_ns, FRAMES_BURST, FRAMES_PER_S, tokens):
+        return True
+    _end(conn, CAUSE_FLOOD)
+    return False
+
+
 cdef int _fault(Conn *conn) noexcept nogil:
     if _take(&conn.faults, conn.door.now_ns, FAULTS_BURST, FAULTS_PER_S):
         return 0
@@ -322,9 +329,7 @@ cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, v
         # RFC 9113 section 6.3; since priorities are off, nghttp2 does not look.
         return _end(conn, CAUSE_PROTOCOL)
     tokens = PRIORITY_TOKENS if hd.type == NGHTTP2_PRIORITY else 1
-    if _take(&conn.frames, conn.door.now_ns, FRAMES_BURST, FRAMES_PER_S, tokens):
-        return 0
-    return _end(conn, CAUSE_FLOOD)
+    return 0 if http2_toll(conn, tokens) else NGHTTP2_ERR_CALLBACK_FAILURE
 
 
 cdef int _on_unknown(nghttp2_session *session, void **payload, const nghttp2_frame_hd *hd, void *user) noexcept nogil:

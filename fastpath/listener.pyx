@@ -36,7 +36,7 @@ from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPOR
 from fastpath.reserve cimport reserve_close, reserve_open, reserve_trim
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
-    LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, ROUND_NS, turn_took, turns_add, turns_drop,
+    LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_NS, turn_took, turns_add, turns_drop,
 )
 from fastpath.verify cimport (
     REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
@@ -333,13 +333,14 @@ cdef ssize_t _read(Loop self, Conn *conn, size_t room) noexcept nogil:
     cdef size_t n = 0
     if conn.tls != NULL:
         # The records that are there come before the first answer: a call and its reset arrive in records of their own.
-        while n < room:
+        conn.records = 0
+        while n < room and conn.records < PIECE_RECORDS:
             got = tls_read(conn, self.inbox + n, room - n)
             if got <= 0:
                 break
             n += got
         conn.over = got == -2
-        if n == 0 and conn.over:
+        if n == 0 and conn.over and conn.cause == CAUSE_NONE:
             conn.cause = CAUSE_PEER
         return n
     got = remit_recv(conn.fd, self.inbox, room)
@@ -393,7 +394,9 @@ cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
     count = _answer_some(self, conn, PIECE_CALLS if conn.heavy else LIGHT_CALLS)
     # What the peer made us say counts before more of it is parsed.
     _flush(self, conn)
-    more = conn.ready != NULL or <size_t> got == room or conn.over or (conn.tls != NULL and tls_pending(conn))
+    more = conn.ready != NULL or <size_t> got == room or conn.over
+    if conn.tls != NULL:
+        more = more or conn.records >= PIECE_RECORDS or tls_pending(conn)
     much[0] = more or count > LIGHT_CALLS or got > LIGHT_BYTES
     return more
 
@@ -990,6 +993,7 @@ cdef dict _counted(Loop loop):
     cdef const Stats *s = &loop.door.stats
     return {
         "accepted": s.accepted, "events": s.events, "bytes_in": s.bytes_in, "bytes_out": s.bytes_out,
+        "records_in": s.records_in,
         "frames_in": s.frames_in, "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls,
         "health": s.health,
         "slow": s.slow, "slow_full": s.slow_full, "refused": s.refused, "resets_in": s.resets_in,

@@ -8,23 +8,25 @@ from fastpath.c.openssl cimport (
     sk_X509_push, sk_X509_value,
 )
 from fastpath.c.openssl_ssl cimport (
-    BIO, BIO_free, BIO_new_mem_buf, EVP_PKEY_free, OPENSSL_NPN_NEGOTIATED, PEM_read_bio_PrivateKey, PEM_read_bio_X509,
-    SSL, SSL_CTX, SSL_CTX_add1_chain_cert, SSL_CTX_check_private_key, SSL_CTX_free, SSL_CTX_new,
-    SSL_CTX_set_alpn_select_cb, SSL_CTX_set_cert_verify_callback, SSL_CTX_set_cipher_list, SSL_CTX_set_max_cert_list,
-    SSL_CTX_set_min_proto_version, SSL_CTX_set_mode, SSL_CTX_set_num_tickets, SSL_CTX_set_options,
-    SSL_CTX_set_session_cache_mode, SSL_CTX_set_verify, SSL_CTX_use_PrivateKey, SSL_CTX_use_certificate,
-    SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_ENABLE_PARTIAL_WRITE,
-    SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION,
-    SSL_OP_NO_TICKET, SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_OK,
-    SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER, SSL_do_handshake, SSL_free, SSL_get0_alpn_selected,
-    SSL_get0_peer_certificate, SSL_get_error, SSL_get_ex_data, SSL_get_ex_data_X509_STORE_CTX_idx,
-    SSL_get_peer_cert_chain, SSL_has_pending, SSL_new, SSL_read, SSL_select_next_proto, SSL_set_accept_state,
-    SSL_set_ex_data, SSL_set_fd, SSL_shutdown, SSL_write, TLS1_2_VERSION, TLS_server_method,
+    BIO, BIO_free, BIO_new_mem_buf, EVP_PKEY_free, OPENSSL_NPN_NEGOTIATED, PEM_read_bio_PrivateKey,
+    PEM_read_bio_X509, SSL, SSL3_RT_APPLICATION_DATA, SSL3_RT_HEADER, SSL3_RT_INNER_CONTENT_TYPE, SSL_CTX,
+    SSL_CTX_add1_chain_cert, SSL_CTX_check_private_key, SSL_CTX_clear_mode, SSL_CTX_free, SSL_CTX_new,
+    SSL_CTX_set_alpn_select_cb, SSL_CTX_set_cert_verify_callback, SSL_CTX_set_cipher_list,
+    SSL_CTX_set_max_cert_list, SSL_CTX_set_min_proto_version, SSL_CTX_set_mode, SSL_CTX_set_num_tickets,
+    SSL_CTX_set_options, SSL_CTX_set_session_cache_mode, SSL_CTX_set_verify, SSL_CTX_use_PrivateKey,
+    SSL_CTX_use_certificate, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER,
+    SSL_MODE_AUTO_RETRY, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE,
+    SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET, SSL_RECEIVED_SHUTDOWN, SSL_SESS_CACHE_OFF,
+    SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_OK, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER,
+    SSL_do_handshake, SSL_free, SSL_get0_alpn_selected, SSL_get0_peer_certificate, SSL_get_error, SSL_get_ex_data,
+    SSL_get_ex_data_X509_STORE_CTX_idx, SSL_get_peer_cert_chain, SSL_has_pending, SSL_new, SSL_read,
+    SSL_select_next_proto, SSL_set_accept_state, SSL_set_ex_data, SSL_set_fd, SSL_set_msg_callback,
+    SSL_set_msg_callback_arg, SSL_set_shutdown, SSL_shutdown, SSL_write, TLS1_2_VERSION, TLS_server_method,
     X509_STORE_CTX_get0_cert, X509_STORE_CTX_get0_untrusted, X509_STORE_CTX_get_ex_data, X509_STORE_CTX_set_error,
     X509_V_ERR_APPLICATION_VERIFICATION, X509_V_OK,
 )
 from fastpath.decide cimport PEER_AGENT, PEER_NONE
-from fastpath.http2 cimport Conn
+from fastpath.http2 cimport Conn, http2_toll
 from fastpath.verify cimport (
     CHAIN_BYTES_MAX, CHAIN_CERTS_MAX, REFUSED_INTERNAL, REFUSED_TOO_LARGE, Trust, Verified, refusal_text,
     verify_chain,
@@ -38,6 +40,9 @@ cdef enum:
     AGAIN = -1
     OVER = -2
     PREFIX = 10              # bytes of "x509-svid:"
+    RECORD_SHORT = 9 + 16    # bytes of a record with a whole HTTP/2 frame, at least: the frame's header, the cipher's tag
+    SHORT_TOKENS = 1
+    OTHER_TOKENS = 16        # of a record that is no data: it changes keys, and no request gives so much back
 
 cdef const unsigned char *H2 = <const unsigned char *> b"\x02h2"
 
@@ -96,6 +101,30 @@ cdef int _verify(Conn *conn, const Trust *trust, X509 *leaf, X509_STACK *untrust
     return verify_chain(trust, leaf, untrusted, <long> time(NULL), True, <Verified *> conn.verified)
 
 
+cdef void _on_message(int sent, int version, int kind, const void *p, size_t n, SSL *ssl, void *arg) noexcept nogil:
+    """Count what a peer sends after the handshake by its records: those with no frame of HTTP/2 run out.
+
+    OpenSSL works through all records that carry no data, key updates and empty ones, within one read, so the read is
+    ended from here.
+    """
+    cdef Conn *conn = <Conn *> arg
+    cdef const unsigned char *of = <const unsigned char *> p
+    cdef bint other
+    if sent or (kind != SSL3_RT_HEADER and kind != SSL3_RT_INNER_CONTENT_TYPE):
+        return
+    # TLS 1.3 tells the type inside of the record.
+    other = of[0] != SSL3_RT_APPLICATION_DATA
+    if kind == SSL3_RT_HEADER:
+        conn.records += 1
+        conn.door.stats.records_in += 1
+        if not other and (of[3] or of[4] >= RECORD_SHORT):
+            return
+    elif not other:
+        return
+    if not http2_toll(conn, OTHER_TOKENS if other else SHORT_TOKENS):
+        SSL_set_shutdown(ssl, SSL_RECEIVED_SHUTDOWN)
+
+
 # ---------------------------------------------------------------- a connection
 
 cdef int tls_begin(Conn *conn, SSL_CTX *ctx) noexcept nogil:
@@ -124,6 +153,8 @@ cdef int tls_handshake(Conn *conn, const Trust *trust) noexcept nogil:
         conn.secured = n == 2
         if conn.secured:
             _take(conn, trust)
+            SSL_set_msg_callback_arg(ssl, conn)
+            SSL_set_msg_callback(ssl, _on_message)
         return 1 if conn.secured else -1
     error = SSL_get_error(ssl, done)
     conn.writing = error == SSL_ERROR_WANT_WRITE
@@ -215,6 +246,8 @@ cdef void _settings(SSL_CTX *ctx) noexcept:
     SSL_CTX_set_num_tickets(ctx, 0)
     SSL_CTX_set_mode(
         ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS)
+    # A read returns after each record that carries no data.
+    SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY)
     SSL_CTX_set_max_cert_list(ctx, CHAIN_BYTES_MAX)
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL)
     SSL_CTX_set_cert_verify_callback(ctx, _judge, NULL)

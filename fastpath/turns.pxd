@@ -12,6 +12,7 @@ cdef enum:
     PIECE_MIN = 1024         # bytes of one turn, by what the connection's bytes cost
     PIECE_FIRST = 4096
     PIECE_MAX = 16384
+    PIECE_RECORDS = 128      # of TLS, in one turn
     PIECE_CALLS = 32         # answered in one turn
     LIGHT_BYTES = 4096       # of a turn that needs no waiting for it
     LIGHT_CALLS = 4

@@ -14,6 +14,7 @@ COUNTERS = {
     "events": ("events", "events of sockets and of processes behind them that the loops were told of"),
     "bytes_in": ("received_bytes", "bytes received, TLS taken off"),
     "bytes_out": ("sent_bytes", "bytes sent, before TLS"),
+    "records_in": ("received_records", "TLS records received after handshakes"),
     "frames_in": ("received_frames", "HTTP/2 frames received"),
     "headers_in": ("received_headers", "header lines received"),
     "streams": ("streams", "requests begun"),

@@ -35,12 +35,16 @@ cdef extern from "openssl/ssl.h" nogil:
     ctypedef int (*alpn_select_cb)(
         SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *offered, unsigned int n,
         void *arg) noexcept nogil
+    ctypedef void (*message_cb)(
+        int sent, int version, int kind, const void *p, size_t n, SSL *ssl, void *arg) noexcept nogil
     int SSL_VERIFY_PEER, SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     int SSL_SESS_CACHE_OFF, TLS1_2_VERSION
     int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
     int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL
     int OPENSSL_NPN_NEGOTIATED
     long SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_RELEASE_BUFFERS
+    long SSL_MODE_AUTO_RETRY
+    int SSL3_RT_HEADER, SSL3_RT_INNER_CONTENT_TYPE, SSL3_RT_APPLICATION_DATA, SSL_RECEIVED_SHUTDOWN
     unsigned long SSL_OP_NO_TICKET, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE
     const SSL_METHOD *TLS_server_method()
     SSL_CTX *SSL_CTX_new(const SSL_METHOD *method)
@@ -48,6 +52,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_CTX_set_min_proto_version(SSL_CTX *ctx, int version)
     unsigned long SSL_CTX_set_options(SSL_CTX *ctx, unsigned long options)
     long SSL_CTX_set_mode(SSL_CTX *ctx, long mode)
+    long SSL_CTX_clear_mode(SSL_CTX *ctx, long mode)
     long SSL_CTX_set_session_cache_mode(SSL_CTX *ctx, long mode)
     int SSL_CTX_set_num_tickets(SSL_CTX *ctx, size_t n)
     int SSL_CTX_set_cipher_list(SSL_CTX *ctx, const char *text)
@@ -71,6 +76,9 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_write(SSL *ssl, const void *buf, int n)
     int SSL_has_pending(const SSL *ssl)
     int SSL_shutdown(SSL *ssl)
+    void SSL_set_shutdown(SSL *ssl, int mode)
+    void SSL_set_msg_callback(SSL *ssl, message_cb callback)
+    long SSL_set_msg_callback_arg(SSL *ssl, void *arg)
     int SSL_get_error(const SSL *ssl, int result)
     void SSL_get0_alpn_selected(const SSL *ssl, const unsigned char **p, unsigned int *n)
     int SSL_select_next_proto(

@@ -14,7 +14,21 @@ from sidecar.demo.ca import Authority, Svid
 from tests import fix_identity as fix
 from tests.fix_calls import agent_check
 from tests.fix_identity import Forger
-from tests.fix_native import QUESTION, Gone, NativeServer, RawClient, make_pdp, message, native_server
+from tests.fix_native import (
+    ACK,
+    PING,
+    PREFACE,
+    QUESTION,
+    SETTINGS,
+    Gone,
+    NativeServer,
+    RawClient,
+    frame,
+    make_pdp,
+    message,
+    native_server,
+)
+from tests.fix_records import RecordClient
 from tests.integration.test_mtls import BUNDLE_A, BUNDLE_B, CASES, FORGE_A, RSA_A, A, B, key_pem, pem
 
 AGENT = "spiffe://a.test/agent/a"
@@ -48,6 +62,15 @@ class TlsDoor:
     def svid_client(self, authority: Authority = A, **how: Any) -> RawClient:
         svid = authority.issue(f"spiffe://{authority.trust_domain}/agent/a", **how)
         return self.client(svid.chain_pem, svid.key_pem)
+
+    def record_client(self) -> RecordClient:
+        svid = A.issue(AGENT)
+        made = RecordClient(
+            self.server.address, self.context(svid.chain_pem, svid.key_pem), self._folder / "secrets.txt"
+        )
+        made.send(PREFACE + frame(SETTINGS) + frame(SETTINGS, ACK))
+        assert made.ask(1) == ("0", "")
+        return made
 
     def context(self, chain: bytes = b"", key: bytes = b"", *, alpn: bool = True) -> ssl.SSLContext:
         """A client that checks nothing, takes every algorithm, and presents what it is given."""
@@ -193,3 +216,52 @@ def test_a_certificate_names_the_principal(door: TlsDoor) -> None:
         assert client.ask(1, message(QUESTION)) == ("0", "")
         assert client.ask(3, message(other)) == ("0", "")
         assert client.data[1] != client.data[3]
+
+
+# ---------------------------------------------------------------- H2-06, below HTTP/2
+
+
+FRAMES_BURST, OTHER_TOKENS = 1000, 16
+EMPTY_MAX = 32  # records without data in a row, for OpenSSL
+
+
+@pytest.mark.parametrize("requested", [False, True], ids=["own", "requested"])
+def test_key_updates_run_out(door: TlsDoor, requested: bool) -> None:
+    """H2-06 by key updates (RFC 8446 section 4.6.3): no more than a burst is worked through, others are served."""
+    with door.record_client() as client, door.svid_client() as other:
+        client.send_records(b"".join(client.key_update(requested) for _ in range(2000)))
+        client.drain()
+        assert other.ask(1) == ("0", "")
+        done = door.listener.counters()
+        assert done["closed"] == {"flood": 1}
+        assert done["records_in"] < FRAMES_BURST // OTHER_TOKENS + 20
+
+
+def test_a_key_update_now_and_then_is_no_flood(door: TlsDoor) -> None:
+    """New keys with each of a few calls, also such that ours must follow; data behind them waits for no other event."""
+    with door.record_client() as client:
+        for stream in range(3, 43, 2):
+            client.send_records(client.key_update(stream % 4 == 1) + client.record(client.request(stream)))
+            client.until(lambda stream=stream: stream in client.ended)
+        assert door.listener.counters()["calls"] == 21
+
+
+def test_records_without_data_run_out(door: TlsDoor) -> None:
+    """H2-06 by empty records: OpenSSL itself ends many in a row; fewer between frames are counted as such frames are."""
+    with door.record_client() as client:
+        parts = []
+        for i in range(200):
+            parts += [client.record(b"") for _ in range(EMPTY_MAX - 1)]
+            parts.append(client.record(frame(PING, 0, 0, i.to_bytes(8, "big"))))
+        client.send_records(b"".join(parts))
+        client.drain()
+    done = door.server.ended("flood")
+    assert done["records_in"] < FRAMES_BURST + 3 * EMPTY_MAX
+
+
+def test_a_call_byte_by_byte_is_answered(door: TlsDoor) -> None:
+    """Short records cost something, but a call of many of them has more turns and is whole in the end."""
+    with door.record_client() as client:
+        client.send_records(b"".join(client.record(bytes((byte,))) for byte in client.request(3)))
+        client.until(lambda: 3 in client.ended)
+        assert client.headers[3]["grpc-status"] == "0"
