@@ -62,7 +62,8 @@ class Doors:
     def __init__(self, pdp: Pdp, folder: Path, pki: Path, connections: int) -> None:
         """`connections`: as many as may be open, of one peer too; 0: what a door allows by default."""
         self._pdp, self._folder, self._pki = pdp, folder, pki
-        self._limits = {"connections": connections, "connections_per_peer": connections} if connections else {}
+        bounds = ("connections", "connections_per_peer", "handshakes", "handshakes_per_address")
+        self._limits = dict.fromkeys(bounds, connections) if connections else {}
         self._grpc: list[grpc.Server] = []
         self._native: list[Listener] = []
         self._peer = VerifiedPeer(ENVOY_KIND, ENVOY, "bench")

@@ -48,8 +48,8 @@ cdef bint admission_hand_over(Admission admission, int loop, int fd) noexcept no
 cdef int admission_take(Admission admission, int loop) noexcept nogil
 # One connection more, or less, on a loop. A handed over connection was counted when it was put on the desk.
 cdef void admission_count(Admission admission, int loop, int change) noexcept nogil
-# Count a connection for its peer; NULL when the peer has as many as it may, or memory is short.
-cdef Guest *admission_enter(Admission admission, Text name) noexcept nogil
+# Count a connection for its peer, or its address; NULL when that has `most` already, or memory is short.
+cdef Guest *admission_enter(Admission admission, Text name, uint32_t most) noexcept nogil
 cdef void admission_leave(Admission admission, Guest *guest) noexcept nogil
 # The loop takes no more connections; the last one wakes the others.
 cdef void admission_left(Admission admission) noexcept nogil

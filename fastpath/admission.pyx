@@ -3,7 +3,7 @@
 epoll wakes the loop that waited last, so without sharing out one loop would get nearly all connections, and they stay
 where they are for minutes.
 """
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close
@@ -127,14 +127,14 @@ cdef Guest *_guest(Admission admission, Text name, uint64_t hash) noexcept nogil
     return guest
 
 
-cdef Guest *admission_enter(Admission admission, Text name) noexcept nogil:
+cdef Guest *admission_enter(Admission admission, Text name, uint32_t most) noexcept nogil:
     cdef Guest *guest
     if name.n > PEER_NAME_MAX:
         return NULL
     pthread_mutex_lock(&admission.lock)
     guest = _guest(admission, name, XXH3_64bits(name.p, name.n))
     # An entry that was just made has no connection yet, and so always takes one: none stays behind empty.
-    if guest != NULL and guest.count < admission.per_peer:
+    if guest != NULL and guest.count < most:
         guest.count += 1
     else:
         guest = NULL

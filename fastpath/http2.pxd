@@ -53,6 +53,8 @@ cdef struct Limits:          # bounds of one door; times in ns
     uint32_t headers         # lines of one request
     uint32_t header_bytes    # names and values of one request, and 32 for each (RFC 9113 section 6.5.2)
     uint32_t connections     # of the door, all its loops
+    uint32_t handshakes      # of one loop: connections in the TLS handshake
+    uint32_t handshakes_per_address
     int64_t held             # bytes of requests and replies that one connection may make us hold
     int64_t door_held        # and all connections of the door
     int64_t keepalive_ns     # of silence before a ping
@@ -146,7 +148,7 @@ cdef struct Conn:
     Conn *prev
     Conn *next
     Door *door
-    void *guest              # Guest * of the peer, once it is counted
+    void *guest              # Guest * of the peer, in the TLS handshake of its address, once it is counted
     nghttp2_session *session
     int fd                   # -1: closed, to be freed after the events at hand
     int pidfd                # of the process behind a Unix connection; -1: the kernel has none
@@ -179,6 +181,9 @@ cdef struct Conn:
     int waits                # for its turn, in the loop's queue (fastpath/turns.pxd)
     int heavy                # its last turn was a long one
     uint32_t piece           # bytes that its next turn may read
+    int shaking              # in the TLS handshake (fastpath/handshakes.pxd); peer.credential is then its address
+    Conn *shaking_prev
+    Conn *shaking_next
     Conn *turn_prev
     Conn *turn_next
     uint32_t early           # streams refused before the peer could know our limit

@@ -2,6 +2,7 @@
 from fastpath.admission cimport Admission
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport Pdp
+from fastpath.handshakes cimport Handshakes
 from fastpath.held cimport Slot
 from fastpath.http2 cimport Conn, Door
 from fastpath.lane cimport Lane
@@ -39,6 +40,7 @@ cdef class Loop:             # one thread of a door; connections stay with it
     cdef Conn *first         # open connections
     cdef Conn *ticking       # the next one at whose clocks the tick under way looks; NULL: none is under way
     cdef Turns turns         # of connections with more to do
+    cdef Handshakes handshakes
     cdef Conn *closed        # closed while events were at hand that may name them
     cdef int epoll
     cdef int wake            # eventfd: something is in another thread's hand for this loop

@@ -44,6 +44,8 @@ class Listener:
         header_bytes: int = 16384,
         connections: int = 4096,
         connections_per_peer: int = 256,
+        handshakes: int = 2048,
+        handshakes_per_address: int = 512,
         held_bytes: int = 4194304,
         door_held_bytes: int = 268435456,
         handshake_ms: int = 5000,

@@ -9,11 +9,12 @@ from fastpath.admission cimport (
     Admission, Guest, admission_count, admission_enter, admission_hand_over, admission_least, admission_leave,
     admission_left, admission_open, admission_over, admission_take,
 )
+from fastpath.c.inet cimport AF_INET6, sockaddr_in, sockaddr_in6
 from fastpath.c.linux cimport (
     AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
     EPOLL_CTL_MOD, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_DOMAIN, SO_PEERCRED,
     SO_PEERGROUPS, SO_PEERPIDFD, TCP_NODELAY, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
-    eventfd_read, eventfd_write, getsockopt, recv, setsockopt, shutdown, socklen_t, ucred,
+    eventfd_read, eventfd_write, getpeername, getsockopt, recv, setsockopt, shutdown, socklen_t, ucred,
 )
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp, call_answer
@@ -22,6 +23,7 @@ from fastpath.grpc_text cimport (
     CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED,
     CODE_UNAVAILABLE,
 )
+from fastpath.handshakes cimport handshakes_add, handshakes_drop, handshakes_oldest_of
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave, slot_puts
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
@@ -81,10 +83,12 @@ cdef enum:
     OUTBOX = 131072
     TICKED = 64              # connections of a tick between two looks at what arrived
     TICK_MS = 250            # how late a deadline may be noticed
+    MAPPED_N = 12
     GROUPS_MAX = 256         # supplementary groups of a Unix peer that are looked at
     INT64_BITS = 63
     PROCESS = 1              # added to a Conn * in epoll: the process behind it, not its socket
 
+cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"   # before an address of IPv4 (RFC 4291 section 2.5.5.2)
 cdef int64_t MS_NS = 1000000
 cdef int64_t MICROSECOND_NS = 1000
 NOTICE_MS = 1000         # how long a draining peer may take to hear of it
@@ -369,6 +373,8 @@ cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
     if not done:
         return False
     conn.writing = 0
+    handshakes_drop(&self.handshakes, conn)
+    admission_leave(self.admission, <Guest *> conn.guest)
     conn.cause = _count(self, conn, conn.peer.spiffe_id)
     if conn.cause == CAUSE_NONE and http2_open(conn):
         conn.cause = CAUSE_MEMORY
@@ -440,6 +446,7 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     turns_drop(&self.turns, conn)
     if self.ticking == conn:
         self.ticking = conn.next
+    handshakes_drop(&self.handshakes, conn)
     admission_leave(self.admission, <Guest *> conn.guest)
     if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
         _write(conn, last, http2_farewell(conn, last))
@@ -534,8 +541,48 @@ cdef Conn *_new_conn(Loop self, int fd) noexcept nogil:
 
 cdef int _count(Loop self, Conn *conn, Text name) noexcept nogil:
     """CAUSE_CROWD when this peer has all the connections that it may have."""
-    conn.guest = admission_enter(self.admission, name)
+    conn.guest = admission_enter(self.admission, name, self.admission.per_peer)
     return CAUSE_CROWD if conn.guest == NULL else CAUSE_NONE
+
+
+cdef Text _source(Conn *conn) noexcept nogil:
+    """The address of a caller over TCP, kept in conn.credential; of IPv6 the half that names its network."""
+    cdef sockaddr_in6 found
+    cdef socklen_t n = sizeof(found)
+    cdef Text address = text_of(b"")
+    address.p = conn.credential
+    if getpeername(conn.fd, &found, &n):
+        return address
+    if found.sin6_family != AF_INET6:
+        memcpy(conn.credential, &(<sockaddr_in *> &found).sin_addr, sizeof(uint32_t))
+        address.n = sizeof(uint32_t)
+        return address
+    memcpy(conn.credential, &found.sin6_addr, sizeof(found.sin6_addr))
+    # The first half of a mapped address of IPv4 is the same for all of them.
+    address.n = 16 if memcmp(conn.credential, MAPPED, MAPPED_N) == 0 else 8
+    return address
+
+
+cdef void _make_room(Loop self, Conn *oldest, int cause) noexcept nogil:
+    oldest.cause = cause
+    _close(self, oldest)
+
+
+cdef int _await_credential(Loop self, Conn *conn) noexcept nogil:
+    """Count a connection before its handshake, in whose place the oldest such one is closed when there is no room."""
+    cdef Conn *oldest
+    conn.peer.credential = _source(conn)
+    if self.handshakes.count >= self.door.limits.handshakes:
+        _make_room(self, self.handshakes.first, CAUSE_FULL)
+    conn.guest = admission_enter(self.admission, conn.peer.credential, self.door.limits.handshakes_per_address)
+    if conn.guest == NULL:
+        oldest = handshakes_oldest_of(&self.handshakes, conn.peer.credential)
+        if oldest == NULL:
+            return CAUSE_CROWD
+        _make_room(self, oldest, CAUSE_CROWD)
+        conn.guest = admission_enter(self.admission, conn.peer.credential, self.door.limits.handshakes_per_address)
+    handshakes_add(&self.handshakes, conn)
+    return CAUSE_NONE if conn.guest != NULL else CAUSE_CROWD
 
 
 cdef int _admit(Loop self, Conn *conn) noexcept nogil:
@@ -543,9 +590,13 @@ cdef int _admit(Loop self, Conn *conn) noexcept nogil:
     cdef Held *held
     cdef int failed = CAUSE_NONE
     if admission_open(self.admission) > <int64_t> self.door.limits.connections:
-        return CAUSE_FULL
+        if self.handshakes.first == NULL:
+            return CAUSE_FULL
+        _make_room(self, self.handshakes.first, CAUSE_FULL)
     if self.local:
         failed = _may_enter(self, conn) or _count(self, conn, conn.peer.credential)
+    elif self.secure:
+        failed = _await_credential(self, conn)
     if failed:
         return failed
     if not self.secure:
@@ -880,6 +931,8 @@ cdef int _limit(Door *door, dict limits) except -1:
     door.limits.message_bytes, door.limits.streams = limits["message_bytes"], limits["streams"]
     door.limits.headers, door.limits.header_bytes = limits["headers"], limits["header_bytes"]
     door.limits.connections = limits["connections"]
+    door.limits.handshakes = max(1, limits["handshakes"] // limits["threads"])
+    door.limits.handshakes_per_address = limits["handshakes_per_address"]
     door.limits.held, door.limits.door_held = limits["held_bytes"], limits["door_held_bytes"]
     door.limits.handshake_ns, door.limits.settings_ns = limits["handshake_ms"] * MS_NS, limits["settings_ms"] * MS_NS
     door.limits.stream_ns, door.limits.deadline_ns = limits["stream_ms"] * MS_NS, limits["deadline_ms"] * MS_NS
@@ -893,12 +946,13 @@ cdef class Listener:
 
     def __init__(self, Pdp pdp not None, *, envoy, str spiffe_id="", group=-1, Verifier verifier=None, int threads=1,
                  message_bytes=262144, streams=256, headers=64, header_bytes=16384, connections=4096,
-                 connections_per_peer=256, held_bytes=4194304, door_held_bytes=268435456, handshake_ms=5000,
-                 settings_ms=2000, stream_ms=10000, deadline_ms=1000, idle_ms=300000, keepalive_ms=20000,
+                 connections_per_peer=256, handshakes=2048, handshakes_per_address=512, held_bytes=4194304,
+                 door_held_bytes=268435456, handshake_ms=5000, settings_ms=2000, stream_ms=10000, deadline_ms=1000, idle_ms=300000, keepalive_ms=20000,
                  ping_ms=10000, age_ms=600000, grace_ms=30000, slow_calls=1024, arena_bytes=4194304):
         cdef dict limits = {
             "message_bytes": message_bytes, "streams": streams, "headers": headers, "header_bytes": header_bytes,
-            "connections": connections, "held_bytes": held_bytes, "door_held_bytes": door_held_bytes,
+            "connections": connections, "threads": threads, "handshakes": handshakes,
+            "handshakes_per_address": handshakes_per_address, "held_bytes": held_bytes, "door_held_bytes": door_held_bytes,
             "handshake_ms": handshake_ms, "settings_ms": settings_ms, "stream_ms": stream_ms,
             "deadline_ms": deadline_ms, "idle_ms": idle_ms, "keepalive_ms": keepalive_ms, "ping_ms": ping_ms,
             "age_ms": age_ms, "grace_ms": grace_ms,

@@ -119,6 +119,19 @@ class Limits(Section, frozen=True, kw_only=True):
         int,
         doc("native: of these, by one SPIFFE ID or, at a Unix socket, one user", "connections", ge=1, le=1 << 20),
     ] = 256
+    handshakes: Annotated[
+        int,
+        doc(
+            "native: connections of a mutual TLS door that have shown no credential yet; the oldest makes room",
+            "connections",
+            ge=1,
+            le=1 << 20,
+        ),
+    ] = 2048
+    handshakes_per_address: Annotated[
+        int,
+        doc("native: of these, from one IPv4 address or IPv6 network of 64 bits", "connections", ge=1, le=1 << 20),
+    ] = 512
     concurrent_streams: Annotated[int, doc("streams per connection", "streams", ge=1, le=4096)] = 256
     metadata_bytes: Annotated[int, doc("header block of one call", "bytes", ge=1024, le=64 * 1024)] = 16 * 1024
     metadata_lines: Annotated[int, doc("native: header lines of one call", "lines", ge=8, le=1024)] = 64

@@ -65,6 +65,8 @@ class NativeDoor:
             header_bytes=limits.metadata_bytes,
             connections=limits.connections,
             connections_per_peer=limits.connections_per_peer,
+            handshakes=limits.handshakes,
+            handshakes_per_address=limits.handshakes_per_address,
             held_bytes=limits.held_bytes,
             door_held_bytes=limits.door_held_bytes,
             handshake_ms=limits.handshake_ms,

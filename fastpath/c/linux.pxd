@@ -11,6 +11,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int AF_UNIX, SOL_SOCKET, SO_DOMAIN, SO_PEERCRED, SO_PEERGROUPS
     int SOCK_NONBLOCK, SOCK_CLOEXEC, SHUT_WR, MSG_NOSIGNAL
     int accept4(int fd, void *address, socklen_t *n, int flags)
+    int getpeername(int fd, void *address, socklen_t *n)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *n)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
     int shutdown(int fd, int how)

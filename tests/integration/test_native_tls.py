@@ -1,6 +1,8 @@
 """Mutual TLS of a native door: the same verifier in the handshake and at every call (rows ID-01 to ID-26)."""
 
+import contextlib
 import pathlib
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from fastpath.tls import TlsIdentity
 from fastpath.verify import Verifier
 from sidecar.demo.ca import Authority, Svid
+from sidecar.demo.processes import wait_for
 from tests import fix_identity as fix
 from tests.fix_calls import agent_check
 from tests.fix_identity import Forger
@@ -87,11 +90,17 @@ class TlsDoor:
         return made
 
 
+@contextlib.contextmanager
+def tls_door(folder: pathlib.Path, **options: Any) -> Iterator[TlsDoor]:
+    verifier = Verifier()
+    with native_server(make_pdp(domains=DOMAINS), tcp=True, verifier=verifier, **options) as server:
+        yield TlsDoor(server, verifier, folder)
+
+
 @pytest.fixture
 def door(tmp_path: pathlib.Path) -> Iterator[TlsDoor]:
-    verifier = Verifier()
-    with native_server(make_pdp(domains=DOMAINS), tcp=True, verifier=verifier) as server:
-        yield TlsDoor(server, verifier, tmp_path)
+    with tls_door(tmp_path) as made:
+        yield made
 
 
 def connects(client: RawClient) -> bool:
@@ -216,6 +225,51 @@ def test_a_certificate_names_the_principal(door: TlsDoor) -> None:
         assert client.ask(1, message(QUESTION)) == ("0", "")
         assert client.ask(3, message(other)) == ("0", "")
         assert client.data[1] != client.data[3]
+
+
+# ---------------------------------------------------------------- H2-13, before the credential
+
+
+STRANGERS = 20
+
+
+@contextlib.contextmanager
+def strangers(door: TlsDoor) -> Iterator[None]:
+    """Connections that say nothing, all of them accepted."""
+    before = door.listener.counters()["accepted"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(STRANGERS):
+            stack.enter_context(socket.create_connection(door.server.address))
+        wait_for("all accepted", lambda: door.listener.counters()["accepted"] == before + STRANGERS)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("bounds", "closed"),
+    [
+        ({"handshakes": 3}, {"full": STRANGERS - 3 + 1}),
+        ({"handshakes_per_address": 4}, {"crowd": STRANGERS - 4 + 1}),
+        ({"connections": 5}, {"full": STRANGERS + 1 + 1 - 5}),
+    ],
+    ids=["handshakes", "address", "connections"],
+)
+def test_strangers_keep_nobody_out(tmp_path: pathlib.Path, bounds: dict[str, int], closed: dict[str, int]) -> None:
+    """H2-13: who has shown no credential makes room for the next, oldest first; who has shown one stays and gets in."""
+    with tls_door(tmp_path, handshake_ms=600_000, **bounds) as door, door.svid_client() as first:
+        assert first.ask(1) == ("0", "")
+        with strangers(door):
+            with door.svid_client() as second:
+                assert second.ask(1) == ("0", "")
+                assert first.ask(3) == ("0", "")
+                assert door.listener.counters()["closed"] == closed
+
+
+def test_who_is_known_is_counted_as_a_stranger_no_more(tmp_path: pathlib.Path) -> None:
+    """The bounds of strangers hold for handshakes at once, not for connections that stay."""
+    with tls_door(tmp_path, handshakes=2, handshakes_per_address=2) as door, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(door.svid_client()) for _ in range(8)]
+        assert [client.ask(1) for client in clients] == [("0", "")] * 8
+        assert door.listener.counters()["closed"] == {}
 
 
 # ---------------------------------------------------------------- H2-06, below HTTP/2
