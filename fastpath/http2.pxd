@@ -191,7 +191,7 @@ cdef struct Conn:
     int64_t began_ns
     int64_t active_ns        # last time a stream began or ended
     int64_t heard_ns         # last bytes from the peer
-    int64_t wrote_ns         # last time the socket took bytes, or nothing was left for it
+    int64_t out_ns           # when `out` began to wait
     int64_t pinged_ns
     int64_t drained_ns       # when draining began
     Bucket resets

@@ -271,7 +271,6 @@ cdef ssize_t _write(Conn *conn, const void *p, size_t n) noexcept nogil:
         if done < 0:
             return 0 if errno == EAGAIN or errno == EINTR else -1
     conn.door.stats.bytes_out += done
-    conn.wrote_ns = conn.door.now_ns
     return done
 
 
@@ -298,6 +297,7 @@ cdef void _keep(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
         return
     memcpy(conn.out, p, n)
     conn.out_at, conn.out_n = 0, n
+    conn.out_ns = conn.door.now_ns
 
 
 cdef void _flush(Loop self, Conn *conn) noexcept nogil:
@@ -528,7 +528,7 @@ cdef Conn *_new_conn(Loop self, int fd) noexcept nogil:
     conn.fd = fd
     conn.pidfd = -1
     conn.piece = PIECE_FIRST
-    conn.opened_ns = conn.heard_ns = conn.wrote_ns = conn.active_ns = now
+    conn.opened_ns = conn.heard_ns = conn.active_ns = now
     conn.peer.kind = PEER_AGENT
     conn.peer.not_after_s = <int64_t> ((<uint64_t> 1 << INT64_BITS) - 1)
     conn.peer.spiffe_id.p, conn.peer.spiffe_id.n = self._spiffe_id_p, self._spiffe_id_n
@@ -683,7 +683,8 @@ cdef int _overdue(Loop self, const Conn *conn) noexcept nogil:
         return CAUSE_HANDSHAKE if now - conn.opened_ns > self.door.limits.handshake_ns else CAUSE_NONE
     if not conn.settled and now - conn.began_ns > self.door.limits.settings_ns:
         return CAUSE_SETTINGS
-    if conn.out != NULL and now - conn.wrote_ns > self.door.limits.stream_ns:
+    # For all of them: a peer that takes a byte now and then would hold its answers for as long as it likes.
+    if conn.out != NULL and now - conn.out_ns > self.door.limits.stream_ns:
         return CAUSE_STALL
     if conn.pinged and now - conn.pinged_ns > self.door.limits.ping_ns:
         return CAUSE_STALL

@@ -38,6 +38,7 @@ from tests.fix_native import (
 
 RESETS_BURST, FAULTS_BURST, FRAMES_BURST, STREAMS = 100, 50, 1000, 256
 SLICE = 16384
+LITTLE = 80_000  # last stream of a client that calls while another takes 16 bytes at a time
 COMPRESSION_ERROR = 9
 CALM = struct.pack(">I", CANCEL)
 
@@ -359,6 +360,21 @@ def test_an_answer_that_nobody_takes_is_dropped() -> None:
         client.until(lambda: 1 in client.resets)
         assert client.resets[1] == CANCEL
         assert 1 not in client.data
+
+
+def test_a_reader_that_takes_a_little_now_and_then_is_let_go() -> None:
+    """H2-12 below HTTP/2: what waits for room in the socket has its time as a whole, however often a bit of it leaves."""
+    large = message(b"".join(b"\x0a" + bytes((len(QUESTION),)) + QUESTION for _ in range(64)))
+    wide = frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30))
+    with native_server(tcp=True, stream_ms=300) as door, RawClient(door.address) as other:
+        with RawClient(door.address, settings=struct.pack(">HI", 4, 1 << 30), receive_bytes=4096) as client:
+            client.send(wide + b"".join(client.request(2 * i + 1, large, path=BATCH) for i in range(STREAMS)))
+            stream = 1
+            while not door.listener.counters()["closed"] and stream < LITTLE:
+                client.socket.recv(16)
+                assert other.ask(stream) == ("0", "")
+                stream += 2
+            assert door.listener.counters()["closed"] == {"stall": 1}
 
 
 def test_answers_that_nobody_takes_are_bounded(door: NativeServer) -> None:
