@@ -56,6 +56,7 @@ cdef enum:
     PRIORITY_TOKENS = 16     # of a frame that means nothing here (RFC 9113 section 5.3.2): more than a request gives
     SHOWN_MAX = 1024         # bytes of a grpc-message
     TYPES_KNOWN = 10         # frame types of RFC 9113
+    PING_BYTES = 8           # that a PING carries (RFC 9113 section 6.7)
 
 cdef enum Seen:              # headers that may come once
     SEEN_CONTENT_TYPE = 1
@@ -69,6 +70,8 @@ cdef enum Seen:              # headers that may come once
     SEEN_PATH = 256
 
 cdef int64_t SECOND_NS = 1000000000
+cdef const uint8_t *PING_ALIVE = <const uint8_t *> b"alive   "
+cdef const uint8_t *PING_DRAIN = <const uint8_t *> b"draining"
 cdef int64_t NO_TIMEOUT = -1
 
 cdef extern from * nogil:
@@ -464,9 +467,7 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *u
             conn.began, conn.began_ns = 1, conn.door.now_ns
         conn.settled |= frame.hd.flags & NGHTTP2_FLAG_ACK
     elif frame.hd.type == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK:
-        conn.pinged = 0
-        if conn.draining == 1:
-            http2_drain_last(conn)
+        _on_pong(conn, frame.ping.opaque_data)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         conn.left = 1
     elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA:
@@ -474,6 +475,14 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *u
         if stream != NULL:
             _on_request_frame(conn, stream, frame)
     return 0
+
+
+cdef void _on_pong(Conn *conn, const uint8_t *which) noexcept nogil:
+    """A ping of ours came back; what answers another one says nothing about this one."""
+    if memcmp(which, PING_ALIVE, PING_BYTES) == 0:
+        conn.pinged = 0
+    elif conn.draining == 1 and memcmp(which, PING_DRAIN, PING_BYTES) == 0:
+        http2_drain_last(conn)
 
 
 cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *frame) noexcept nogil:
@@ -825,7 +834,9 @@ cdef void http2_drain(Conn *conn, int cause) noexcept nogil:
     conn.drain_cause = cause
     conn.drained_ns = conn.door.now_ns
     # What the peer sent before it heard of the end is still answered; its ping reply says that it has heard.
-    if nghttp2_submit_shutdown_notice(conn.session) or nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL):
+    if nghttp2_submit_shutdown_notice(conn.session) or nghttp2_submit_ping(
+        conn.session, NGHTTP2_FLAG_NONE, PING_DRAIN
+    ):
         _end(conn, CAUSE_MEMORY)
 
 
@@ -872,7 +883,7 @@ cdef void http2_tick(Conn *conn) noexcept nogil:
         stream = stream.next
     if not conn.pinged and now - conn.heard_ns > conn.door.limits.keepalive_ns:
         conn.pinged, conn.pinged_ns = 1, now
-        if nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL):
+        if nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, PING_ALIVE):
             _end(conn, CAUSE_MEMORY)
 
 

@@ -33,8 +33,11 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
         int cat
     ctypedef struct nghttp2_rst_stream:
         uint32_t error_code
+    ctypedef struct nghttp2_ping:
+        uint8_t opaque_data[8]
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
+        nghttp2_ping ping
         nghttp2_rst_stream rst_stream
         nghttp2_headers headers
     ctypedef union nghttp2_data_source:

@@ -37,7 +37,6 @@ from tests.fix_native import (
 )
 
 RESETS_BURST, FAULTS_BURST, FRAMES_BURST, STREAMS = 100, 50, 1000, 256
-SLICE = 16384
 LITTLE = 80_000  # last stream of a client that calls while another takes 16 bytes at a time
 COMPRESSION_ERROR = 9
 CALM = struct.pack(">I", CANCEL)

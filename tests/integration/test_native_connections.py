@@ -261,16 +261,43 @@ def test_a_silent_peer_that_answers_pings_stays() -> None:
     with native_server(keepalive_ms=50, ping_ms=5_000) as door, RawClient(door.address) as client:
         answered = 0
         while answered < 3:
-            client.until(lambda known=answered: _pings(client) > known)
-            answered = _pings(client)
-            client.send(frame(PING, ACK, 0, b"\0" * 8))
+            client.until(lambda known=answered: len(pinged(client)) > known)
+            answered = len(pinged(client))
+            client.send(frame(PING, ACK, 0, pinged(client)[-1]))
         assert client.ask(1) == ("0", "")
         assert not any(kind == GOAWAY for kind, *_ in client.frames)
         assert door.listener.counters()["closed"] == {}
 
 
-def _pings(client: RawClient) -> int:
-    return sum(kind == PING and not flags & ACK for kind, flags, *_ in client.frames)
+@pytest.mark.parametrize("answer", [b"\0" * 8, b"whatever"])
+def test_an_answer_to_no_ping_of_ours_is_no_sign_of_life(answer: bytes) -> None:
+    """H2-27: who answers what nobody asked is let go like one that says nothing."""
+    with native_server(keepalive_ms=50, ping_ms=200) as door, RawClient(door.address) as client:
+        client.until(lambda: pinged(client))
+        client.send(frame(PING, ACK, 0, answer))
+        client.drain()
+        door.ended("stall")
+
+
+def test_only_its_own_answer_ends_the_notice_of_a_drain() -> None:
+    """H2-24: the answer to a keepalive ping that was under way says nothing about what the peer has heard."""
+    with native_server(keepalive_ms=50, ping_ms=60_000) as door, RawClient(door.address) as client:
+        client.until(lambda: pinged(client))
+        keepalive = pinged(client)[0]
+        door.listener.stop(60_000, 60_000)
+        client.until(lambda: client.goaway and pinged(client)[-1] != keepalive)
+        client.send(frame(PING, ACK, 0, keepalive) + frame(PING, 0, 0, b"and now?"))
+        client.until(lambda: (PING, ACK, 0, b"and now?") in client.frames)
+        assert client.goaway == [(2**31 - 1, NO_ERROR)]
+        assert client.ask(1) == ("0", "")
+        client.send(frame(PING, ACK, 0, pinged(client)[-1]))
+        client.until(lambda: len(client.goaway) == 2)
+        assert client.goaway[1] == (1, NO_ERROR)
+
+
+def pinged(client: RawClient) -> list[bytes]:
+    """What the door's pings carried."""
+    return [payload for kind, flags, _, payload in client.frames if kind == PING and not flags & ACK]
 
 
 def test_a_client_may_ping(door: NativeServer) -> None:
