@@ -186,6 +186,7 @@ cdef struct Conn:
     Conn *shaking_next
     Conn *turn_prev
     Conn *turn_next
+    uint8_t *dropped         # owned; a bit per stream of the last DROPPED_MAX that we reset; NULL: there was none
     uint32_t early           # streams refused before the peer could know our limit
     int64_t opened_ns
     int64_t began_ns

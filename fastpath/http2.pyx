@@ -55,6 +55,7 @@ cdef enum:
     FRAMES_PER_REQUEST = 8
     PRIORITY_TOKENS = 16     # of a frame that means nothing here (RFC 9113 section 5.3.2): more than a request gives
     SHOWN_MAX = 1024         # bytes of a grpc-message
+    DROPPED_MAX = 8192       # newest streams of which is known whether we reset them: more than EARLY_MAX, a power of two
     TYPES_KNOWN = 10         # frame types of RFC 9113
     PING_BYTES = 8           # that a PING carries (RFC 9113 section 6.7)
 
@@ -223,6 +224,39 @@ cdef void _note(Stream *stream, int code, const char *why, const char *http_stat
         stream.http_status = http_status
 
 
+cdef void _drop(Conn *conn, int32_t id) noexcept nogil:
+    """Remember that we reset a stream: what the peer sent before it heard of that is ignored (RFC 9113 section 5.1)."""
+    cdef uint32_t at = (<uint32_t> id >> 1) & (DROPPED_MAX - 1)
+    if conn.dropped == NULL:
+        conn.dropped = <uint8_t *> block_take(&conn.door.reserve, DROPPED_MAX // 8)
+        if conn.dropped == NULL:
+            _end(conn, CAUSE_MEMORY)
+            return
+        memset(conn.dropped, 0, DROPPED_MAX // 8)
+    conn.dropped[at >> 3] |= <uint8_t> (1 << (at & 7))
+
+
+cdef bint _is_dropped(const Conn *conn, int32_t id) noexcept nogil:
+    cdef uint32_t at = (<uint32_t> id >> 1) & (DROPPED_MAX - 1)
+    if conn.dropped == NULL or (conn.last_id - id) >> 1 >= DROPPED_MAX or not id & 1:
+        return False
+    return conn.dropped[at >> 3] >> (at & 7) & 1
+
+
+cdef void _advance(Conn *conn, int32_t id) noexcept nogil:
+    """A new stream takes the bits of those that are too old to be remembered."""
+    cdef uint32_t at
+    cdef int32_t passed
+    if conn.dropped != NULL and id > conn.last_id:
+        if (id - conn.last_id) >> 1 >= DROPPED_MAX:
+            memset(conn.dropped, 0, DROPPED_MAX // 8)
+        else:
+            for passed in range((conn.last_id >> 1) + 1, (id >> 1) + 1):
+                at = <uint32_t> passed & (DROPPED_MAX - 1)
+                conn.dropped[at >> 3] &= <uint8_t> ~(1 << (at & 7))
+    conn.last_id = max(conn.last_id, id)
+
+
 # ---------------------------------------------------------------- one header
 
 cdef inline bint _is(const uint8_t *p, size_t n, const char *text) noexcept nogil:
@@ -322,16 +356,21 @@ cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, v
     cdef Conn *conn = <Conn *> user
     cdef int tokens
     conn.door.stats.frames_in += 1
-    if hd.type == NGHTTP2_HEADERS and hd.stream_id <= conn.last_id and _stream(conn, hd.stream_id) == NULL:
+    if hd.type == NGHTTP2_HEADERS and hd.stream_id > conn.last_id:
+        _advance(conn, hd.stream_id)
+        return 0
+    if hd.type == NGHTTP2_HEADERS and _stream(conn, hd.stream_id) == NULL and not _is_dropped(conn, hd.stream_id):
         # An id that was used or passed over (RFC 9113 section 5.1.1); nghttp2 would ignore it.
         return _end(conn, CAUSE_PROTOCOL)
-    if hd.type == NGHTTP2_HEADERS:
-        conn.last_id = max(conn.last_id, hd.stream_id)
-        return 0
     if hd.type == NGHTTP2_PRIORITY and hd.stream_id == 0:
         # RFC 9113 section 6.3; since priorities are off, nghttp2 does not look.
         return _end(conn, CAUSE_PROTOCOL)
-    tokens = PRIORITY_TOKENS if hd.type == NGHTTP2_PRIORITY else 1
+    tokens = 1
+    if hd.type == NGHTTP2_PRIORITY:
+        tokens = PRIORITY_TOKENS
+    elif hd.type == NGHTTP2_HEADERS and _stream(conn, hd.stream_id) == NULL:
+        # Decoded for the sake of the table alone.
+        tokens = FRAMES_PER_REQUEST
     return 0 if http2_toll(conn, tokens) else NGHTTP2_ERR_CALLBACK_FAILURE
 
 
@@ -505,6 +544,8 @@ cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *fra
 
 cdef int _on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int code, void *user) noexcept nogil:
     # nghttp2 itself refuses streams over a limit that was not acknowledged.
+    if code == NGHTTP2_ERR_REFUSED_STREAM:
+        _drop(<Conn *> user, frame.hd.stream_id)
     return _one_too_many(<Conn *> user) if code == NGHTTP2_ERR_REFUSED_STREAM else _fault(<Conn *> user)
 
 
@@ -531,6 +572,7 @@ cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *us
     cdef Stream *stream
     if frame.hd.type == NGHTTP2_RST_STREAM:
         conn.door.stats.resets_out += 1
+        _drop(conn, frame.hd.stream_id)
         if frame.rst_stream.error_code == <uint32_t> NGHTTP2_FLOW_CONTROL_ERROR:
             # A window past 2^31-1 ends the connection (RFC 9113 sections 6.9.1 and 6.9.2); nghttp2 resets the stream.
             nghttp2_session_terminate_session(session, NGHTTP2_FLOW_CONTROL_ERROR)
@@ -712,6 +754,7 @@ cdef void _respond(Conn *conn, Stream *stream, nghttp2_data_source_read_callback
 
 cdef void _reset(Conn *conn, int32_t id, uint32_t code) noexcept nogil:
     """End one stream; when memory is short for even that, the connection."""
+    _drop(conn, id)
     if nghttp2_submit_rst_stream(conn.session, NGHTTP2_FLAG_NONE, id, code):
         _end(conn, CAUSE_MEMORY)
 
@@ -890,6 +933,8 @@ cdef void http2_tick(Conn *conn) noexcept nogil:
 cdef void http2_close(Conn *conn) noexcept nogil:
     while conn.first != NULL:
         _free(conn, conn.first)
+    block_give(&conn.door.reserve, conn.dropped)
+    conn.dropped = NULL
     if conn.session != NULL:
         nghttp2_session_del(conn.session)
         conn.session = NULL

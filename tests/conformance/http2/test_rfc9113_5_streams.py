@@ -32,6 +32,7 @@ from tests.fix_native import (
     END_HEADERS,
     END_STREAM,
     GOAWAY,
+    HEADERS,
     PING,
     PREFACE,
     PRIORITY,
@@ -40,6 +41,7 @@ from tests.fix_native import (
     WINDOW,
     NativeServer,
     RawClient,
+    call_headers,
     frame,
     native_server,
 )
@@ -186,6 +188,54 @@ def test_5_1_data_on_closed_streams_is_ignored_and_counted(quiet_door: NativeSer
         )
         assert given_back > 100 * 16_384 // 2
         assert quiet_door.listener.counters()["calls"] == before + 1
+
+
+TRAILERS = [("x-trailer", "remembered")]
+RESET_BY_US = {
+    "illegal header": {"x_upper": "a\nb"},
+    "answered before its end": {"p_path": "/none"},
+    "too many headers": {f"x_{i}": "v" for i in range(70)},
+}
+
+
+@pytest.mark.parametrize("changes", RESET_BY_US.values(), ids=list(RESET_BY_US))
+def test_5_1_what_follows_on_a_stream_that_we_reset_is_ignored(
+    quiet_door: NativeServer, changes: dict[str, str | None]
+) -> None:
+    """RFC 9113 section 5.1: trailers that were sent before our reset was heard; their fields are in the table all the
+    same (section 4.3)."""
+    with RawClient(quiet_door.address) as client:
+        client.send(frame(HEADERS, END_HEADERS, 1, client.block(call_headers(**changes))))
+        client.until(lambda: 1 in client.resets)
+        client.send(body(1, 0) + headers(client, 1, END_HEADERS | END_STREAM, TRAILERS))
+        client.send(headers(client, 3, END_HEADERS, [*call_headers(), *TRAILERS]) + body(3))
+        client.until(lambda: 3 in client.ended or client.goaway)
+        assert client.headers[3]["grpc-status"] == "0"
+        lives(client)
+
+
+def test_5_1_what_follows_on_a_stream_that_we_refused_is_ignored() -> None:
+    """RFC 9113 section 5.1: the same for a stream over the limit, also in the same write."""
+    with native_server(streams=STREAMS) as door, RawClient(door.address, hello=False) as client:
+        over = 2 * STREAMS + 1
+        client.send(PREFACE + frame(SETTINGS) + b"".join(headers(client, i) for i in range(1, over, 2)))
+        client.send(headers(client, over) + headers(client, over, END_HEADERS | END_STREAM, TRAILERS))
+        client.until(lambda: over in client.resets)
+        client.send(headers(client, over, END_HEADERS | END_STREAM, TRAILERS))
+        client.send(b"".join(body(i) for i in range(1, over, 2)))
+        client.until(lambda: len(client.ended) == STREAMS)
+        lives(client)
+        assert door.listener.counters()["calls"] == STREAMS + 1
+
+
+def test_5_1_a_reset_that_is_long_ago_excuses_nothing(quiet_door: NativeServer) -> None:
+    """RFC 9113 section 5.1: an endpoint may bound for how long it ignores such frames; ours is 8,192 streams."""
+    with RawClient(quiet_door.address) as client:
+        assert client.ask(1, p_path="/none") == ("12", "request.unimplemented")
+        assert client.ask(3 + 2 * 8192) == ("0", "")
+        client.send(headers(client, 1, END_HEADERS | END_STREAM, TRAILERS))
+        client.drain()
+        assert client.goaway[-1][1] == PROTOCOL
 
 
 def test_5_1_1_the_last_identifier_of_all(quiet_door: NativeServer) -> None:
