@@ -16,6 +16,7 @@ cdef struct Guest:           # one peer with open connections
     Guest *next              # in its bucket
     uint64_t hash
     uint32_t count
+    uint32_t tickets         # in the door's slow lane, under its lock
     uint32_t n
     char name[PEER_NAME_MAX]
 

@@ -5,6 +5,7 @@ bytes have been parsed. Nothing here calls Python or blocks.
 """
 from fastpath.c.nghttp2 cimport nghttp2_session
 from fastpath.decide cimport Peer
+from fastpath.framing cimport Framing
 from fastpath.lane cimport LaneTable, Ticket
 from fastpath.reserve cimport Reserve
 from fastpath.wire cimport Text
@@ -63,6 +64,9 @@ cdef struct Limits:          # bounds of one door; times in ns
     int64_t settings_ns
     int64_t stream_ns        # a request must have arrived, and its answer been taken, within this
     int64_t deadline_ns      # of a request that names none
+    uint32_t tickets         # of one peer in the slow lane
+    int64_t watch_ns         # a stream of several messages ends after this at the latest
+    int64_t first_request_ns  # after the handshake
     int64_t idle_ns
     int64_t age_ns
     int64_t grace_ns
@@ -170,6 +174,7 @@ cdef struct Conn:
     uint32_t stream_count
     int64_t held             # bytes of requests and replies on all streams
     int cause                # Cause once it is to end
+    int cut                  # Cause for which nothing more is read; it ends with the answers to what came before
     int began                # preface and SETTINGS arrived
     int settled              # our SETTINGS were acknowledged
     int left                 # the peer sent GOAWAY
@@ -192,9 +197,13 @@ cdef struct Conn:
     int64_t began_ns
     int64_t active_ns        # last time a stream began or ended
     int64_t heard_ns         # last bytes from the peer
+    int64_t part_ns          # when the frame or header block began that has not ended; 0: there is none
+    Framing framing
     int64_t out_ns           # when `out` began to wait
     int64_t pinged_ns
     int64_t drained_ns       # when draining began
+    uint64_t answered        # calls
+    uint32_t tickets         # in the slow lane, of a peer that is not counted
     Bucket resets
     Bucket faults
     Bucket frames

@@ -30,6 +30,7 @@ from fastpath.c.nghttp2 cimport (
     nghttp2_submit_goaway, nghttp2_submit_ping, nghttp2_submit_response, nghttp2_submit_rst_stream,
     nghttp2_submit_settings, nghttp2_session_terminate_session, nghttp2_submit_shutdown_notice, nghttp2_submit_trailer,
 )
+from fastpath.framing cimport FRAME_PREFACE, framing_feed
 from fastpath.grpc_text cimport (
     CODE_DEADLINE_EXCEEDED, CODE_INTERNAL, CODE_RESOURCE_EXHAUSTED, CODE_UNAVAILABLE, CODE_UNIMPLEMENTED,
     grpc_content_type, grpc_message, grpc_timeout_ns,
@@ -49,6 +50,7 @@ cdef enum:
     RESETS_PER_S = 10
     FAULTS_BURST = 50        # streams that a peer may make us reset
     FAULTS_PER_S = 5
+    FAULT_CALLS = 16         # answered calls that give a fault back; each gives a reset back
     EARLY_MAX = 4096         # streams over the limit that a peer may open before our SETTINGS can have reached it
     FRAMES_BURST = 1000      # frames without a request; each request gives some back
     FRAMES_PER_S = 100
@@ -90,12 +92,16 @@ cdef nghttp2_option *_option = NULL
 
 # ---------------------------------------------------------------- accounts
 
-cdef bint _take(Bucket *bucket, int64_t now, int64_t burst, int64_t per_s, int64_t tokens=1) noexcept nogil:
-    """Whether so many tokens were there."""
+cdef void _refill(Bucket *bucket, int64_t now, int64_t burst, int64_t per_s) noexcept nogil:
     cdef int64_t back = (now - bucket.at_ns) * per_s // SECOND_NS
     if back > 0:
         bucket.tokens = min(burst, bucket.tokens + back)
         bucket.at_ns = now
+
+
+cdef bint _take(Bucket *bucket, int64_t now, int64_t burst, int64_t per_s, int64_t tokens=1) noexcept nogil:
+    """Whether so many tokens were there."""
+    _refill(bucket, now, burst, per_s)
     bucket.tokens -= tokens
     return bucket.tokens >= 0
 
@@ -499,8 +505,6 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *u
     cdef Stream *stream
     if frame.hd.type == NGHTTP2_RST_STREAM:
         conn.door.stats.resets_in += 1
-        if not _take(&conn.resets, conn.door.now_ns, RESETS_BURST, RESETS_PER_S):
-            return _end(conn, CAUSE_RESETS)
     elif frame.hd.type == NGHTTP2_SETTINGS:
         if not conn.began:
             conn.began, conn.began_ns = 1, conn.door.now_ns
@@ -549,11 +553,21 @@ cdef int _on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame,
     return _one_too_many(<Conn *> user) if code == NGHTTP2_ERR_REFUSED_STREAM else _fault(<Conn *> user)
 
 
+cdef void _work_done(Conn *conn) noexcept nogil:
+    """A call that was answered in order excuses another that was not: an Envoy resets what its clients gave up."""
+    conn.resets.tokens = min(<int64_t> RESETS_BURST, conn.resets.tokens + 1)
+    conn.answered += 1
+    if conn.answered % FAULT_CALLS == 0:
+        conn.faults.tokens = min(<int64_t> FAULTS_BURST, conn.faults.tokens + 1)
+
+
 cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
     cdef Stream *stream = _stream(conn, id)
     if stream != NULL:
         conn.door.stats.cancelled += stream.queued
+        if stream.answered and not stream.refusal and code == <uint32_t> NGHTTP2_NO_ERROR:
+            _work_done(conn)
         _free(conn, stream)
     return 0
 
@@ -561,9 +575,12 @@ cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *us
 # ---------------------------------------------------------------- callbacks: sent
 
 cdef bint _is_fault(uint32_t code) noexcept nogil:
-    """Whether a reset of ours counts when it is sent: NO_ERROR follows an answer, the others were counted before."""
+    """Whether a reset of ours counts when it is sent.
+
+    NO_ERROR follows an answer, CANCEL a stream that came to its time, as many may at once; others were counted before.
+    """
     return code != <uint32_t> NGHTTP2_NO_ERROR and code != <uint32_t> NGHTTP2_ENHANCE_YOUR_CALM and (
-        code != <uint32_t> NGHTTP2_REFUSED_STREAM
+        code != <uint32_t> NGHTTP2_REFUSED_STREAM and code != <uint32_t> NGHTTP2_CANCEL
     )
 
 
@@ -680,6 +697,7 @@ cdef int http2_open(Conn *conn) noexcept nogil:
     conn.resets.tokens, conn.resets.at_ns = RESETS_BURST, now
     conn.faults.tokens, conn.faults.at_ns = FAULTS_BURST, now
     conn.frames.tokens, conn.frames.at_ns = FRAMES_BURST, now
+    conn.framing.skip = FRAME_PREFACE
     if nghttp2_session_server_new3(&conn.session, _callbacks, conn, _option, &mem):
         return 1
     entries[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
@@ -695,6 +713,12 @@ cdef int http2_open(Conn *conn) noexcept nogil:
 
 cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
     cdef ssize_t got
+    _refill(&conn.resets, conn.door.now_ns, RESETS_BURST, RESETS_PER_S)
+    n = framing_feed(&conn.framing, p, n, &conn.resets.tokens)
+    if conn.resets.tokens < 0:
+        conn.cut = CAUSE_RESETS
+    if conn.framing.fresh or not conn.framing.within:
+        conn.part_ns = conn.door.now_ns if conn.framing.within else 0
     conn.door.stats.bytes_in += n
     got = nghttp2_session_mem_recv(conn.session, p, n)
     if reserve_was_short(&conn.door.reserve):
@@ -903,9 +927,10 @@ cdef void http2_drain_last(Conn *conn) noexcept nogil:
 cdef void _tick_slow(Conn *conn, Stream *stream) noexcept nogil:
     """A call in the slow lane: its first answer is due by its deadline or ours, the end of its stream by its own."""
     cdef int64_t timeout = stream.timeout_ns
-    if timeout < 0 and not stream.answered:
-        timeout = conn.door.limits.deadline_ns
-    if timeout < 0 or conn.door.now_ns - stream.opened_ns < timeout or stream.code >= 0:
+    if timeout < 0:
+        timeout = conn.door.limits.watch_ns if stream.answered else conn.door.limits.deadline_ns
+    timeout = min(timeout, conn.door.limits.watch_ns)
+    if conn.door.now_ns - stream.opened_ns < timeout or stream.code >= 0:
         return
     if stream.answered:
         http2_push(conn, stream, NULL, 0, CODE_DEADLINE_EXCEEDED)

@@ -26,6 +26,7 @@ cdef struct Ticket:          # one call in the lane; a loop and Python see it, u
     uint8_t *answer          # owned, not fetched yet; NULL: none
     uint32_t answer_n
     int code                 # gRPC status that ends the call after the answer; -1: more may come
+    uint32_t *share          # tickets of the peer, borrowed; not to be touched once `gone`
     Ticket *next             # of the calls for Python, or of the free ones
     Ticket *prev             # of the calls for Python
     Ticket *next_back
@@ -59,9 +60,10 @@ cdef class Lane:
     cdef LaneTable table
 
 
-# Send a call to Python (the message is copied); NULL when the table is full or memory is short.
-cdef Ticket *lane_ask(LaneTable *lane, int loop, void *conn, void *stream, const char *method,
-                      Text message) noexcept nogil
+# Send a call to Python (the message is copied); NULL when the table or the peer's share of it, `share` of `most`, is
+# full, or memory is short.
+cdef Ticket *lane_ask(LaneTable *lane, int loop, void *conn, void *stream, const char *method, Text message,
+                      uint32_t *share, uint32_t most) noexcept nogil
 # The stream is over: no answer for it is fetched after this.
 cdef void lane_gone(LaneTable *lane, Ticket *ticket) noexcept nogil
 # One answer for this loop; false when there is none.

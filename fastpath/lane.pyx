@@ -180,8 +180,8 @@ cdef void _not_back(LaneTable *lane, Ticket *ticket) noexcept nogil:
 
 # ---------------------------------------------------------------- for the loops
 
-cdef Ticket *lane_ask(LaneTable *lane, int loop, void *conn, void *stream, const char *method,
-                      Text message) noexcept nogil:
+cdef Ticket *lane_ask(LaneTable *lane, int loop, void *conn, void *stream, const char *method, Text message,
+                      uint32_t *share, uint32_t most) noexcept nogil:
     cdef Ticket *ticket
     cdef uint8_t *copy = <uint8_t *> malloc(max(<uint32_t> 1, message.n))
     if copy == NULL:
@@ -189,7 +189,7 @@ cdef Ticket *lane_ask(LaneTable *lane, int loop, void *conn, void *stream, const
     memcpy(copy, message.p, message.n)
     pthread_mutex_lock(&lane.lock)
     ticket = lane.idle
-    if ticket == NULL or lane.closed:
+    if ticket == NULL or lane.closed or share[0] >= most:
         lane.full += 1
         pthread_mutex_unlock(&lane.lock)
         free(copy)
@@ -200,7 +200,8 @@ cdef Ticket *lane_ask(LaneTable *lane, int loop, void *conn, void *stream, const
     ticket.message, ticket.message_n = copy, message.n
     ticket.state, ticket.gone, ticket.code = TICKET_ASKED, 0, -1
     ticket.loop, ticket.method = loop, method
-    ticket.conn, ticket.stream = conn, stream
+    ticket.conn, ticket.stream, ticket.share = conn, stream, share
+    share[0] += 1
     _for_python(lane, ticket)
     pthread_mutex_unlock(&lane.lock)
     return ticket
@@ -210,6 +211,7 @@ cdef void lane_gone(LaneTable *lane, Ticket *ticket) noexcept nogil:
     pthread_mutex_lock(&lane.lock)
     _not_back(lane, ticket)
     ticket.gone = 1
+    ticket.share[0] -= 1
     if ticket.state == TICKET_TAKEN:
         _for_python(lane, ticket)
     else:

@@ -50,6 +50,7 @@ class Listener:
         door_held_bytes: int = 268435456,
         handshake_ms: int = 5000,
         settings_ms: int = 2000,
+        first_request_ms: int = 10000,
         stream_ms: int = 10000,
         deadline_ms: int = 1000,
         idle_ms: int = 300000,
@@ -58,6 +59,8 @@ class Listener:
         age_ms: int = 600000,
         grace_ms: int = 30000,
         slow_calls: int = 1024,
+        slow_calls_per_peer: int = 128,
+        watch_ms: int = 600000,
         arena_bytes: int = 4194304,
     ) -> None:
         """`envoy`: the door serves ext_authz, else Check and BatchCheck. With `verifier` it is mutual TLS; without, a

@@ -171,8 +171,11 @@ cdef void _health(Loop self, Conn *conn, Stream *stream, Text message) noexcept 
 
 
 cdef void _slow(Loop self, Conn *conn, Stream *stream, const char *method, Text message) noexcept nogil:
-    """Leave a call to Python; a lane without room is our state, not the caller's fault."""
-    stream.ticket = lane_ask(&self.lane.table, self.door.loop, conn, stream, method, message)
+    """Leave a call to Python; a lane without room, for all or for this peer, is an ERROR."""
+    cdef Guest *guest = <Guest *> conn.guest
+    cdef uint32_t *share = &guest.tickets if guest != NULL else &conn.tickets
+    stream.ticket = lane_ask(
+        &self.lane.table, self.door.loop, conn, stream, method, message, share, self.door.limits.tickets)
     if stream.ticket != NULL:
         self.door.stats.slow += 1
         return
@@ -392,7 +395,7 @@ cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
     cdef ssize_t got = 0
     cdef int count
     cdef bint more
-    if conn.ready == NULL:
+    if conn.ready == NULL and not conn.cut:
         got = _read(self, conn, room)
         if got:
             conn.heard_ns = self.door.now_ns
@@ -403,6 +406,10 @@ cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
     more = conn.ready != NULL or <size_t> got == room or conn.over
     if conn.tls != NULL:
         more = more or conn.records >= PIECE_RECORDS or tls_pending(conn)
+    if conn.cut:
+        more = conn.ready != NULL
+        if conn.cause == CAUSE_NONE and not more and conn.out == NULL:
+            conn.cause = conn.cut
     much[0] = more or count > LIGHT_CALLS or got > LIGHT_BYTES
     return more
 
@@ -447,7 +454,6 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     if self.ticking == conn:
         self.ticking = conn.next
     handshakes_drop(&self.handshakes, conn)
-    admission_leave(self.admission, <Guest *> conn.guest)
     if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
         _write(conn, last, http2_farewell(conn, last))
     tls_end(conn, conn.cause != CAUSE_PEER)
@@ -459,6 +465,8 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     if conn.pidfd >= 0:
         _forget(self, conn.pidfd)
     http2_close(conn)
+    # Its calls in the slow lane were counted for its peer until here.
+    admission_leave(self.admission, <Guest *> conn.guest)
     free(conn.out)
     if conn.prev != NULL:
         conn.prev.next = conn.next
@@ -688,16 +696,29 @@ cdef int _overdue(Loop self, const Conn *conn) noexcept nogil:
         return CAUSE_STALL
     if conn.pinged and now - conn.pinged_ns > self.door.limits.ping_ns:
         return CAUSE_STALL
+    # A header block that has begun keeps all streams from going on, and nothing else ends it.
+    if conn.part_ns and now - conn.part_ns > self.door.limits.stream_ns:
+        return CAUSE_STALL
     if conn.draining and now - conn.drained_ns > self.door.limits.grace_ns:
         return conn.drain_cause
     return CAUSE_NONE
+
+
+cdef bint _idle(Loop self, const Conn *conn) noexcept nogil:
+    """Whether it has had no request for too long; the first one is due soon."""
+    cdef int64_t now = self.door.now_ns
+    if not conn.began or conn.stream_count:
+        return False
+    if conn.last_id == 0 and now - conn.began_ns > self.door.limits.first_request_ns:
+        return True
+    return now - conn.active_ns > self.door.limits.idle_ns
 
 
 cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
     cdef int64_t now = self.door.now_ns
     conn.cause = _overdue(self, conn)
     if conn.cause == CAUSE_NONE and conn.session != NULL:
-        if conn.began and conn.stream_count == 0 and now - conn.active_ns > self.door.limits.idle_ns:
+        if _idle(self, conn):
             http2_drain(conn, CAUSE_IDLE)
         # Ages differ by up to a tenth, so that peers which came together do not all leave together.
         if now - conn.opened_ns > self.door.limits.age_ns - self.door.limits.age_ns // 100 * (conn.fd % 11):
@@ -937,6 +958,8 @@ cdef int _limit(Door *door, dict limits) except -1:
     door.limits.held, door.limits.door_held = limits["held_bytes"], limits["door_held_bytes"]
     door.limits.handshake_ns, door.limits.settings_ns = limits["handshake_ms"] * MS_NS, limits["settings_ms"] * MS_NS
     door.limits.stream_ns, door.limits.deadline_ns = limits["stream_ms"] * MS_NS, limits["deadline_ms"] * MS_NS
+    door.limits.tickets, door.limits.watch_ns = limits["slow_calls_per_peer"], limits["watch_ms"] * MS_NS
+    door.limits.first_request_ns = limits["first_request_ms"] * MS_NS
     door.limits.idle_ns, door.limits.age_ns = limits["idle_ms"] * MS_NS, limits["age_ms"] * MS_NS
     door.limits.grace_ns = limits["grace_ms"] * MS_NS
     door.limits.keepalive_ns, door.limits.ping_ns = limits["keepalive_ms"] * MS_NS, limits["ping_ms"] * MS_NS
@@ -948,15 +971,17 @@ cdef class Listener:
     def __init__(self, Pdp pdp not None, *, envoy, str spiffe_id="", group=-1, Verifier verifier=None, int threads=1,
                  message_bytes=262144, streams=256, headers=64, header_bytes=16384, connections=4096,
                  connections_per_peer=256, handshakes=2048, handshakes_per_address=512, held_bytes=4194304,
-                 door_held_bytes=268435456, handshake_ms=5000, settings_ms=2000, stream_ms=10000, deadline_ms=1000, idle_ms=300000, keepalive_ms=20000,
-                 ping_ms=10000, age_ms=600000, grace_ms=30000, slow_calls=1024, arena_bytes=4194304):
+                 door_held_bytes=268435456, handshake_ms=5000, settings_ms=2000, first_request_ms=10000,
+                 stream_ms=10000, deadline_ms=1000, idle_ms=300000, keepalive_ms=20000, ping_ms=10000, age_ms=600000,
+                 grace_ms=30000, slow_calls=1024, slow_calls_per_peer=128, watch_ms=600000, arena_bytes=4194304):
         cdef dict limits = {
             "message_bytes": message_bytes, "streams": streams, "headers": headers, "header_bytes": header_bytes,
             "connections": connections, "threads": threads, "handshakes": handshakes,
-            "handshakes_per_address": handshakes_per_address, "held_bytes": held_bytes, "door_held_bytes": door_held_bytes,
-            "handshake_ms": handshake_ms, "settings_ms": settings_ms, "stream_ms": stream_ms,
-            "deadline_ms": deadline_ms, "idle_ms": idle_ms, "keepalive_ms": keepalive_ms, "ping_ms": ping_ms,
-            "age_ms": age_ms, "grace_ms": grace_ms,
+            "handshakes_per_address": handshakes_per_address, "held_bytes": held_bytes,
+            "door_held_bytes": door_held_bytes, "handshake_ms": handshake_ms, "settings_ms": settings_ms,
+            "first_request_ms": first_request_ms, "stream_ms": stream_ms, "deadline_ms": deadline_ms,
+            "idle_ms": idle_ms, "keepalive_ms": keepalive_ms, "ping_ms": ping_ms, "age_ms": age_ms,
+            "grace_ms": grace_ms, "slow_calls_per_peer": slow_calls_per_peer, "watch_ms": watch_ms,
         }
         cdef Loop loop
         cdef int i

@@ -153,6 +153,13 @@ class Limits(Section, frozen=True, kw_only=True):
         int,
         doc("native: open calls per door that Python answers (health Watch); more are ERROR", "calls", ge=1, le=65_536),
     ] = 1024
+    slow_calls_per_peer: Annotated[
+        int,
+        doc("native: of these, of one SPIFFE ID or, at a Unix socket, one user", "calls", ge=1, le=65_536),
+    ] = 128
+    watch_s: Annotated[
+        int, doc("native: a health Watch ends after this, and its caller asks again", "s", ge=1, le=86_400)
+    ] = 600
     connection_age_s: Annotated[int, doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
         600
     )
@@ -164,6 +171,9 @@ class Limits(Section, frozen=True, kw_only=True):
     ] = 30
     handshake_ms: Annotated[int, doc("TLS and HTTP/2 handshake", "ms", ge=100, le=60_000)] = 5000
     settings_ms: Annotated[int, doc("acknowledgement of our HTTP/2 SETTINGS", "ms", ge=100, le=60_000)] = 2000
+    first_request_ms: Annotated[
+        int, doc("native: a connection without a request is closed after this, in good order", "ms", ge=100, le=86_400_000)
+    ] = 10_000
 
 
 class Policy(Section, frozen=True, kw_only=True):

@@ -71,6 +71,7 @@ class NativeDoor:
             door_held_bytes=limits.door_held_bytes,
             handshake_ms=limits.handshake_ms,
             settings_ms=limits.settings_ms,
+            first_request_ms=limits.first_request_ms,
             stream_ms=limits.stream_ms,
             deadline_ms=limits.deadline_ms,
             idle_ms=limits.connection_idle_s * MS,
@@ -79,6 +80,8 @@ class NativeDoor:
             age_ms=limits.connection_age_s * MS,
             grace_ms=limits.grace_s * MS,
             slow_calls=limits.slow_calls,
+            slow_calls_per_peer=limits.slow_calls_per_peer,
+            watch_ms=limits.watch_s * MS,
             arena_bytes=limits.arena_bytes,
         )
         self._watch = HealthWatch(self.listener.lane)

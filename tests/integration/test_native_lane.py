@@ -90,6 +90,18 @@ def test_watch_keeps_its_deadline(door: Watched) -> None:
         assert client.ask(3) == ("0", "")
 
 
+def test_a_watch_has_an_end_of_ours() -> None:
+    """H2-22: whatever its caller asks for, a day or no end at all."""
+    with native_server(kind=Watched, watch_ms=300) as door, RawClient(door.address) as client:
+        assert isinstance(door, Watched)
+        door.serve_lane()
+        client.send(client.request(1, message(b""), path=WATCH, grpc_timeout="24H"))
+        client.send(client.request(3, message(b""), path=WATCH))
+        client.until(lambda: {1, 3} <= client.ended)
+        assert [client.headers[stream]["grpc-status"] for stream in (1, 3)] == [DEADLINE] * 2
+        assert {len(client.data[stream]) for stream in (1, 3)} == {len(message(b"\x08\x01"))}
+
+
 def test_a_watch_that_is_no_message_of_its_kind_is_refused(door: Watched) -> None:
     """H2-28: INVALID_ARGUMENT, and the stream ends."""
     with RawClient(door.address) as client:

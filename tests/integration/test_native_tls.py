@@ -19,6 +19,7 @@ from tests.fix_calls import agent_check
 from tests.fix_identity import Forger
 from tests.fix_native import (
     ACK,
+    HEALTH,
     PING,
     PREFACE,
     QUESTION,
@@ -35,6 +36,7 @@ from tests.fix_records import RecordClient
 from tests.integration.test_mtls import BUNDLE_A, BUNDLE_B, CASES, FORGE_A, RSA_A, A, B, key_pem, pem
 
 AGENT = "spiffe://a.test/agent/a"
+WATCH = HEALTH.replace("Check", "Watch")
 DOMAINS = ("a.test", "b.test")
 
 
@@ -270,6 +272,32 @@ def test_who_is_known_is_counted_as_a_stranger_no_more(tmp_path: pathlib.Path) -
         clients = [stack.enter_context(door.svid_client()) for _ in range(8)]
         assert [client.ask(1) for client in clients] == [("0", "")] * 8
         assert door.listener.counters()["closed"] == {}
+
+
+def test_one_peer_has_its_share_of_the_slow_lane_only(tmp_path: pathlib.Path) -> None:
+    """H2-12: calls for Python that nobody answers, on all connections of one peer; another one still gets in, and so
+    does the first when it has let go."""
+    bounds = {"slow_calls": 8, "slow_calls_per_peer": 3, "deadline_ms": 600_000}
+    with tls_door(tmp_path, **bounds) as door, door.svid_client() as one, door.svid_client(B) as other:
+
+        def watched(slow: int, refused: int) -> None:
+            wait_for(
+                f"{slow} calls for Python", lambda: counted("slow") == slow and counted("slow_full") == refused
+            )
+
+        def counted(name: str) -> int:
+            return int(door.listener.counters()[name])
+
+        with door.svid_client() as same:
+            same.send(same.request(1, message(b""), path=WATCH) + same.request(3, message(b""), path=WATCH))
+            watched(2, 0)
+            one.send(one.request(1, message(b""), path=WATCH) + one.request(3, message(b""), path=WATCH))
+            watched(3, 1)
+            other.send(other.request(1, message(b""), path=WATCH))
+            watched(4, 1)
+        wait_for("the first to be gone", lambda: counted("open") == 2)
+        one.send(one.request(5, message(b""), path=WATCH) + one.request(7, message(b""), path=WATCH))
+        watched(6, 1)
 
 
 # ---------------------------------------------------------------- H2-06, below HTTP/2

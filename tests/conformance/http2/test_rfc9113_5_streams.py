@@ -191,6 +191,12 @@ def test_5_1_data_on_closed_streams_is_ignored_and_counted(quiet_door: NativeSer
 
 
 TRAILERS = [("x-trailer", "remembered")]
+
+
+def trailers(client: RawClient, stream: int) -> bytes:
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream, client.block(TRAILERS))
+
+
 RESET_BY_US = {
     "illegal header": {"x_upper": "a\nb"},
     "answered before its end": {"p_path": "/none"},
@@ -207,8 +213,8 @@ def test_5_1_what_follows_on_a_stream_that_we_reset_is_ignored(
     with RawClient(quiet_door.address) as client:
         client.send(frame(HEADERS, END_HEADERS, 1, client.block(call_headers(**changes))))
         client.until(lambda: 1 in client.resets)
-        client.send(body(1, 0) + headers(client, 1, END_HEADERS | END_STREAM, TRAILERS))
-        client.send(headers(client, 3, END_HEADERS, [*call_headers(), *TRAILERS]) + body(3))
+        client.send(body(1, 0) + trailers(client, 1))
+        client.send(frame(HEADERS, END_HEADERS, 3, client.block([*call_headers(), *TRAILERS])) + body(3))
         client.until(lambda: 3 in client.ended or client.goaway)
         assert client.headers[3]["grpc-status"] == "0"
         lives(client)
@@ -219,9 +225,9 @@ def test_5_1_what_follows_on_a_stream_that_we_refused_is_ignored() -> None:
     with native_server(streams=STREAMS) as door, RawClient(door.address, hello=False) as client:
         over = 2 * STREAMS + 1
         client.send(PREFACE + frame(SETTINGS) + b"".join(headers(client, i) for i in range(1, over, 2)))
-        client.send(headers(client, over) + headers(client, over, END_HEADERS | END_STREAM, TRAILERS))
+        client.send(headers(client, over) + trailers(client, over))
         client.until(lambda: over in client.resets)
-        client.send(headers(client, over, END_HEADERS | END_STREAM, TRAILERS))
+        client.send(trailers(client, over))
         client.send(b"".join(body(i) for i in range(1, over, 2)))
         client.until(lambda: len(client.ended) == STREAMS)
         lives(client)
@@ -233,7 +239,7 @@ def test_5_1_a_reset_that_is_long_ago_excuses_nothing(quiet_door: NativeServer) 
     with RawClient(quiet_door.address) as client:
         assert client.ask(1, p_path="/none") == ("12", "request.unimplemented")
         assert client.ask(3 + 2 * 8192) == ("0", "")
-        client.send(headers(client, 1, END_HEADERS | END_STREAM, TRAILERS))
+        client.send(trailers(client, 1))
         client.drain()
         assert client.goaway[-1][1] == PROTOCOL
 
