@@ -1042,13 +1042,19 @@ cdef class Listener:
         for loop in self._loops:
             loop._join(fd)
         others = [threading.Thread(target=loop.run, name="door", daemon=True) for loop in self._loops[1:]]
-        for other in others:
-            other.start()
-        self._loops[0].run()
-        for other in others:
-            other.join()
-        self._admission.close_waiting()
-        self.lane.close()
+        try:
+            for other in others:
+                other.start()
+            self._loops[0].run()
+        finally:
+            # When a thread cannot be started those that were are ended: they work on memory of ours.
+            if others and others[-1].ident is None:
+                self.stop(0, 0)
+            for other in others:
+                if other.ident is not None:
+                    other.join()
+            self._admission.close_waiting()
+            self.lane.close()
 
     def counters(self):
         cdef dict total = {}

@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -33,8 +34,10 @@ log = logging.getLogger("remit.handover")
 SUFFIX = ".next"  # beside the control socket, whose folder is ours
 MODE = 0o600
 READY_S = 300.0  # for the new one to get ready
-GIVEN_S = 60.0  # for the old one to let calls end
+OFFERED_S = 60.0  # for the old one to offer its doors
+GIVEN_S = 660.0  # for it to let calls end: limits.grace_s may be 600
 GONE_S = 60.0
+AGAIN_S = 0.5  # until the next try to accept
 MESSAGE_BYTES = 4096
 CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
@@ -56,7 +59,7 @@ class Handover:
         self._offers = offers
         self._wanted = wanted
         self._next: socket.socket | None = None
-        self._closing = False
+        self._closing = threading.Event()
         aside = f"{self._path}.{os.getpid()}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.suppress(FileNotFoundError):
@@ -80,7 +83,7 @@ class Handover:
 
     def close(self) -> None:
         """End; who was given everything sees that we are gone."""
-        self._closing = True
+        self._closing.set()
         if self._next is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
@@ -91,11 +94,14 @@ class Handover:
             self._next.close()
 
     def _run(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             try:
                 asking, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                # Without a descriptor, say: whoever asks waits meanwhile.
+                if not self._closing.wait(AGAIN_S):
+                    event(log, "handover.lost", logging.WARNING, cause=str(error.strerror))
+                continue
             asking.settimeout(READY_S)
             if self._is_ready(asking):
                 self._next = asking
@@ -115,13 +121,19 @@ class Handover:
                 told = json.dumps({"door": offer.name}).encode()
                 socket.send_fds(asking, [told], [offer.fd, *([offer.lock] if offer.lock >= 0 else [])])
             asking.send(b"all")
-            ready = asking.recv(MESSAGE_BYTES) == b"ready"
+            ready = self._answers(asking) and asking.recv(MESSAGE_BYTES) == b"ready"
         except OSError as error:
             event(log, "handover.lost", logging.WARNING, cause=str(error))
             return False
         if not ready:
-            event(log, "handover.lost", logging.WARNING, cause="the new process ended before it was ready")
+            event(log, "handover.lost", logging.WARNING, cause="the new process ended before it was ready, or another one asks")
         return ready
+
+
+    def _answers(self, asking: socket.socket) -> bool:
+        """Wait for who got our doors; false when another one asks meanwhile: a silent one would keep all others out."""
+        readable, _, _ = select.select([asking, self._socket], [], [], READY_S)
+        return asking in readable
 
 
 class TakeOver:
@@ -130,7 +142,7 @@ class TakeOver:
     def __init__(self, control_socket: str) -> None:
         path = control_socket + SUFFIX
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(GIVEN_S)
+        self._socket.settimeout(OFFERED_S)
         try:
             self._socket.connect(path)
         except OSError as error:
@@ -141,7 +153,10 @@ class TakeOver:
     def _receive(self) -> dict[str, Inherited]:
         found: dict[str, Inherited] = {}
         while True:
-            told, fds = self._message()
+            try:
+                told, fds = self._message()
+            except TimeoutError:
+                told, fds = b"", []
             if told == b"all":
                 return found
             if not told or not fds:
@@ -154,6 +169,8 @@ class TakeOver:
     def _message(self) -> tuple[bytes, list[int]]:
         try:
             told, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, 2)
+        except TimeoutError:
+            raise
         except OSError:
             return b"", []
         for fd in fds:
@@ -161,10 +178,17 @@ class TakeOver:
         return told, fds
 
     def journal(self) -> int:
-        """Ask for the journal; the descriptor of its lock. -1: the other one died, and left it to whoever opens it."""
+        """Ask for the journal; the descriptor of its lock. -1: the other one died, and left it to whoever opens it.
+
+        ConfigError when it lives and keeps it.
+        """
+        self._socket.settimeout(GIVEN_S)
         with contextlib.suppress(OSError):
             self._socket.send(b"ready")
-        told, fds = self._message()
+        try:
+            told, fds = self._message()
+        except TimeoutError:
+            raise ConfigError("the running sidecar does not let go of its journal; end it and start again") from None
         event(log, "handover.given" if fds else "handover.left")
         return fds[0] if told == b"journal" and fds else -1
 

@@ -4,12 +4,14 @@ import contextlib
 import socket
 import subprocess
 import sys
+import threading
 
 import grpc
 import pytest
 
+from fastpath.listener import Listener
 from sidecar.demo.processes import wait_for
-from tests.fix_native import CHECK, QUESTION, TIMEOUT_S, Gone, RawClient, native_server
+from tests.fix_native import AGENT, CHECK, QUESTION, TIMEOUT_S, Gone, RawClient, make_pdp, native_server
 
 THREADS = 4
 
@@ -27,6 +29,26 @@ def test_connections_are_shared_out_over_the_loops(tcp: bool) -> None:
         for client in clients:
             assert client.ask(3) == ("0", "")
         assert door.listener.counters()["calls"] == 32
+
+
+def test_a_thread_that_cannot_start_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops that run already end before `serve` fails: nothing of theirs outlives the door."""
+    start = threading.Thread.start
+
+    def doors() -> int:
+        return sum(one.name == "door" for one in threading.enumerate())
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name == "door" and doors() == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        door = Listener(make_pdp(), envoy=False, spiffe_id=AGENT, threads=THREADS)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            door.serve(listening.fileno())
+        assert doors() == 0
 
 
 def test_a_stop_ends_all_loops_in_order() -> None:
