@@ -39,9 +39,10 @@ GOALS = {"worst_p99_ratio": ("at most", 2), "worst_growth_mib": ("at most", 64)}
 
 
 @contextlib.contextmanager
-def attacker(name: str, port: int) -> Iterator[dict[str, int]]:
+def attacker(name: str, port: int, pki: Pki) -> Iterator[dict[str, int]]:
     """The attack runs inside the block; afterwards the yielded dict says what it came to."""
     command = [sys.executable, "-m", "bench.attacker", "--name", name, "--port", str(port)]
+    command += ["--pki", str(pki.folder)]
     told: dict[str, int] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None, "a pipe"
@@ -75,20 +76,21 @@ def measure(name: str, pki: Pki, rate: float, rounds: int, seconds: float) -> di
     calls = max(100, int(rate * seconds))
     spreads: dict[str, list[dict[str, float]]] = {QUIET: [], name: []}
     growth, attacks = 0, []
-    with remit("attacked", "plain", POLICIES, pki) as server:
-        port = server.ports["plain"]
-        side = Side("attacked", server, ("127.0.0.1", port), ext_authz)
+    door = "mtls" if ATTACKS[name].key_updates else "plain"
+    with remit("attacked", door, POLICIES, pki) as server:
+        port = server.ports[door]
+        side = Side("attacked", server, ("127.0.0.1", port), ext_authz, pki=pki if door == "mtls" else None)
         with contextlib.closing(side.connect(CONNECTIONS)) as load:
             checked(load.open(ext_authz(), calls, rate, spin=False), QUIET)
             for _ in range(rounds):
                 for kind in (QUIET, name):
-                    with attacker(kind, port) as told, watched(server) as seen:
+                    with attacker(kind, port, pki) as told, watched(server) as seen:
                         run = checked(load.open(ext_authz(), calls, rate, spin=False), name)
                     spreads[kind].append(spread(run["latency_ns"]))
                     if kind == name:
                         growth = max(growth, max(seen) - seen[0])
                         attacks.append(told)
-        door = server.tell()["doors"][0]
+        closed = server.tell()["doors"][0]["closed"]
     ratios = [hit["0.99"] / quiet["0.99"] for hit, quiet in zip(spreads[name], spreads[QUIET], strict=True)]
     return {
         "row": ATTACKS[name].row,
@@ -97,7 +99,7 @@ def measure(name: str, pki: Pki, rate: float, rounds: int, seconds: float) -> di
         "quiet_p99_us": round(median(one["0.99"] for one in spreads[QUIET]), 1),
         "growth_mib": round(growth / KIB, 2),
         "attack": attacks,
-        "closed": door["closed"],
+        "closed": closed,
         "samples": {"quiet": spreads[QUIET], "attack": spreads[name]},
     }
 

@@ -11,16 +11,20 @@ import json
 import os
 import select
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from bench.attacks import ATTACKS, Attack
 from bench.servers import LOAD_CORE, pin, spins
+from tests.fix_records import RecordClient
 
 QUIET = "quiet"
+SECRETS = "secrets.txt"  # of one connection's TLS, for who attacks below HTTP/2
 LEAST = 19  # nice
 LINGER_S = 0.05  # how long a peer that has sent all waits to be thrown out
 DRIP_S = 1.0
@@ -57,6 +61,28 @@ def burst(address: Address, attack: Attack, counted: Counted) -> None:
             if at == len(data) and end is None:
                 end = time.monotonic() + (LINGER_S if at else 0)
     counted.bytes += at
+
+
+class KeyUpdates:
+    """A peer with an SVID that makes the server change keys, as often as it takes them."""
+
+    def __init__(self, address: Address, pki: Path, attack: Attack, counted: Counted) -> None:
+        self._address, self._attack, self._counted = address, attack, counted
+        self._folder = pki
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls.check_hostname = False
+        self._tls.load_verify_locations(pki / "roots.pem")
+        self._tls.load_cert_chain(pki / "agent.pem", pki / "agent.key")
+        self._tls.set_alpn_protocols(["h2"])
+
+    def turn(self) -> None:
+        with contextlib.suppress(OSError), RecordClient(self._address, self._tls, self._folder / SECRETS) as made:
+            self._counted.connections += 1
+            made.send(self._attack.data)
+            for _ in range(self._attack.key_updates):
+                sealed = made.key_update(requested=True)
+                made.plain.sendall(sealed)
+                self._counted.bytes += len(sealed)
 
 
 class Held:
@@ -106,8 +132,10 @@ def _spin() -> None:
         pass
 
 
-def work(attack: Attack, address: Address, counted: Counted) -> Callable[[], None]:
-    """What makes one turn of the attack."""
+def work(attack: Attack, address: Address, counted: Counted, pki: Path) -> Callable[[], None]:
+    """What makes one turn of the attack. `pki`: the folder of `bench.servers.Pki`."""
+    if attack.key_updates:
+        return KeyUpdates(address, pki, attack, counted).turn
     if attack.held:
         return Held(address, attack, counted).turn
     return lambda: burst(address, attack, counted)
@@ -116,7 +144,8 @@ def work(attack: Attack, address: Address, counted: Counted) -> Callable[[], Non
 @click.command()
 @click.option("--name", required=True, help="An attack, or `quiet`.")
 @click.option("--port", type=int, required=True)
-def main(name: str, port: int) -> None:
+@click.option("--pki", type=click.Path(path_type=Path), required=True)
+def main(name: str, port: int, pki: Path) -> None:
     """Attack 127.0.0.1:PORT until standard input ends; then print what it came to as JSON."""
     pin(LOAD_CORE)
     if spins():
@@ -125,7 +154,7 @@ def main(name: str, port: int) -> None:
         # A load client in real time goes first anyway.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     counted = Counted()
-    turn = _spin if name == QUIET else work(ATTACKS[name], ("127.0.0.1", port), counted)
+    turn = _spin if name == QUIET else work(ATTACKS[name], ("127.0.0.1", port), counted, pki)
     print("ready", flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         turn()

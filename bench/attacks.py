@@ -45,13 +45,15 @@ FRAME_BYTES = 16384
 class Attack:
     """`data` is sent on a connection; then it is read to its end and the next one made.
 
-    With `held` so many are kept open instead, and `drip` is sent on each of them every second.
+    With `held` so many are kept open instead, and `drip` is sent on each of them every second. With `key_updates` the
+    connection is mutual TLS of a peer that is let in, and so many follow `data`.
     """
 
     row: str
     data: bytes
     held: int = 0
     drip: bytes = b""
+    key_updates: int = 0
 
 
 class Peer:
@@ -161,6 +163,7 @@ ATTACKS: dict[str, Attack] = {
     "settings_flood": Attack("H2-06", HELLO + frame(SETTINGS) * 5000),
     "priority_flood": Attack("H2-06", HELLO + frame(PRIORITY, 0, 3, _on(0)) * 5000),
     "window_flood": Attack("H2-06", HELLO + frame(WINDOW, 0, 0, struct.pack(">I", 1)) * 5000),
+    "key_update_flood": Attack("H2-06", HELLO, key_updates=5000),
     "unknown_frame_flood": Attack("H2-06", HELLO + frame(0xEE, 0, 0, b"x") * 5000),
     "empty_data_flood": Attack("H2-06", HELLO + Peer().headers(1) + frame(DATA, 0, 1) * 5000),
     "hpack_amplification": Attack("H2-07", calls(_amplified(200, 12_000), 50)),

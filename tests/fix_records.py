@@ -1,5 +1,6 @@
 """A client that seals its TLS 1.3 records itself, to send what a TLS library would not (RFC 8446 section 5)."""
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -32,13 +33,13 @@ class RecordClient(RawClient):
         chosen = self.socket.cipher()
         assert chosen is not None
         self._cipher, self._key_bytes, self._hash = CIPHERS[chosen[0]]
-        self._plain = socket.socket(fileno=os.dup(self.socket.fileno()))
-        self._plain.settimeout(TIMEOUT_S)
+        self.plain = socket.socket(fileno=os.dup(self.socket.fileno()))
+        self.plain.settimeout(TIMEOUT_S)
         logged = dict(line.split()[::2] for line in secrets.read_text().splitlines() if not line.startswith("#"))
         self._use(bytes.fromhex(logged["CLIENT_TRAFFIC_SECRET_0"]))
 
     def __exit__(self, *_: object) -> None:
-        self._plain.close()
+        self.plain.close()
         super().__exit__()
 
     def send(self, data: bytes) -> None:
@@ -47,10 +48,8 @@ class RecordClient(RawClient):
 
     def send_records(self, sealed: bytes) -> None:
         """Send as much as the server takes; it may have gone already."""
-        try:
-            self._plain.sendall(sealed)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.plain.sendall(sealed)
 
     def record(self, content: bytes, kind: int = DATA, padding: int = 0) -> bytes:
         inner = content + bytes((kind,)) + b"\0" * padding

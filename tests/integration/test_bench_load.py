@@ -256,13 +256,24 @@ def test_an_unknown_attack_is_named() -> None:
     assert "`nothing` is none of rapid_reset" in done.output
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_each_attack_leaves_the_door_serving(name: str) -> None:
+def test_an_attack_below_http2_leaves_the_door_serving(doors: Doors) -> None:
+    """The same for the one over mutual TLS, by a peer that is let in."""
+    counted = Counted()
+    attack = ATTACKS["key_update_flood"]
+    work(attack, ("127.0.0.1", doors.server.ports["mtls"]), counted, doors.pki.folder)()
+    assert counted.connections == 1
+    assert 0 < counted.bytes < attack.key_updates * 27
+    with contextlib.closing(doors.load("mtls")) as load:
+        checked(load.closed(ext_authz(), 5, 1), "key_update_flood")
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if not ATTACKS[name].key_updates])
+def test_each_attack_leaves_the_door_serving(name: str, tmp_path: pathlib.Path) -> None:
     """One turn of each attack on a real door: bytes are sent, none is decided that must not be, others are answered."""
     with native_server(envoy=True, tcp=True) as door:
         counted = Counted()
         attack = dataclasses.replace(ATTACKS[name], held=min(2, ATTACKS[name].held))
-        work(attack, door.address, counted)()
+        work(attack, door.address, counted, tmp_path)()
         assert counted.connections > 0
         assert counted.bytes > 0 or not attack.data
         with contextlib.closing(Load(door.address, headers(EXT_AUTHZ), connections=1)) as load:
