@@ -6,6 +6,7 @@ from fastpath.handshakes cimport Handshakes
 from fastpath.held cimport Slot
 from fastpath.http2 cimport Conn, Door
 from fastpath.lane cimport Lane
+from fastpath.strangers cimport Strangers
 from fastpath.turns cimport Turns
 from fastpath.value cimport Arena
 from fastpath.verify cimport REFUSALS
@@ -30,6 +31,7 @@ cdef class Loop:             # one thread of a door; connections stay with it
     cdef Slot peps           # of PepList
     cdef Admission admission    # of the door
     cdef Lane lane           # of the door
+    cdef Strangers strangers    # of the door
     cdef Door door
     cdef uint64_t refusals[REFUSALS]   # chains refused in handshakes
     cdef Arena arena         # of the call under way
@@ -70,4 +72,5 @@ cdef class Listener:
     cdef Slot _identity
     cdef Slot _peps
     cdef readonly Lane lane  # calls of this door for Python
+    cdef readonly Strangers strangers
     cdef int _serving

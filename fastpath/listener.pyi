@@ -7,6 +7,7 @@ from typing_extensions import disjoint_base
 
 from fastpath.call import Pdp
 from fastpath.lane import Lane
+from fastpath.strangers import Strangers
 from fastpath.tls import TlsIdentity
 from fastpath.verify import Verifier
 
@@ -28,6 +29,8 @@ class Listener:
 
     lane: Lane
     """Calls for Python: grpc.health.v1 Watch."""
+    strangers: Strangers
+    """Users whom a Unix socket let not in."""
 
     def __init__(
         self,

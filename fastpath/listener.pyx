@@ -36,6 +36,7 @@ from fastpath.lane cimport Answer, Lane, lane_ask, lane_fetch
 from fastpath.record cimport RECORD_BYTES_MAX
 from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT
 from fastpath.reserve cimport reserve_close, reserve_open, reserve_trim
+from fastpath.strangers cimport Strangers, strangers_add
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
     LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_NS, turn_took, turns_add, turns_drop,
@@ -509,6 +510,7 @@ cdef int _may_enter(Loop self, Conn *conn) noexcept nogil:
         for i in range(n // sizeof(uint32_t)):
             member = member or groups[i] == self.group
     if not member:
+        strangers_add(self.strangers, peer.uid)
         return CAUSE_CREDENTIALS
     return _hold_process(self, conn)
 
@@ -988,6 +990,7 @@ cdef class Listener:
         self._identity, self._peps = Slot(), Slot()
         self._admission = Admission(threads, connections_per_peer)
         self.lane = Lane(threads, slow_calls)
+        self.strangers = Strangers()
         self._doors = <Door **> calloc(threads, sizeof(Door *))
         if self._doors == NULL:
             raise MemoryError
@@ -995,6 +998,7 @@ cdef class Listener:
         for i in range(threads):
             loop = Loop()
             loop.pdp, loop.lane, loop.admission = pdp, self.lane, self._admission
+            loop.strangers = self.strangers
             loop.trust = verifier.in_force if verifier is not None else None
             loop.secure = verifier is not None
             loop.identity, loop.peps = self._identity, self._peps
@@ -1048,13 +1052,14 @@ cdef class Listener:
             self._loops[0].run()
         finally:
             # When a thread cannot be started those that were are ended: they work on memory of ours.
-            if others and others[-1].ident is None:
+            if any(other.ident is None for other in others):
                 self.stop(0, 0)
             for other in others:
                 if other.ident is not None:
                     other.join()
             self._admission.close_waiting()
             self.lane.close()
+            self.strangers.close()
 
     def counters(self):
         cdef dict total = {}

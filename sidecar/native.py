@@ -23,6 +23,7 @@ log = logging.getLogger("remit.native")
 
 BACKLOG = 1024
 NOTICE_S = 1.0
+STRANGERS_S = 1.0  # between two looks at who was refused
 DESCRIPTORS = 65_536
 MS = 1000
 
@@ -114,6 +115,8 @@ class NativeDoor:
 
     def start(self) -> None:
         threading.Thread(target=self._watch.run, name=f"{self._name} lane", daemon=True).start()
+        if self._socket is not None and self._socket.family == socket.AF_UNIX:
+            threading.Thread(target=self._tell_strangers, name=f"{self._name} strangers", daemon=True).start()
         self._thread.start()
 
     def stop(self, grace_s: float, *, notice_s: float = NOTICE_S) -> threading.Event:
@@ -154,6 +157,13 @@ class NativeDoor:
         finally:
             event(log, "door.closed", door=self._name, work=self.listener.counters())
             self._finish()
+
+    def _tell_strangers(self) -> None:
+        """Log who was not let in (UD-01): a line per user now and then, however often they try."""
+        while told := self.listener.strangers.take():
+            for uid, times in told:
+                event(log, "door.refused", logging.WARNING, door=self._name, uid=uid, connections=times)
+            self._ended.wait(STRANGERS_S)
 
     def _finish(self) -> None:
         if self._socket is not None:

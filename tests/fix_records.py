@@ -15,7 +15,7 @@ from tests.fix_native import TIMEOUT_S, RawClient
 
 HANDSHAKE, DATA = 22, 23
 TAG = 16
-CIPHERS = {
+CIPHERS: dict[str, tuple[type[AESGCM] | type[ChaCha20Poly1305], int, hashes.HashAlgorithm]] = {
     "TLS_AES_256_GCM_SHA384": (AESGCM, 32, hashes.SHA384()),
     "TLS_AES_128_GCM_SHA256": (AESGCM, 16, hashes.SHA256()),
     "TLS_CHACHA20_POLY1305_SHA256": (ChaCha20Poly1305, 32, hashes.SHA256()),

@@ -280,6 +280,10 @@ def test_the_kernel_says_who_may_enter_a_socket(tmp_path: pathlib.Path, gid: int
         assert done.stdout == wanted, done.stderr
         assert ("credentials" in door.listener.counters()["closed"]) == (wanted == "out")
         assert door.listener.counters()["bytes_in"] == 0
+        if wanted == "out":
+            assert door.listener.strangers.take() == [(65534, 1)]
+        door.stop()
+        assert door.listener.strangers.take() == []
 
 
 def test_a_busy_interpreter_stops_no_call() -> None:

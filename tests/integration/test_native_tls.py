@@ -331,7 +331,7 @@ def test_a_key_update_now_and_then_is_no_flood(door: TlsDoor) -> None:
 def test_records_without_data_run_out(door: TlsDoor) -> None:
     """H2-06 by empty records: OpenSSL itself ends many in a row; fewer between frames are counted as such frames are."""
     with door.record_client() as client:
-        parts = []
+        parts: list[bytes] = []
         for i in range(200):
             parts += [client.record(b"") for _ in range(EMPTY_MAX - 1)]
             parts.append(client.record(frame(PING, 0, 0, i.to_bytes(8, "big"))))
