@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ENVOY_KIND = 2
 BUDGET_MS = 5000  # on a busy machine a thread can lose its core for long; that is not the question here
+WAIT_MS = 3_600_000
 DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
 
@@ -91,7 +92,9 @@ class Doors:
         from fastpath.listener import Listener, PepList
         from fastpath.tls import TlsIdentity
 
-        limits: dict[str, Any] = {"message_bytes": MIB, "deadline_ms": BUDGET_MS, **self._limits}
+        # Connections of one side wait while another one is measured.
+        limits: dict[str, Any] = {"message_bytes": MIB, "deadline_ms": BUDGET_MS, "first_request_ms": WAIT_MS}
+        limits |= self._limits
         door = Listener(self._pdp, envoy=True, spiffe_id="" if verifier else ENVOY, verifier=verifier, **limits)
         door.put_peps(PepList([ENVOY]))
         if verifier is not None:

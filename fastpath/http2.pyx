@@ -57,7 +57,7 @@ cdef enum:
     FRAMES_PER_REQUEST = 8
     PRIORITY_TOKENS = 16     # of a frame that means nothing here (RFC 9113 section 5.3.2): more than a request gives
     SHOWN_MAX = 1024         # bytes of a grpc-message
-    DROPPED_MAX = 8192       # newest streams of which is known whether we reset them: more than EARLY_MAX, a power of two
+    DROPPED_MAX = 8192       # newest streams, which we may have reset: more than EARLY_MAX, a power of two
     TYPES_KNOWN = 10         # frame types of RFC 9113
     PING_BYTES = 8           # that a PING carries (RFC 9113 section 6.7)
 

@@ -40,7 +40,7 @@ cdef enum:
     AGAIN = -1
     OVER = -2
     PREFIX = 10              # bytes of "x509-svid:"
-    RECORD_SHORT = 9 + 16    # bytes of a record with a whole HTTP/2 frame, at least: the frame's header, the cipher's tag
+    RECORD_SHORT = 9 + 16    # least bytes of a record with an HTTP/2 frame: the frame's header, the cipher's tag
     SHORT_TOKENS = 1
     OTHER_TOKENS = 16        # of a record that is no data: it changes keys, and no request gives so much back
 

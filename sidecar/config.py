@@ -172,7 +172,8 @@ class Limits(Section, frozen=True, kw_only=True):
     handshake_ms: Annotated[int, doc("TLS and HTTP/2 handshake", "ms", ge=100, le=60_000)] = 5000
     settings_ms: Annotated[int, doc("acknowledgement of our HTTP/2 SETTINGS", "ms", ge=100, le=60_000)] = 2000
     first_request_ms: Annotated[
-        int, doc("native: a connection without a request is closed after this, in good order", "ms", ge=100, le=86_400_000)
+        int,
+        doc("native: a connection without a request is closed after this, in good order", "ms", ge=100, le=86_400_000),
     ] = 10_000
 
 

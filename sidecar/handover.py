@@ -126,14 +126,20 @@ class Handover:
             event(log, "handover.lost", logging.WARNING, cause=str(error))
             return False
         if not ready:
-            event(log, "handover.lost", logging.WARNING, cause="the new process ended before it was ready, or another one asks")
+            event(
+                log,
+                "handover.lost",
+                logging.WARNING,
+                cause="the new process ended before it was ready, or another one asks",
+            )
         return ready
-
 
     def _answers(self, asking: socket.socket) -> bool:
         """Wait for who got our doors; false when another one asks meanwhile: a silent one would keep all others out."""
-        readable, _, _ = select.select([asking, self._socket], [], [], READY_S)
-        return asking in readable
+        waiting = select.poll()
+        for one in (asking, self._socket):
+            waiting.register(one, select.POLLIN)
+        return asking.fileno() in dict(waiting.poll(READY_S * 1000))
 
 
 class TakeOver:

@@ -160,18 +160,9 @@ class RawClient:
     """Sends what it is told and notes every frame that comes back, by stream."""
 
     def __init__(
-        self,
-        address: Any,
-        *,
-        hello: bool = True,
-        settings: bytes = b"",
-        tls: ssl.SSLContext | None = None,
-        receive_bytes: int = 0,
+        self, address: Any, *, hello: bool = True, settings: bytes = b"", tls: ssl.SSLContext | None = None
     ) -> None:
-        """`receive_bytes`: how much the kernel may keep for us, if not as it likes."""
         self.socket: socket.socket = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-        if receive_bytes:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(TIMEOUT_S)
         self.socket.connect(address)
         if tls is not None:

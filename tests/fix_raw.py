@@ -31,13 +31,19 @@ def chunked(target: bytes, pieces: Iterable[bytes], *, host: bytes = API_HOST.en
 
 def exchange(stage: Stage, data: bytes, *, who: str = "alice", listener: str = "raw", whole: bool = True) -> Answer:
     """Send these bytes with the SVID of `who`; the listener `plain` has no TLS. Not `whole`: leave the body unread."""
-    with socket.create_connection(("127.0.0.1", stage.envoy.ports[listener]), TIMEOUT_S) as plain:
-        if listener == "plain":
-            return _answer(plain, data, whole)
-        with tls_context(stage, who).wrap_socket(plain) as secure:
-            # The last message of the handshake is not acknowledged at once; the request must not wait for that.
-            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return _answer(secure, data, whole)
+    with connected(stage, who=who, listener=listener) as connection:
+        return _answer(connection, data, whole)
+
+
+def connected(stage: Stage, *, who: str = "alice", listener: str = "raw") -> socket.socket:
+    """A connection to Envoy, with TLS unless the listener is `plain`."""
+    plain = socket.create_connection(("127.0.0.1", stage.envoy.ports[listener]), TIMEOUT_S)
+    if listener == "plain":
+        return plain
+    secure = tls_context(stage, who).wrap_socket(plain)
+    # The last message of the handshake is not acknowledged at once; the request must not wait for that.
+    secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return secure
 
 
 def _answer(connection: socket.socket, data: bytes, whole: bool) -> Answer:

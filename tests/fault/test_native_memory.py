@@ -42,6 +42,9 @@ def failmalloc(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         ("denied", 1, "OUTCOME_DENY"),
         ("batch", 1, "OUTCOME_DENY"),
         ("envoy", 1, "code 0"),
+        ("report", 1, "REPORT_RESULT_UNKNOWN"),
+        ("health", 1, "health 1"),
+        ("watch", 1, "health 1"),
         ("tls", TLS_STEP, "OUTCOME_DENY"),
     ],
 )
@@ -60,9 +63,9 @@ def test_any_allocation_may_fail(failmalloc: pathlib.Path, kind: str, step: int,
     assert found["wanted"] == wanted
     assert set(found["outcomes"]) <= ENDS | {wanted}
     assert found["outcomes"]["closed"] > 0
-    assert found["total"] > (1000 if kind == "tls" else 20)
+    assert found["total"] > (1000 if kind == "tls" else 10)
     assert sum(found["outcomes"].values()) >= 2 * (found["total"] // step)
     # Every allocation that was to fail did fail, but for the last few of a handshake, whose number differs by chance.
     assert found["never"] <= (10 if kind == "tls" else 0)
     assert found["leaks"] == []
-    assert found["kept"] == 0
+    assert found["kept"] <= 0

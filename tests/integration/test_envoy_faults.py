@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import grpc
 import pytest
@@ -17,13 +17,15 @@ from sidecar.demo.calls import TIMEOUT_S, Answer, check_request
 from sidecar.demo.processes import wait_for
 from sidecar.demo.stage import Stage
 from sidecar.envoy_config import warnings
-from tests.fix_raw import exchange, message
+from tests.fix_raw import connected, exchange, message
 from tests.fix_stage import FaultStage, evaluation_id
 
 pytestmark = pytest.mark.envoy
 
 CALL = message(b"/v1/rates")
 CALLERS = 2
+IMPATIENT, GIVE_UPS = 60, 4  # clients that give up at once, and how often
+ASKED, GIVEN_UP = "cluster.remit.upstream_rq_total", "cluster.remit.upstream_rq_tx_reset"
 RECORDS_MAX = 600  # more than the small journal holds
 
 
@@ -106,6 +108,26 @@ def test_ex_16_an_answer_that_comes_in_time_counts(fault_stage: FaultStage) -> N
         wait_for("Envoy asking", lambda: fault_stage.envoy.stat("cluster.remit.upstream_rq_active") == 1)
     caller.join()
     assert [str(one) for one in answers] == ["200"]
+
+
+def test_h2_01_clients_that_give_up_fail_nobody_else(fault_stage: FaultStage) -> None:
+    """H2-01 through an Envoy: it resets what its clients gave up on the connection that all share, more often than a
+    peer may that gets no work done; those between are answered, and all on that connection."""
+    made = "cluster.remit.upstream_cx_total"
+    assert str(ask(fault_stage)) == "200"
+    before, reset = fault_stage.envoy.stat(made), fault_stage.envoy.stat(GIVEN_UP)
+    for _ in range(GIVE_UPS):
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connected(fault_stage, listener="main")) for _ in range(IMPATIENT)]
+            asked = fault_stage.envoy.stat(ASKED)
+            with stopped(fault_stage):
+                for client in clients:
+                    client.sendall(CALL)
+                wait_for("all being asked for", lambda asked=asked: fault_stage.envoy.stat(ASKED) == asked + IMPATIENT)
+                stack.close()
+        assert {str(ask(fault_stage)) for _ in range(IMPATIENT)} == {"200"}
+    assert fault_stage.envoy.stat(GIVEN_UP) >= reset + GIVE_UPS * IMPATIENT
+    assert fault_stage.envoy.stat(made) == before
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])

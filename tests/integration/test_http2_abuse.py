@@ -1,6 +1,7 @@
 """What a hostile HTTP/2 peer gets from a native door (rows H2-01 to H2-15, H2-21): bounded work, a clear end, and the
 next caller is served. Every test asserts the work that was done, not the time it took."""
 
+import contextlib
 import struct
 import time
 from collections.abc import Callable
@@ -39,9 +40,9 @@ from tests.fix_native import (
 
 RESETS_BURST, FAULTS_BURST, FRAMES_BURST, STREAMS = 100, 50, 1000, 256
 SLICE = 16_384
-LITTLE = 80_000  # last stream of a client that calls while another takes 16 bytes at a time
 COMPRESSION_ERROR = 9
 CALM = struct.pack(">I", CANCEL)
+WIDE = frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30))  # all answers of a test fit
 
 
 def served(door: NativeServer) -> None:
@@ -83,11 +84,12 @@ def test_what_came_before_too_many_resets_is_answered(door: NativeServer) -> Non
     """H2-01: the end is for what comes after; whole calls that are there already have their answers first."""
     calls = range(1, 11, 2)
     with RawClient(door.address) as client:
+        whole = b"".join(client.request(i) for i in calls)
         given_up = [
             frame(HEADERS, END_HEADERS, i, client.block(call_headers())) + frame(RST, 0, i, CALM)
             for i in range(11, 11 + 4 * RESETS_BURST, 2)
         ]
-        client.send(b"".join(client.request(i) for i in calls) + b"".join(given_up))
+        client.send(whole + b"".join(given_up))
         client.drain()
         assert client.goaway[-1][1] == ENHANCE_YOUR_CALM
         assert [client.headers[i]["grpc-status"] for i in calls] == ["0"] * len(calls)
@@ -103,6 +105,18 @@ def window_zero(client: RawClient, i: int) -> bytes:
 def window_overflow(client: RawClient, i: int) -> bytes:
     big = struct.pack(">I", 0x7FFFFFFF)
     return frame(HEADERS, END_HEADERS, i, client.block(call_headers())) + frame(WINDOW, 0, i, big)
+
+
+def window_zero_while_open(client: RawClient, i: int) -> bytes:
+    return frame(HEADERS, END_HEADERS, i, client.block(call_headers())) + frame(WINDOW, 0, i, struct.pack(">I", 0))
+
+
+def window_overflow_after_end(client: RawClient, i: int) -> bytes:
+    return client.request(i) + frame(WINDOW, 0, i, struct.pack(">I", 0x7FFFFFFF))
+
+
+def window_too_short(client: RawClient, i: int) -> bytes:
+    return client.request(i) + frame(WINDOW, 0, i, b"xxx")
 
 
 def data_after_end(client: RawClient, i: int) -> bytes:
@@ -123,7 +137,17 @@ def priority_too_short(client: RawClient, i: int) -> bytes:
 
 @pytest.mark.parametrize(
     "provoke",
-    [window_zero, window_overflow, data_after_end, headers_after_end, priority_of_itself, priority_too_short],
+    [
+        window_zero,
+        window_zero_while_open,
+        window_overflow,
+        window_overflow_after_end,
+        window_too_short,
+        data_after_end,
+        headers_after_end,
+        priority_of_itself,
+        priority_too_short,
+    ],
 )
 def test_a_peer_that_makes_us_reset_is_sent_away(
     door: NativeServer, provoke: Callable[[RawClient, int], bytes]
@@ -154,17 +178,17 @@ def test_a_header_block_without_end_is_cut_off(door: NativeServer, size: int, co
     served(door)
 
 
-@pytest.mark.parametrize("count", [300, 5000])
-def test_streams_over_the_limit_are_refused(door: NativeServer, count: int) -> None:
-    """H2-04: no more streams than the limit are ever held; a peer that opens more is sent away."""
+@pytest.mark.parametrize(("count", "cause"), [(300, "settings"), (5000, "faults")])
+def test_streams_over_the_limit_are_refused(door: NativeServer, count: int, cause: str) -> None:
+    """H2-04: no more streams than the limit are ever held; a peer that opens thousands more is sent away, and one that
+    opens a few when it does not acknowledge the limit in time."""
     with RawClient(door.address, hello=False) as client:
         client.send(PREFACE + frame(SETTINGS))
         block = [frame(HEADERS, END_HEADERS, 2 * i + 1, client.block(call_headers())) for i in range(count)]
         client.send(b"".join(block))
         client.drain()
         assert client.goaway
-    assert door.listener.counters()["open"] == 0
-    assert door.listener.counters()["streams"] <= STREAMS
+    assert door.ended(cause)["streams"] <= STREAMS
     served(door)
 
 
@@ -431,7 +455,7 @@ def test_headers_that_drip_are_bounded() -> None:
 def test_frames_that_end_one_after_the_other_are_no_stall() -> None:
     """H2-12: a peer whose every write stops in the middle of the next frame is well."""
     with native_server(stream_ms=200) as door, RawClient(door.address) as client:
-        rest, stream = b"", 1
+        rest, stream = WIDE, 1
         end = time.monotonic() + 1
         while time.monotonic() < end:
             call, following = client.request(stream), frame(PING, 0, 0, struct.pack(">Q", stream))
@@ -464,18 +488,70 @@ def test_an_answer_that_nobody_takes_is_dropped() -> None:
 
 
 def test_a_reader_that_takes_a_little_now_and_then_is_let_go() -> None:
-    """H2-12 below HTTP/2: what waits for room in the socket has its time as a whole, however often a bit of it leaves."""
+    """H2-12 below HTTP/2: what waits for the socket has its time as a whole, however often a bit of it leaves."""
     large = message(b"".join(b"\x0a" + bytes((len(QUESTION),)) + QUESTION for _ in range(64)))
-    wide = frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30))
-    with native_server(tcp=True, stream_ms=300) as door, RawClient(door.address) as other:
-        with RawClient(door.address, settings=struct.pack(">HI", 4, 1 << 30), receive_bytes=4096) as client:
-            client.send(wide + b"".join(client.request(2 * i + 1, large, path=BATCH) for i in range(STREAMS)))
-            stream = 1
-            while not door.listener.counters()["closed"] and stream < LITTLE:
-                client.socket.recv(16)
+    with native_server(stream_ms=1000) as door, RawClient(door.address) as other:
+        other.send(WIDE)
+        with RawClient(door.address, settings=struct.pack(">HI", 4, 1 << 30)) as client:
+            client.send(WIDE + b"".join(client.request(2 * i + 1, large, path=BATCH) for i in range(STREAMS)))
+            stream, due = 1, time.monotonic()
+            end = due + 10
+            while not door.listener.counters()["closed"] and time.monotonic() < end:
+                if time.monotonic() > due:
+                    due += 0.5
+                    client.socket.recv(32_768)
                 assert other.ask(stream) == ("0", "")
                 stream += 2
             assert door.listener.counters()["closed"] == {"stall": 1}
+
+
+def test_an_answer_that_is_taken_byte_by_byte_has_its_time() -> None:
+    """H2-08: a window that opens by a byte now and then holds an answer no longer than one that stays closed."""
+    with native_server(stream_ms=300) as door, RawClient(door.address, settings=struct.pack(">HI", 4, 0)) as client:
+        client.send(client.request(1))
+        client.socket.settimeout(0.02)
+        for _ in range(1000):
+            with contextlib.suppress(TimeoutError):
+                client.until(lambda: 1 in client.resets)
+                break
+            client.send(frame(WINDOW, 0, 1, struct.pack(">I", 1)))
+        assert client.resets == {1: CANCEL}
+        assert 0 < len(client.data[1]) < 100
+        assert door.listener.counters()["held"] == 0
+
+
+def begun(client: RawClient, stream: int, frames: int) -> bytes:
+    """So many pieces of 12,000 bytes of a message that is not whole."""
+    head = frame(HEADERS, END_HEADERS, stream, client.block(call_headers()))
+    return (
+        head
+        + frame(DATA, 0, stream, message(b"x" * 11_995, length=100_000))
+        + (frame(DATA, 0, stream, b"x" * 12_000) * (frames - 1))
+    )
+
+
+def test_a_connection_holds_so_much_and_no_more() -> None:
+    """H2-12: a request for which its connection has no room is refused, and the next one is answered."""
+    with native_server(held_bytes=16_384) as door, RawClient(door.address) as client:
+        client.send(begun(client, 1, 2))
+        client.until(lambda: 1 in client.ended)
+        assert (client.headers[1]["grpc-status"], client.headers[1]["grpc-message"]) == ("8", "request.memory")
+        assert client.ask(3) == ("0", "")
+        assert door.listener.counters()["buffered_max"] <= 16_384
+
+
+def test_a_door_holds_so_much_and_no_more() -> None:
+    """H2-12: what one connection holds counts for all; when it lets go the others are answered again."""
+    with native_server(door_held_bytes=16_384) as door, RawClient(door.address) as holding:
+        holding.send(begun(holding, 1, 2) + frame(PING, 0, 0, b"all read"))
+        holding.until(lambda: (PING, ACK, 0, b"all read") in holding.frames)
+        assert door.listener.counters()["held"] == 32_768
+        with RawClient(door.address) as other:
+            assert other.ask(1) == ("8", "request.memory")
+            holding.send(frame(RST, 0, 1, CALM) + frame(PING, 0, 0, b"let go  "))
+            holding.until(lambda: (PING, ACK, 0, b"let go  ") in holding.frames)
+            assert door.listener.counters()["held"] == 0
+            assert other.ask(3) == ("0", "")
 
 
 def test_answers_that_nobody_takes_are_bounded(door: NativeServer) -> None:
