@@ -17,11 +17,14 @@ from fastpath.live_state cimport (
     id_of,
     kept,
 )
-from fastpath.rowmap cimport rows_find
+from fastpath.rowmap cimport RowProbe, rows_begin, rows_find, rows_finish
 from fastpath.table cimport table_find, table_is_in, table_resolve
 from fastpath.value cimport KIND_ENTITY, Cell, cell_at, uid_equal, uid_make, uid_type
 from fastpath.wire cimport text_equal, text_of
 from libc.string cimport memchr
+
+cdef enum:
+    PROBES_MAX = 9           # revoked_call makes no more
 
 
 cdef inline Text revoked_reason(uint32_t kind) noexcept nogil:
@@ -141,22 +144,45 @@ cdef Text trust_domain_of(Text spiffe_id) noexcept nogil:
     return name
 
 
+cdef struct Probes:          # what is looked up of one call
+    RowProbe items[PROBES_MAX]
+    uint32_t n
+
+
+cdef inline void probe(const LiveState *s, uint32_t kind, Text key, Probes *out) noexcept nogil:
+    if s.revoked[kind] and key.n and out.n < PROBES_MAX:
+        rows_begin(&s.revocations, kind, key, &out.items[out.n])
+        out.n += 1
+
+
+cdef void probe_destinations(const LiveState *s, const Request *request, Probes *out) noexcept nogil:
+    cdef const Cell *dest = request.columns + <int> COL_DEST
+    probe(s, REVOKED_DESTINATION, request.destination, out)
+    probe(s, REVOKED_DESTINATION, without_port(request.destination), out)
+    if dest.kind == KIND_ENTITY and not text_equal(id_of(<const Uid *> cell_at(dest)), request.destination):
+        probe(s, REVOKED_DESTINATION, id_of(<const Uid *> cell_at(dest)), out)
+
+
 cdef void revoked_call(
     const LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil:
     cdef Text agent = id_of(request.principal)
-    cdef const Cell *dest = request.columns + <int> COL_DEST
-    revoked_key(s, REVOKED_AGENT, agent, now, arena, out)
-    revoked_key(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), now, arena, out)
-    revoked_key(s, REVOKED_CREDENTIAL, serial_of(credential), now, arena, out)
-    revoked_key(s, REVOKED_CREDENTIAL, out.credential, now, arena, out)
-    revoked_key(s, REVOKED_TOOL, id_of(request.resource), now, arena, out)
-    revoked_key(s, REVOKED_SERVER, server_of(request), now, arena, out)
-    revoked_key(s, REVOKED_DESTINATION, request.destination, now, arena, out)
-    revoked_key(s, REVOKED_DESTINATION, without_port(request.destination), now, arena, out)
-    if dest.kind == KIND_ENTITY and not text_equal(id_of(<const Uid *> cell_at(dest)), request.destination):
-        revoked_key(s, REVOKED_DESTINATION, id_of(<const Uid *> cell_at(dest)), now, arena, out)
+    cdef const Revocation *row
+    cdef Probes probes
+    cdef uint32_t i
+    probes.n = 0
+    probe(s, REVOKED_AGENT, agent, &probes)
+    probe(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), &probes)
+    probe(s, REVOKED_CREDENTIAL, serial_of(credential), &probes)
+    probe(s, REVOKED_CREDENTIAL, out.credential, &probes)
+    probe(s, REVOKED_TOOL, id_of(request.resource), &probes)
+    probe(s, REVOKED_SERVER, server_of(request), &probes)
+    probe_destinations(s, request, &probes)
+    for i in range(probes.n):
+        row = <const Revocation *> rows_finish(&s.revocations, &probes.items[i])
+        if row != NULL:
+            apply_revocation(row, now, arena, out)
     look_groups(s, request, t, now, arena, out)
 
 

@@ -19,6 +19,16 @@ cdef struct RowMap:      # all zero: empty
     size_t used          # at most half of the slots
 
 
+cdef struct RowProbe:    # a lookup of which only the first half is done
+    uint64_t hash
+    Text text
+    uint32_t kind
+
+
+# Begin to fetch what the lookup of a row reads first, and finish it: of many lookups in a large map, all begin before
+# any is waited for. The map must not change in between, nor be empty.
+cdef void rows_begin(const RowMap *rows, uint32_t kind, Text text, RowProbe *out) noexcept nogil
+cdef RowKey *rows_finish(const RowMap *rows, const RowProbe *probe) noexcept nogil
 cdef RowKey *rows_find(const RowMap *rows, uint32_t kind, Text text) noexcept nogil
 # Add a row whose key is not there yet; 0, or 1 when there is no memory (then nothing changed).
 cdef int rows_add(RowMap *rows, RowKey *row) noexcept nogil

@@ -1,5 +1,6 @@
 """A hash map from a kind and a text to a row of its owner's (rowmap.pxd)."""
 from fastpath.c.xxhash cimport XXH3_64bits_withSeed
+from fastpath.rows cimport prefetch
 from fastpath.wire cimport text_equal
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -28,6 +29,15 @@ cdef RowKey *rows_find(const RowMap *rows, uint32_t kind, Text text) noexcept no
     if rows.used == 0:
         return NULL
     return slot_of(rows, hash_of(kind, text), kind, text).row
+
+
+cdef void rows_begin(const RowMap *rows, uint32_t kind, Text text, RowProbe *out) noexcept nogil:
+    out.hash, out.kind, out.text = hash_of(kind, text), kind, text
+    prefetch(&rows.slots[out.hash & (rows.size - 1)])
+
+
+cdef RowKey *rows_finish(const RowMap *rows, const RowProbe *probe) noexcept nogil:
+    return slot_of(rows, probe.hash, probe.kind, probe.text).row
 
 
 cdef int grow(RowMap *rows) noexcept nogil:
