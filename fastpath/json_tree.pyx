@@ -2,8 +2,8 @@
 from fastpath.c.jansson cimport *
 from fastpath.value cimport VALUE_DEPTH_MAX, arena_take
 from fastpath.wire cimport (
-    WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Out, Reader, WireField, out_raw, reader_next, reader_open, shape_struct,
-    text_compare, text_of, wire_check,
+    WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Out, Reader, WireField, out_few, out_raw, reader_next, reader_open,
+    shape_struct, text_compare, text_of, wire_check,
 )
 
 from libc.float cimport DBL_MIN
@@ -385,7 +385,7 @@ cdef void write_escape(Out *out, char c) noexcept nogil:
         room[1] = c't'
     else:
         n = snprintf(room, sizeof(room), b"\\u%04x", <unsigned int> c)
-    out_raw(out, room, n)
+    out_few(out, room, n)
 
 
 cdef void write_string(Out *out, Text t) noexcept nogil:
@@ -411,7 +411,7 @@ cdef void write(Out *out, const Json *json) noexcept nogil:
         write_literal(out, b"true" if json.integer else b"false")
     elif json.kind == TREE_INTEGER:
         i = snprintf(room, sizeof(room), b"%lld", <long long> json.integer)
-        out_raw(out, room, i)
+        out_few(out, room, i)
     elif json.kind == TREE_NUMBER:
         out_raw(out, json.text.p, json.text.n)
     elif json.kind == TREE_STRING:
