@@ -26,24 +26,32 @@ DECISION_ID = "decision_id"
 OK = 0
 # Envoy's response flags that say that no request reached the destination.
 NOT_MADE = ("no_healthy_upstream", "upstream_connection_failure", "upstream_overflow", "no_route_found")
+# Of a request Envoy may write several entries; only the one at its end says what became of it.
+FINAL = (accesslog_pb2.NotSet, accesslog_pb2.DownstreamEnd)
 
 Report = Callable[[bytes, VerifiedPeer], tuple[int, bytes]]
 
 
 def report_of(entry: accesslog_pb2.HTTPAccessLogEntry) -> authz_pb2.ReportRequest | None:
-    """What the entry says of a decision of ours; None when it names none."""
+    """What the entry says of a decision of ours; None when it names none, or is not the last about it."""
     common = entry.common_properties
     fields = common.metadata.filter_metadata[FILTER].fields if FILTER in common.metadata.filter_metadata else {}
     evaluation = fields[DECISION_ID].string_value if DECISION_ID in fields else ""
-    if not evaluation:
+    if not evaluation or common.intermediate_log_entry or common.access_log_type not in FINAL:
         return None
-    made = common.HasField("upstream_remote_address") and not any(
-        getattr(common.response_flags, flag) for flag in NOT_MADE
-    )
+    made = _was_made(common)
     report = authz_pb2.ReportRequest(evaluation_id=evaluation, executed=made, status=entry.response.response_code.value)
     if made:
         report.bytes_out = entry.request.request_body_bytes
     return report
+
+
+def _was_made(common: accesslog_pb2.AccessLogCommon) -> bool:
+    """Whether anything may have reached the destination. The flags tell of the last attempt alone."""
+    if common.upstream_request_attempt_count > 1 or common.upstream_wire_bytes_sent:
+        return True
+    refused = any(getattr(common.response_flags, flag) for flag in NOT_MADE)
+    return common.HasField("upstream_remote_address") and not refused
 
 
 class AccessLog:

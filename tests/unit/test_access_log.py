@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -124,3 +125,28 @@ def test_bytes_that_are_no_message_end_the_stream(served: Served) -> None:
     with pytest.raises(grpc.RpcError) as error:
         call(iter([b"\xff\xff"]), timeout=10)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("kind", [accesslog_pb2.DownstreamStart, accesslog_pb2.DownstreamPeriodic])
+@pytest.mark.parametrize("intermediate", [False, True])
+def test_an_entry_from_the_middle_of_a_request_settles_nothing(kind: Any, intermediate: bool) -> None:
+    """At its start no upstream is known yet, which says nothing about whether the call will be made."""
+    early = entry("a" * 32, upstream=False)
+    early.common_properties.access_log_type = kind
+    early.common_properties.intermediate_log_entry = intermediate
+    assert report_of(early) is None
+    early.common_properties.access_log_type = accesslog_pb2.DownstreamEnd
+    found = report_of(early)
+    assert (found is None) == intermediate
+    assert found is None or not found.executed
+
+
+def test_a_call_that_was_sent_and_tried_again_was_made() -> None:
+    """The flags are of the last attempt: the first one may have reached the destination."""
+    for count, sent, executed in ((1, 0, False), (2, 0, True), (1, 500, True)):
+        failed = entry("a" * 32, sent=300, flag="upstream_connection_failure")
+        failed.common_properties.upstream_request_attempt_count = count
+        failed.common_properties.upstream_wire_bytes_sent = sent
+        found = report_of(failed)
+        assert found is not None
+        assert (found.executed, found.bytes_out) == (executed, 300 if executed else 0)
