@@ -81,7 +81,11 @@ cdef Approval *approval_for(LiveState *s, uint32_t kind, const uint8_t *digest, 
     key.p, key.n = <const char *> digest, 32
     row = <Approval *> rows_find(&s.approvals, kind, key)
     while row != NULL:
-        if usable(row, at.unix_ns, at.boot_ns) and (row.task.n == 0 or text_equal(row.task, at.task)):
+        # Policies that came later may ask for what nobody has looked at.
+        if (
+            usable(row, at.unix_ns, at.boot_ns) and text_equal(row.task, at.task)
+            and (row.generation == 0 or row.generation == at.generation)
+        ):
             return row
         row = row.next
     return NULL

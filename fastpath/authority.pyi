@@ -33,14 +33,16 @@ class Live:
 
         - "task" {id, agent, owner, purpose, state, parent, depth, max_depth, expires_unix_ns, calls, cost, bytes,
           scope} and optional {spent_calls, spent_cost, spent_bytes, over_calls, over_cost,
-          over_bytes, attenuated, origin, on_behalf, reset}: put or replace; calls, cost and bytes are what is left, -1
-          unlimited, over_.. what was spent beyond that. A known task keeps its live spending and never ends later than
-          before, unless `reset` for the spending; its agent and parent are what they were.
-        - "state" {id, state} · "forget" {id} · "budget" {id, calls, cost, bytes}: added to what is left; what is taken
-          beyond that is owed.
-        - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)} · "lift" {kind, key, mode}
+          over_bytes, attenuated, origin, on_behalf, rev, reset}: put or replace; calls, cost and bytes are what is
+          left, -1 unlimited, over_.. what was spent beyond that. A known task keeps its live spending and never ends
+          later than before, unless `reset` for the spending; its agent and parent are what they were.
+        - "state" {id, state} and optional {rev} · "forget" {id}
+        - "budget" {id, calls, cost, bytes}: added to what is left; what is taken beyond that is owed
+        - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)}: until the later end of those that were
+          put, and until both clocks have reached it · "lift" {kind, key, mode}
         - "owner" {id, active}
-        - "approval" {id, digest, task, scope ("exact" or "class"), uses, expires_unix_ns, decided_unix_ns,
+        - "approval" {id, digest, task (empty: of calls of no task), generation (of policies; 0: any), scope ("exact" or
+          "class"), uses, expires_unix_ns, decided_unix_ns,
           self_approved, break_glass, state}: "granted" puts it in force, any other state takes it out.
 
         A scope is {any_tool, tools, tool_groups, any_action, actions, methods (None: any), any_dest, destinations,
@@ -76,7 +78,8 @@ class Live:
         """Add effects of a record to the state. Tasks and approvals that are not there are passed over."""
     def step_up(self, evaluation_id: str) -> dict[str, Any] | None:
         """What a recent STEP_UP was about: {digest, class_digest, task, reason, agent, action, resource_type, resource,
-        destination, method, chain, data_level, unix_ns, truncated, emergency_only}; None when it is too long ago.
+        destination, method, chain, data_level, unix_ns, generation, truncated, emergency_only}; None when it is too
+        long ago.
 
         `emergency_only`: it was a DENY by forbids that only a break-glass approval crosses (never those with @never).
         """

@@ -45,7 +45,7 @@ from fastpath.live_state cimport (
     OwnerState,
     Revocation,
     authority_epoch,
-    ends_at,
+    ends_at, surely_ends_at,
     live_boot_ns,
     live_unix_ns,
     remaining,
@@ -130,6 +130,7 @@ cdef class TaskRow:
         self.task.attenuated = data.get("attenuated", False)
         self.task.on_behalf = data.get("on_behalf", False)
         self.task.depth, self.task.max_depth = data["depth"], data["max_depth"]
+        self.task.rev = data.get("rev", 0)
         self.task.expires_unix_ns = data["expires_unix_ns"]
         self._account(data)
 
@@ -166,6 +167,7 @@ cdef class ApprovalRow:
         self.approval.task = _borrow(kept, data.get("task") or "")
         self.kept = tuple(kept)
         self.approval.uses = data["uses"]
+        self.approval.generation = data.get("generation", 0)
         self.approval.expires_unix_ns = data["expires_unix_ns"]
         self.approval.decided_unix_ns = data["decided_unix_ns"]
         self.approval.self_approved = data.get("self_approved", False)
@@ -214,7 +216,7 @@ cdef class Changes:
             self._read_task(change, data)
         elif name == "state":
             change.what, change.key = CHANGE_STATE, _borrow(self.kept, data["id"])
-            change.state = STATES.index(data["state"])
+            change.state, change.rev = STATES.index(data["state"]), data.get("rev", 0)
         elif name == "budget":
             change.what, change.key = CHANGE_BUDGET, _borrow(self.kept, data["id"])
             for i, budget in enumerate(("calls", "cost", "bytes")):
@@ -258,7 +260,9 @@ cdef class Changes:
         if row == NULL:
             raise MemoryError
         change.what, change.row = CHANGE_REVOKE, row
-        row.until_unix_ns[mode] = data.get("expires_unix_ns") or INT64_MAX
+        row.until_unix_ns[mode] = row.until_boot_ns[mode] = data.get("expires_unix_ns") or INT64_MAX
+        if row.until_unix_ns[mode] != INT64_MAX:
+            row.until_boot_ns[mode] = surely_ends_at(self.live.state, row.until_unix_ns[mode])
         if kind == REVOKED_CLASS:
             row.uid = _new_uid(self.live.state.class_type, key)
         elif kind == REVOKED_SERVER:

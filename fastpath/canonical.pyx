@@ -26,6 +26,7 @@ cdef enum:
     HOST_BYTES_MAX = 253     # RFC 1035 section 2.3.4, as text
     LABEL_BYTES_MAX = 63
     ADDRESS_BYTES_MAX = 46   # INET6_ADDRSTRLEN
+    MAPPED_BYTES = 12
     QUERY_PAIRS_MAX = 256
     CODE_POINTS_PER_BYTE = 2  # decomposed text of n bytes has fewer code points than 2n
 
@@ -150,8 +151,11 @@ cdef const char *name_problem(HttpCall *call, Text name, Arena *arena) noexcept 
     return NULL
 
 
+cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"   # before an IPv4 address (RFC 4291, section 2.5.5.2)
+
+
 cdef const char *address_problem(HttpCall *call, Text inside, Arena *arena) noexcept nogil:
-    """An IPv6 address between brackets; canonical text by RFC 5952."""
+    """An IPv6 address between brackets; canonical text by RFC 5952. One that maps an IPv4 address is that address."""
     cdef char text[ADDRESS_BYTES_MAX]
     cdef uint8_t address[16]
     cdef char *copy
@@ -163,6 +167,13 @@ cdef const char *address_problem(HttpCall *call, Text inside, Arena *arena) noex
     if memchr(text, 0, inside.n) is not NULL or inet_pton(AF_INET6, text, address) != 1:
         return "host.bad"
     copy = <char *> arena_take(arena, ADDRESS_BYTES_MAX + 2)
+    if copy is not NULL and memcmp(address, MAPPED, MAPPED_BYTES) == 0:
+        if inet_ntop(AF_INET, address + MAPPED_BYTES, copy, ADDRESS_BYTES_MAX) is NULL:
+            return "host.bad"
+        while copy[n]:
+            n += 1
+        call.host = piece(copy, n)
+        return NULL
     if copy is NULL or inet_ntop(AF_INET6, address, copy + 1, ADDRESS_BYTES_MAX) is NULL:
         return "host.bad"
     while copy[1 + n]:

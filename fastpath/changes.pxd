@@ -1,7 +1,7 @@
 """Changes of the control plane: prepared with Python, linked into the live state without."""
 from fastpath.live_state cimport BUDGETS, LiveState, Revocation
 from fastpath.wire cimport Text
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef enum ChangeKind:
@@ -24,6 +24,7 @@ cdef struct Change:          # one change, ready to be linked
     Text key
     uint32_t kind            # RevocationKind of a lift
     int state                # TaskState, or RevocationMode of a lift
+    uint64_t rev             # of a state: that of the task's row; 0: as it was
     bint reset               # a put task forgets what the one before it had spent
     int64_t delta[BUDGETS]
 

@@ -109,8 +109,9 @@ cdef int put_revocation(LiveState *s, Revocation *row) noexcept nogil:
     cdef int mode
     if before != NULL:
         for mode in range(<int> MODES):
-            if row.until_unix_ns[mode] == 0:
-                row.until_unix_ns[mode] = before.until_unix_ns[mode]
+            # Only lifting makes one shorter.
+            row.until_unix_ns[mode] = max(row.until_unix_ns[mode], before.until_unix_ns[mode])
+            row.until_boot_ns[mode] = max(row.until_boot_ns[mode], before.until_boot_ns[mode])
         drop_revocation(s, before)
     if rows_add(&s.revocations, &row.key):
         return 1
@@ -135,7 +136,7 @@ cdef void lift_revocation(LiveState *s, uint32_t kind, Text key, int mode) noexc
     cdef int at
     if row == NULL:
         return
-    row.until_unix_ns[mode] = 0
+    row.until_unix_ns[mode] = row.until_boot_ns[mode] = 0
     for at in range(<int> MODES):
         if row.until_unix_ns[at]:
             return
@@ -173,9 +174,13 @@ cdef void put_task(LiveState *s, Change *change, int *failed) noexcept nogil:
         failed[0] |= link_open(s, task)
 
 
-cdef void put_state(LiveState *s, Text id_, int state, int *failed) noexcept nogil:
+cdef void put_state(LiveState *s, Text id_, int state, uint64_t rev, int *failed) noexcept nogil:
     cdef Task *task = <Task *> rows_find(&s.tasks, 0, id_)
-    if task == NULL or task.state == state:
+    if task == NULL:
+        return
+    if rev:
+        task.rev = rev
+    if task.state == state:
         return
     if task.state == TASK_OPEN:
         unlink_open(s, task)
@@ -229,7 +234,7 @@ cdef int link_changes(LiveState *s, Change *changes, size_t n) noexcept nogil:
         if change.what == CHANGE_TASK:
             put_task(s, change, &failed)
         elif change.what == CHANGE_STATE:
-            put_state(s, change.key, change.state, &failed)
+            put_state(s, change.key, change.state, change.rev, &failed)
         elif change.what == CHANGE_BUDGET:
             put_budget(s, change.key, change.delta)
         elif change.what == CHANGE_FORGET:

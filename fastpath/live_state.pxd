@@ -106,6 +106,7 @@ cdef struct Task:
     uint8_t on_behalf
     uint32_t depth
     uint32_t max_depth
+    uint64_t rev             # of its row in the store
     int64_t expires_unix_ns
     int64_t ends_boot_ns     # the same moment on the clock that nobody sets
     Account *account         # NULL: the row was replaced or forgotten
@@ -123,6 +124,7 @@ cdef struct AgentTasks:
 cdef struct Revocation:      # followed by the text of key and reason
     RowKey key
     int64_t until_unix_ns[MODES]   # 0: not in this mode; INT64_MAX: until lifted
+    int64_t until_boot_ns[MODES]   # the same moment on the clock that nobody sets; it ends when both have reached it
     Text reason
     Uid *uid                 # of kinds that hold groups: class, server
     Revocation *next         # of those
@@ -136,7 +138,8 @@ cdef struct Approval:
     RowKey key               # digest of the action, kind ApprovalScope
     uint8_t digest[32]
     Text id
-    Text task                # empty: of any task of the agent
+    Text task                # empty: for calls of no task
+    uint64_t generation      # of the policies that asked for it; 0: of any
     int64_t uses             # left
     int64_t expires_unix_ns
     int64_t ends_boot_ns
@@ -190,6 +193,7 @@ cdef struct Standing:        # where one call stands; texts in its arena or stat
     int64_t unix_ns
     uint8_t enforced
     uint64_t epoch           # of the very state that was seen
+    uint64_t generation      # of the policies that the call is judged by
     uint64_t version
     const LiveState *live    # NULL: no authority is enforced, and all else is empty
     Text refusal             # no decision is needed: DENY with this reason, or ERROR
@@ -202,6 +206,7 @@ cdef struct Standing:        # where one call stands; texts in its arena or stat
     uint8_t break_glass
     Text approval
     Text task                # id of the task in force
+    uint64_t task_rev        # of its row in the store; 0: not known
     # INVARIANT (same version): these rows are there while the state's version is still `version`, and only then.
     const Task *task_row
     Approval *approval_row
@@ -272,6 +277,13 @@ cdef inline int64_t remaining(
 cdef inline int64_t ends_at(LiveState *s, int64_t expires_unix_ns) noexcept nogil:
     """The moment on the boot clock that the wall clock calls `expires_unix_ns`, by what both say now."""
     cdef int64_t left = expires_unix_ns - live_unix_ns(s)
+    cdef int64_t now = live_boot_ns(s)
+    return INT64_MAX if left > INT64_MAX - now else now + left
+
+
+cdef inline int64_t surely_ends_at(LiveState *s, int64_t expires_unix_ns) noexcept nogil:
+    """The same by what the wall clock says now, whatever it said before: for what takes authority away."""
+    cdef int64_t left = expires_unix_ns - (s.now_unix_ns if s.now_unix_ns else clock_ns(CLOCK_REALTIME))
     cdef int64_t now = live_boot_ns(s)
     return INT64_MAX if left > INT64_MAX - now else now + left
 

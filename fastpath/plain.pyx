@@ -1,16 +1,22 @@
 """Cells as Python objects (Cedar JSON entity format: values, `__entity`, `__extn`)."""
+from fastpath.image cimport NODE_PRESENT, Node
+from fastpath.rows cimport Table, node_attrs, table_node
+from fastpath.table cimport Generation, table_find
 from fastpath.value cimport (
     KIND_BOOL, KIND_DATETIME, KIND_DECIMAL, KIND_DURATION, KIND_ENTITY, KIND_IP, KIND_LONG, KIND_RECORD, KIND_SET,
-    KIND_STRING, Cell, Field, Ip, Uid, cell_at, uid_id, uid_type,
+    KIND_STRING, Arena, Cell, Field, Ip, Uid, cell_at, uid_id, uid_make, uid_type,
 )
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from fastpath.errors import RuleTableError
 
 import datetime
 import ipaddress
 
 cdef enum:
     DECIMAL_ONE = 10_000
+    UID_ROOM = 64            # bytes of a Uid beside its text, with what aligning it takes
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -82,3 +88,26 @@ cdef object cell_plain(const Cell *c):
     if c.kind == KIND_DURATION:
         return extension_plain("duration", f"{c.v}ms")
     return None
+
+
+def attributes_of(Generation generation not None, str type_, str id_):
+    """The entity's attributes as calls see them, with a delta; None when the store does not have it."""
+    cdef const Table *t = &generation.table
+    cdef bytes kind = type_.encode()
+    cdef bytes name = id_.encode()
+    cdef bytearray room = bytearray(UID_ROOM + len(kind) + len(name))
+    cdef Arena arena
+    cdef const Uid *uid
+    cdef const Node *node
+    cdef uint32_t row
+    if t.header is NULL:
+        raise RuleTableError("the generation is closed")
+    arena.base, arena.cap, arena.used, arena.failed = <uint8_t *> <char *> room, len(room), 0, 0
+    uid = uid_make(&arena, kind, <uint32_t> len(kind), name, <uint32_t> len(name))
+    if uid is NULL:
+        raise MemoryError
+    row = table_find(t, uid)
+    node = table_node(t, row)
+    if node is NULL or not node.flags & NODE_PRESENT:
+        return None
+    return cell_plain(node_attrs(t, row))

@@ -120,6 +120,7 @@ cdef enum:
     F_EPOCH = 42
     F_TASK = 43
     F_CHAIN = 44
+    F_TASK_REV = 49
     F_TAINT = 45
     F_APPROVAL = 46
     F_POSTURE = 47
@@ -414,6 +415,8 @@ cdef void _put_authority(
     _put_approval(out, r, d, marks)
     _put_posture(out, r, marks)
     _put(out, F_REMEDIATION, d.standing.remediation, marks)
+    if d.standing.task_rev:
+        out_uint(out, F_TASK_REV, d.standing.task_rev)
 
 
 cdef void _put_effect(Out *out, int kind, Text key, int64_t value, Marks *marks) noexcept nogil:

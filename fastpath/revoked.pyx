@@ -47,16 +47,21 @@ cdef inline Text revoked_reason(uint32_t kind) noexcept nogil:
     return text_of(b"revoked.trust_domain")
 
 
+cdef inline bint revoked_in(const Revocation *row, int mode, int64_t now, int64_t boot) noexcept nogil:
+    """It ends when both clocks say so: taking authority away for too long is the safe side of a clock that was set."""
+    return row.until_unix_ns[mode] > now or row.until_boot_ns[mode] > boot
+
+
 cdef void apply_revocation(const Revocation *row, int64_t now, Arena *arena, Standing *out) noexcept nogil:
     cdef bint hit = False
-    if row.until_unix_ns[<int> MODE_DENY] > now:
+    if revoked_in(row, <int> MODE_DENY, now, out.boot_ns):
         if out.refusal.n == 0:
             out.refusal = revoked_reason(row.key.kind)
         hit = True
-    if row.until_unix_ns[<int> MODE_READ_ONLY] > now:
+    if revoked_in(row, <int> MODE_READ_ONLY, now, out.boot_ns):
         out.read_only = 1
         hit = True
-    if row.until_unix_ns[<int> MODE_STEP_UP] > now:
+    if revoked_in(row, <int> MODE_STEP_UP, now, out.boot_ns):
         out.step_up = 1
         hit = True
     if hit and out.remediation.n == 0:

@@ -377,6 +377,7 @@ cdef void look_task(
     out.task_fault = text_of(b"")
     out.task_row = task
     out.task = kept(task.key.text, arena)
+    out.task_rev = task.rev
     look_chain(s, task, request, t, dest, arena, &chain, out)
     complete = out.task_fault.n == 0
     if complete:
@@ -415,6 +416,7 @@ cdef void authority_enter(
     LiveState *live, Request *request, Text credential, const Table *t, Arena *arena, Standing *out
 ) noexcept nogil:
     out.live = live
+    out.generation = t.generation if t != NULL else 0
     out.enforced = 1
     # Read before the lock, since it takes its time: what is revoked meanwhile is so for the calls that start later.
     if request.certificate.n and remit_load(&live.revoked[<int> REVOKED_CREDENTIAL]):

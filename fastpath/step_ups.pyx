@@ -46,6 +46,7 @@ cdef struct StepUp:          # texts longer than their room are cut; the digests
     uint32_t chain_bytes
     int64_t level
     int64_t unix_ns
+    uint64_t generation
     uint8_t cut
     uint8_t emergency
 
@@ -150,6 +151,7 @@ cdef void fill(
         slot.chain_bytes += min(<uint32_t> NAME_BYTES - 1, standing.chain[i].n) + 1
     slot.level = level.v if level.kind == KIND_LONG else 0
     slot.unix_ns = standing.unix_ns
+    slot.generation = standing.generation
     slot.emergency = emergency
 
 
@@ -203,6 +205,6 @@ cdef dict plain(StepUp *row):
         "resource": row.resource.decode("utf-8", "replace"),
         "destination": row.destination.decode("utf-8", "replace"), "method": row.method.decode("utf-8", "replace"),
         "chain": [hop.decode("utf-8", "replace") for hop in row.chain[:row.chain_bytes].split(b"\0") if hop],
-        "data_level": row.level, "unix_ns": row.unix_ns, "truncated": bool(row.cut),
+        "data_level": row.level, "unix_ns": row.unix_ns, "generation": row.generation, "truncated": bool(row.cut),
         "emergency_only": bool(row.emergency),
     }

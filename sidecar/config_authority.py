@@ -145,6 +145,7 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
             break_glass_s_max=asked.break_glass_s,
             break_glass_uses_max=asked.break_glass_uses,
             separate_owner=asked.separate_owner,
+            security=tuple(person.id for person in self.people if "security" in person.roles),
         )
 
 

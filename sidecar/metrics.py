@@ -35,6 +35,8 @@ class AuthorityFacts(NamedTuple):
     bounds_ms: tuple[float, ...]
     counts: tuple[int, ...]
     sum_ms: float
+    old_readers: int = 0
+    """Reads of the store that took too long and were refused the rest."""
 
 
 class Facts(Protocol):
@@ -142,6 +144,9 @@ def _authority(facts: AuthorityFacts) -> Iterator[Metric]:
     family = HistogramMetricFamily("remit_revocation_effect_seconds", "from the request to being in force")
     family.add_metric((), buckets, facts.sum_ms / 1000)
     yield family
+    old = CounterMetricFamily("remit_authority_old_readers", "reads of the store that took too long and were ended")
+    old.add_metric((), facts.old_readers)
+    yield old
 
 
 def registry(facts: Facts) -> CollectorRegistry:

@@ -6,7 +6,9 @@ import msgspec
 
 from fastpath.call import Pdp
 from fastpath.mapping import Mapping
+from fastpath.plain import attributes_of
 from fastpath.table import Generation
+from sidecar.authority.authority import NOBODY, AgentOwner
 from sidecar.config import Config
 from sidecar.errors import PolicyError, RuleTableError, SidecarError
 from sidecar.logs import event
@@ -29,6 +31,7 @@ class Rules:
             event(log, "store.volatile", logging.WARNING, folder=config.policy.store, filesystem=self._store.volatile)
         self._current: Generation | None = None
         self._mapping = Mapping(config.mapping)
+        self._note_types(config)
         pdp.put_mapping(self._mapping)
 
     @property
@@ -51,6 +54,17 @@ class Rules:
         if self._current is None:
             raise RuleTableError("no generation is in force; mend the policies, then run remit reload")
         return self._current, self._mapping
+
+    def owner_of(self, agent: str) -> AgentOwner:
+        """Who answers for the agent by the entities in force: what calls are judged by (no owner, no allow)."""
+        if self._current is None:
+            return NOBODY
+        found = attributes_of(self._current, self._agent_type, agent)
+        owner = (found or {}).get("owner")
+        if not isinstance(owner, dict) or "__entity" not in owner:
+            return NOBODY
+        person = attributes_of(self._current, owner["__entity"]["type"], owner["__entity"]["id"])
+        return AgentOwner(owner["__entity"]["id"], person is not None and person.get("active", True) is True)
 
     def texts(self, config: Config) -> SourceTexts:
         """The texts that the generation in force was built from, with its edits.
@@ -99,4 +113,9 @@ class Rules:
         # The old generation is closed by the last call that uses it.
         self._pdp.put_rules(fresh, mapping)
         self._current, self._mapping = fresh, mapping
+        self._note_types(config)
         return changed
+
+    def _note_types(self, config: Config) -> None:
+        namespace = config.mapping.namespace
+        self._agent_type = f"{namespace}::{config.mapping.agent_type}" if namespace else config.mapping.agent_type

@@ -270,6 +270,7 @@ class Runtime:
             self.refresh,
             namespace=config.mapping.namespace,
             followed=followed,
+            owner_of=self.rules.owner_of,
         )
         self.pdp.put_authority(made.live)
         return made

@@ -45,7 +45,9 @@ class StatusView:
         if authority is None:
             return None
         counts = tuple(authority.effect_counts)
-        return AuthorityFacts(authority.figures(), EFFECT_MS, counts, authority.effect_ms_sum)
+        return AuthorityFacts(
+            authority.figures(), EFFECT_MS, counts, authority.effect_ms_sum, authority.store.old_readers
+        )
 
     def door_counts(self) -> dict[str, dict[str, Any]]:
         # Doors are added while the metrics are served already.

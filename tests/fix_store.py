@@ -51,6 +51,8 @@ def denial(task: Task, digest: bytes = b"d" * 32, **more: Any) -> Denial:
     """What the data plane remembers of a call of `task` that was answered STEP_UP."""
     fields = {
         "evaluation_id": "e" * 32,
+        "task": task.id,
+        "agent": task.agent,
         "class_digest": b"c" * 32,
         "action": "delete",
         "resource": "Tool::docs/drop",
@@ -59,7 +61,7 @@ def denial(task: Task, digest: bytes = b"d" * 32, **more: Any) -> Denial:
         "reason": "approval.required",
         **more,
     }
-    return Denial(digest=digest, task=task.id, agent=task.agent, **fields)
+    return Denial(digest=digest, **fields)
 
 
 # ---------------------------------------------------------------- in memory

@@ -1,7 +1,8 @@
 """Approvals: a person looks before an action happens, as changes to a draft.
 
-A grant is bound to the digest of what was asked, is used once unless more was granted, and nobody of the chain that
-asks can give it. Nobody's decision is a refusal: a question that waits too long expires.
+A grant is bound to the digest of what was asked, to the generation of policies that asked for it and to the task, or to
+calls of no task where a policy needs none. It is used once unless more was granted, and nobody of the chain that asks
+can give it. Nobody's decision is a refusal: a question that waits too long expires.
 """
 
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from sidecar.authority.errors import DeniedError, ExhaustedError, StateError, in
 from sidecar.authority.rows import LIVING, WAITING, Approval, ApprovalState, Task
 
 TEXT_BYTES_MAX = 2048
+ASKERS_MAX = 8
+NEVER_NS = (1 << 63) - 1
 UNDECIDED_S = 600  # a question that ended without a decision can be looked up this long
 EXPIRE, PURGE = "A", "a"
 EXACT, CLASS = "exact", "class"
@@ -57,6 +60,14 @@ class Denial(NamedTuple):
     destination: str
     data_level: int
     reason: str
+    emergency_only: bool = False
+    """It was a DENY that only breaking the glass crosses."""
+    truncated: bool = False
+    """Some of the texts above are cut."""
+    owner: str = ""
+    """Who answers for the agent, by its entity."""
+    generation: int = 0
+    """Of the policies that asked for an approval."""
 
 
 class RequestApproval(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,25 +105,43 @@ class ReviewApproval(msgspec.Struct, frozen=True, kw_only=True):
 def request_approval(draft: Draft, asked: RequestApproval, by: Caller) -> Approval:
     """A question to a person; the one that waits already when the same was asked. An emergency is granted at once."""
     denial = asked.denial
-    task = _task_of(draft, denial)
+    about = _about(draft, denial)
     _check_text("justification", asked.justification)
     _check_text("approver", asked.approver)
+    if denial.truncated:
+        raise StateError("a name in the call is too long to be shown whole; nobody can approve what they cannot read")
+    if denial.emergency_only and not asked.emergency:
+        raise StateError("the call is denied by rules that an approval does not lift; ask nobody, or break the glass")
     if asked.emergency:
-        return _break_glass(draft, asked, task, by)
+        return _break_glass(draft, asked, about, by)
     same = draft.find(ASKED, _same(denial), _Asked)
     if same is not None:
-        return get_approval(draft, same.id)
-    approver = asked.approver or task.owner
+        return _ask_as_well(draft, get_approval(draft, same.id), by)
+    approver = asked.approver or about.owner
+    if not approver:
+        raise invalid("approver", "is empty, and nobody answers for the agent; name who is to decide")
     _refuse_long_queue(draft, approver, denial.agent)
     wait_s = _seconds(asked.ttl_s, draft.limits.approval_wait_s, "ttl_s")
-    row = _new(draft, asked, task, by, approver, min(task.expires_ns, draft.now_ns + wait_s * SECOND_NS))
+    row = _new(draft, asked, about, by, approver, min(about.expires_ns, draft.now_ns + wait_s * SECOND_NS))
     _put(draft, row)
     key = row.id.encode()
     draft.put(ASKED, _same(denial), _Asked(row.id))
     draft.mark(QUEUE_APPROVER, hashed(approver) + key)
     draft.mark(QUEUE_AGENT, hashed(row.agent) + key)
-    draft.mark(TASK_APPROVALS, row.task.encode() + key)
+    _mark_task(draft, row)
     draft.due(row.expires_ns, EXPIRE, key)
+    draft.event("approval.requested", by, approval=row.id, task=row.task, agent=row.agent, action=row.action)
+    return row
+
+
+def _ask_as_well(draft: Draft, row: Approval, by: Caller) -> Approval:
+    """The question that waits, with `by` among those who asked: none of them can decide."""
+    if by.id in row.askers:
+        return row
+    if len(row.askers) == ASKERS_MAX:
+        raise ExhaustedError(f"{ASKERS_MAX} callers have asked for approval `{row.id}` already; wait for its decision")
+    row = msgspec.structs.replace(row, also_asked_by=(*row.also_asked_by, by.id), rev=row.rev + 1, epoch=draft.epoch)
+    _put(draft, row)
     draft.event("approval.requested", by, approval=row.id, task=row.task, agent=row.agent, action=row.action)
     return row
 
@@ -209,6 +238,7 @@ def live_approval(row: Approval) -> dict[str, object]:
     """The approval as the native view takes it."""
     return {
         "id": row.id,
+        "generation": row.generation,
         "digest": row.class_digest if row.scope == CLASS else row.digest,
         "task": row.task,
         "agent": row.agent,
@@ -236,15 +266,32 @@ def _same(denial: Denial) -> bytes:
     return hashed(denial.task, denial.action, denial.resource, denial.digest)
 
 
-def _task_of(draft: Draft, denial: Denial) -> Task:
-    """The task that the call named, which must still be there."""
-    task = draft.find(TASKS, denial.task.encode() or b"\0", Task)
+class _About(NamedTuple):
+    """What a question is about beside the call: the task that it was made for, or the agent alone."""
+
+    chain: tuple[str, ...]
+    owner: str
+    purpose: str
+    expires_ns: int
+
+
+def _about(draft: Draft, denial: Denial) -> _About:
+    """StateError when the call's task has ended. A call of a class that needs no task is its agent's."""
+    if not denial.task:
+        return _About((denial.agent,), denial.owner, "", NEVER_NS)
+    task = draft.find(TASKS, denial.task.encode(), Task)
     if task is None or task.state not in LIVING or task.agent != denial.agent:
         raise StateError("the call's task has ended; there is nothing to approve")
-    return task
+    return _About(task.chain, task.owner, task.purpose, task.expires_ns)
 
 
-def _new(draft: Draft, asked: RequestApproval, task: Task, by: Caller, approver: str, expires_ns: int) -> Approval:
+def _mark_task(draft: Draft, row: Approval) -> None:
+    """Have it end with its task."""
+    if row.task:
+        draft.mark(TASK_APPROVALS, row.task.encode() + row.id.encode())
+
+
+def _new(draft: Draft, asked: RequestApproval, about: _About, by: Caller, approver: str, expires_ns: int) -> Approval:
     denial = asked.denial
     return Approval(
         id=draft.new_id(),
@@ -254,14 +301,15 @@ def _new(draft: Draft, asked: RequestApproval, task: Task, by: Caller, approver:
         class_digest=denial.class_digest,
         task=denial.task,
         agent=denial.agent,
-        chain=task.chain,
-        owner=task.owner,
-        purpose=task.purpose,
+        chain=about.chain,
+        owner=about.owner,
+        purpose=about.purpose,
         action=denial.action,
         resource=denial.resource,
         destination=denial.destination,
         data_level=denial.data_level,
         reason=denial.reason,
+        generation=denial.generation,
         justification=asked.justification,
         requested_by=by.id,
         approver=approver,
@@ -271,12 +319,12 @@ def _new(draft: Draft, asked: RequestApproval, task: Task, by: Caller, approver:
     )
 
 
-def _break_glass(draft: Draft, asked: RequestApproval, task: Task, by: Caller) -> Approval:
+def _break_glass(draft: Draft, asked: RequestApproval, about: _About, by: Caller) -> Approval:
     """Granted at once to a named person who says why, for minutes, and looked at afterwards."""
     limits = draft.limits
     if by.kind != "person":
         raise DeniedError("only a named person can break the glass")
-    if by.is_any(task.chain):
+    if by.is_any(about.chain):
         raise DeniedError("nobody of the chain that asks can break the glass for it")
     if not asked.justification.strip():
         raise invalid("justification", "is empty; say why this cannot wait")
@@ -284,7 +332,7 @@ def _break_glass(draft: Draft, asked: RequestApproval, task: Task, by: Caller) -
     if not 1 <= uses <= limits.break_glass_uses_max:
         raise invalid("uses", f"is {uses}; 1 to {limits.break_glass_uses_max} can be")
     ttl_s = _seconds(asked.ttl_s, limits.break_glass_s_max, "ttl_s")
-    row = _new(draft, asked, task, by, task.owner, min(task.expires_ns, draft.now_ns + ttl_s * SECOND_NS))
+    row = _new(draft, asked, about, by, about.owner, min(about.expires_ns, draft.now_ns + ttl_s * SECOND_NS))
     row = msgspec.structs.replace(
         row,
         state=ApprovalState.GRANTED,
@@ -293,13 +341,22 @@ def _break_glass(draft: Draft, asked: RequestApproval, task: Task, by: Caller) -
         decided_ns=draft.now_ns,
         break_glass=True,
         review="due",
+        notify=tuple(name for name in dict.fromkeys((row.owner, *limits.security)) if name and name != by.id),
     )
     key = row.id.encode()
     _put(draft, row)
     draft.mark(REVIEWS, key)
-    draft.mark(TASK_APPROVALS, row.task.encode() + key)
+    _mark_task(draft, row)
     draft.due(row.expires_ns, EXPIRE, key)
-    draft.event("approval.break_glass", by, approval=row.id, task=row.task, owner=row.owner, why=asked.justification)
+    draft.event(
+        "approval.break_glass",
+        by,
+        approval=row.id,
+        task=row.task,
+        owner=row.owner,
+        notify=",".join(row.notify),
+        why=asked.justification,
+    )
     return row
 
 
@@ -310,13 +367,20 @@ def _granted(draft: Draft, row: Approval, asked: DecideApproval) -> Approval:
     uses = asked.uses or 1
     if not 1 <= uses <= limits.approval_uses_max:
         raise invalid("uses", f"is {uses}; 1 to {limits.approval_uses_max} can be")
+    ttl_s = _seconds(asked.ttl_s, limits.approval_grant_s, "ttl_s")
+    expires_ns = min(_task_end(draft, row), draft.now_ns + ttl_s * SECOND_NS)
+    draft.due(expires_ns, EXPIRE, row.id.encode())
+    return msgspec.structs.replace(row, scope=asked.scope, uses=uses, expires_ns=expires_ns)
+
+
+def _task_end(draft: Draft, row: Approval) -> int:
+    """When its task ends at the latest. StateError when it has."""
+    if not row.task:
+        return NEVER_NS
     task = draft.find(TASKS, row.task.encode(), Task)
     if task is None or task.state not in LIVING:
         raise StateError(f"task `{row.task}` has ended; there is nothing to approve")
-    ttl_s = _seconds(asked.ttl_s, limits.approval_grant_s, "ttl_s")
-    expires_ns = min(task.expires_ns, draft.now_ns + ttl_s * SECOND_NS)
-    draft.due(expires_ns, EXPIRE, row.id.encode())
-    return msgspec.structs.replace(row, scope=asked.scope, uses=uses, expires_ns=expires_ns)
+    return task.expires_ns
 
 
 def _end(draft: Draft, row: Approval, command: str, reason: str, by: Caller) -> Approval:
@@ -362,7 +426,7 @@ def _refuse_dependent(draft: Draft, row: Approval, by: Caller) -> None:
     """The approver is independent of the whole chain (ASI03 mitigation 4; ARAP approver eligibility)."""
     if by.is_any((row.agent, *row.chain)):
         raise DeniedError("an agent cannot approve a call of its own chain")
-    if by.id == row.requested_by:
+    if by.id in row.askers:
         raise DeniedError("who asks cannot approve; let somebody else decide")
     if draft.limits.separate_owner and by.id == row.owner:
         raise DeniedError("the task's owner cannot approve here; let another approver decide")

@@ -5,7 +5,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 
@@ -16,9 +16,10 @@ from sidecar.authority.callers import Callers
 from sidecar.authority.draft import QUEUE_AGENT, Caller, Draft, quoted
 from sidecar.authority.errors import DeniedError, MissingError, StateError, StoreError
 from sidecar.authority.follow import Follower
+from sidecar.authority.followed import Followed
 from sidecar.authority.load import JournalTail
 from sidecar.authority.policies import AuthorityPolicies
-from sidecar.authority.store import AuthorityStore, Note
+from sidecar.authority.store import AuthorityStore, Note, still
 from sidecar.config_authority import AuthorityConfig
 from sidecar.errors import SidecarError
 from sidecar.logs import event
@@ -37,6 +38,18 @@ def _make_private(folder: Path) -> None:
         raise StoreError(f"the authority store `{folder}` cannot be made: {cause}; mend `authority.store`") from None
 
 
+class AgentOwner(NamedTuple):
+    """Who answers for an agent, as the entity store has it."""
+
+    id: str
+    """Empty: nobody, or the store does not have the agent."""
+    active: bool
+    """Whether the store has the person, and does not say that they left."""
+
+
+NOBODY = AgentOwner("", False)
+
+
 class Authority:
     """`open` it once, `close` it once; all other methods are thread-safe."""
 
@@ -49,10 +62,12 @@ class Authority:
         *,
         namespace: str = "",
         followed: Callable[[], grpc.Channel] | None = None,
+        owner_of: Callable[[str], AgentOwner] = lambda agent: NOBODY,  # noqa: ARG005
     ) -> None:
         """`note` puts an event into the journal; `changed` is called when `problem` may have changed.
 
-        `followed` makes a channel to the sidecar that `authority.follow` names.
+        `followed` makes a channel to the sidecar that `authority.follow` names; `owner_of` says who answers for an
+        agent by the entities in force.
         """
         self.section = section
         self.callers = Callers(section)
@@ -74,9 +89,11 @@ class Authority:
         self.effect_ms_sum = 0.0
         self._journal = journal
         self._note = note
+        self.owner_of = owner_of
         self.follower: Follower | None = None
         if section.follow is not None and followed is not None:
-            self.follower = Follower(section.follow, self.live, followed, self._noted, changed)
+            kept = Followed(folder, section.map_bytes)
+            self.follower = Follower(section.follow, self.live, kept, followed, self._noted, changed)
 
     @property
     def problem(self) -> str:
@@ -86,7 +103,10 @@ class Authority:
     def open(self) -> None:
         """Put in force what is stored, or follow; load who may change it. What fails is said and leaves `problem`."""
         if self.follower is not None:
-            self.follower.start()
+            try:
+                self.follower.start(JournalTail(self._journal))
+            except SidecarError as error:
+                event(log, "authority.not_loaded", logging.ERROR, cause=str(error))
             return
         try:
             self.store.open(JournalTail(self._journal))
@@ -134,10 +154,11 @@ class Authority:
         repeat: Repeat | None = None,
         pack: Callable[[Result], bytes] | None = None,
         unpack: Callable[[bytes], Result] | None = None,
+        stands: Callable[[Draft, Result], bool] = still,
     ) -> Result:
         """As AuthorityStore.call. StateError for a sidecar that follows another one: changes are made there."""
         self.refuse_following()
-        return self.store.call(command, repeat=repeat, pack=pack, unpack=unpack)
+        return self.store.call(command, repeat=repeat, pack=pack, unpack=unpack, stands=stands)
 
     def refuse_following(self) -> None:
         """StateError for a sidecar that follows another one: it holds no rows of its own."""

@@ -10,7 +10,8 @@ BACK_NS = 2_000_000_000
 class Clock:
     """`now` is the wall clock, what has passed since the start, or the latest that was ever seen: whichever is later.
 
-    So an expiry is reached by whichever clock reaches it first, and a clock set back extends nothing (RT-01).
+    So an expiry is reached by whichever clock reaches it first, and a clock set back extends nothing (RT-01). `sure` is
+    the wall clock or what has passed since the start, whichever is earlier: a clock set forward ends nothing by it.
     """
 
     def __init__(
@@ -21,12 +22,16 @@ class Clock:
         """`passing` counts on while the machine sleeps, and nobody sets it."""
         self._wall = wall
         self._passing = passing
-        self._ahead = wall() - passing()
+        self._ahead = self._began = wall() - passing()
         self._seen = 0
 
     def now(self) -> int:
         self._seen = max(self._seen, self._wall(), self._passing() + self._ahead)
         return self._seen
+
+    def sure(self) -> int:
+        """For what takes authority away. A start believes the wall clock: nothing else tells the time then."""
+        return min(self._wall(), self._passing() + self._began)
 
     def start_at(self, high_water_ns: int) -> bool:
         """Go on from what was seen before a restart; True when the wall clock was set back meanwhile."""

@@ -6,34 +6,46 @@ Database is open in this process (the locks of LMDB belong to process and inode)
 
 import contextlib
 import errno
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 import lmdb
 
-from sidecar.authority.draft import ANSWERS_BY, META, TABLES
+from sidecar.authority.draft import ANSWERS_BY, META, SURE_DUE, TABLES
 from sidecar.authority.errors import StoreError
 
 MIB = 1 << 20
 MAP_BYTES = 64 * MIB
 READERS = 256
 SPENT, USED = "spent", "used"
+READ_S = 1.0
 EPOCH = b"epoch"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 # All tables stand in one tree, each behind a byte of its own: a commit writes fewer pages than with a tree for each.
-_BYTES = {name: bytes((number,)) for number, name in enumerate((*TABLES, SPENT, USED, ANSWERS_BY), 1)}
+_BYTES = {name: bytes((number,)) for number, name in enumerate((*TABLES, SPENT, USED, ANSWERS_BY, SURE_DUE), 1)}
+
+
+class OldReader(StoreError):
+    """A snapshot was read for too long."""
+
+    def __init__(self) -> None:
+        super().__init__(f"reading the authority store took more than {READ_S:g} s; ask again, or for a smaller page")
 
 
 class DatabaseRows:
     """Rows of one transaction, which a `with` block ends: committed, or nothing of it at an exception."""
 
-    def __init__(self, txn: lmdb.Transaction) -> None:
+    def __init__(self, txn: lmdb.Transaction, until: float = math.inf) -> None:
+        """`until`, on time.monotonic: a reader that is older may not read on."""
         self._txn = txn
+        self._until = until
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +56,12 @@ class DatabaseRows:
         else:
             self._txn.abort()
 
+    def _check_age(self) -> None:
+        if self._until < math.inf and time.monotonic() > self._until:
+            raise OldReader
+
     def get(self, table: str, key: bytes) -> bytes | None:
+        self._check_age()
         found: bytes | None = self._txn.get(_BYTES[table] + key)  # type: ignore[assignment]  # no buffers
         return found
 
@@ -73,6 +90,7 @@ class DatabaseRows:
         with self._txn.cursor() as cursor:
             found = cursor.set_range(max(whole, last))
             while found:
+                self._check_age()
                 key = bytes(cursor.key())
                 if not key.startswith(whole):
                     return
@@ -94,21 +112,26 @@ class Database:
         self._most = map_bytes_max
         self._gate = threading.Condition()
         self._readers = 0
+        self.old_readers = 0
+        """How many read for too long and were refused the rest."""
         self._shut = False
         size = path.stat().st_size if path.exists() else 0
         self._map = max(MAP_BYTES, 2 * size)
         self._env = lmdb.open(str(path), subdir=False, map_size=self._map, max_readers=READERS, mode=0o600)
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[DatabaseRows]:
-        """A snapshot, for less than a second: what is read pins pages."""
+    def read(self, age_s: float = math.inf) -> Iterator[DatabaseRows]:
+        """A snapshot. What is written beside it makes the file grow: after `age_s` reading is OldReader (DB-07)."""
         with self._gate:
             if self._shut:
                 raise StoreError("the authority store is closed")
             self._readers += 1
         try:
-            with DatabaseRows(self._env.begin()) as rows:
+            with DatabaseRows(self._env.begin(), time.monotonic() + age_s) as rows:
                 yield rows
+        except OldReader:
+            self.old_readers += 1
+            raise
         finally:
             with self._gate:
                 self._readers -= 1

@@ -22,7 +22,7 @@ TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS = "tasks", "children", "agent_tasks", 
 APPROVALS, TASK_APPROVALS, ASKED = "approvals", "task_approvals", "asked"
 QUEUE_APPROVER, QUEUE_AGENT, REVIEWS = "queue_approver", "queue_agent", "reviews"
 REVOCATIONS, OWNERS, ANSWERS, DUE, META = "revocations", "owners", "answers", "due", "meta"
-ANSWERS_BY = "answers_by"
+ANSWERS_BY, SURE_DUE = "answers_by", "sure_due"
 TABLES = (
     TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS, APPROVALS, TASK_APPROVALS, ASKED, QUEUE_APPROVER, QUEUE_AGENT, REVIEWS,
     REVOCATIONS, OWNERS, ANSWERS, DUE, META,
@@ -85,6 +85,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     break_glass_uses_max: int = 10
     separate_owner: bool = False
     """Whether a task's owner may not decide about its calls."""
+    security: tuple[str, ...] = ()
+    """The people who are told when somebody breaks the glass, beside the owner."""
 
 
 class Rows(Protocol):
@@ -121,20 +123,37 @@ class Spending(Protocol):
         """Let no further call spend from these, and say what is left of each."""
 
 
+NOTHING_UNWRITTEN: Mapping[tuple[str, bytes], msgspec.Struct] = {}
+
+
 class Draft:
     """What one command reads and changes. `now_ns` is the store's clock, which never goes back."""
 
     __slots__ = (
-        "changed", "dues", "epoch", "events", "limits", "live", "new_id", "now_ns", "rows", "spending", "writes"
+        "changed", "dues", "epoch", "events", "limits", "live", "new_id", "now_ns", "rows", "spending", "sure_dues",
+        "sure_ns", "unwritten", "writes"
     )  # fmt: skip
 
     def __init__(
-        self, rows: Rows, spending: Spending, limits: Limits, *, now_ns: int, epoch: int, new_id: Callable[[], str]
+        self,
+        rows: Rows,
+        spending: Spending,
+        limits: Limits,
+        *,
+        now_ns: int,
+        epoch: int,
+        new_id: Callable[[], str],
+        sure_ns: int = 0,
+        unwritten: Mapping[tuple[str, bytes], msgspec.Struct] = NOTHING_UNWRITTEN,
     ) -> None:
         self.rows = rows
         self.spending = spending
         self.limits = limits
         self.now_ns = now_ns
+        self.sure_ns = sure_ns or now_ns
+        """What every clock has reached: earlier than `now_ns` where one was set forward."""
+        self.unwritten = unwritten
+        """Rows that are in force in memory alone, because the disk is full."""
         self.epoch = epoch
         """That this command gets when it becomes durable."""
         self.new_id = new_id
@@ -144,6 +163,7 @@ class Draft:
         """(name, detail) for the journal."""
         self.changed: list[Change] = []
         self.dues: list[Due] = []
+        self.sure_dues: list[Due] = []
 
     # ------------------------------------------------------------ rows
 
@@ -156,6 +176,12 @@ class Draft:
     def put(self, table: str, key: bytes, row: msgspec.Struct) -> None:
         self.writes[table, key] = encode(row)
         self.changed.append(Change(table, row, False))
+
+    def rows_of(self, *tables: str) -> Iterator[tuple[tuple[str, bytes], msgspec.Struct | None]]:
+        """(table and key, row) of what was changed in these tables; None: it is gone."""
+        for (table, key), value in self.writes.items():
+            if table in tables:
+                yield (table, key), None if value is None else decode(value, KINDS[table])
 
     def mark(self, table: str, key: bytes, value: bytes = b"\0") -> None:
         """Put an index row; LMDB takes no empty value in every place, so there is always a byte."""
@@ -181,6 +207,11 @@ class Draft:
     def drop_due(self, at_ns: int, what: str, key: bytes) -> None:
         """Let it not happen."""
         self.drop(DUE, _due_key(at_ns, what, key))
+
+    def due_surely(self, at_ns: int, what: str, key: bytes) -> None:
+        """The same once every clock has reached `at_ns`."""
+        self.mark(SURE_DUE, at_ns.to_bytes(8, "big") + what.encode() + key)
+        self.sure_dues.append(Due(at_ns, what, key))
 
     def tell(self, change: str, data: dict[str, Any]) -> None:
         """A change for the native view."""

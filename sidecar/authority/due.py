@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from sidecar.authority import answers, approvals, revocations, tasks
-from sidecar.authority.draft import DUE, SYSTEM, Draft, read_due
+from sidecar.authority.draft import DUE, SURE_DUE, SYSTEM, Draft, read_due
 from sidecar.authority.rows import Kind
 
 SWEEP = 1000
@@ -29,11 +29,12 @@ _DO: Mapping[str, Callable[[Draft, bytes], None]] = {
 def sweep(draft: Draft, most: int = SWEEP) -> int:
     """Do what is due, at most so much; how much was. A date that was moved finds nothing to do yet."""
     done = 0
-    for key, _ in draft.rows.scan(DUE):
-        due = read_due(key)
-        if due.at_ns > draft.now_ns or done == most:
-            break
-        done += 1
-        draft.drop(DUE, key)
-        _DO[due.what](draft, due.key)
+    for table, now_ns in ((DUE, draft.now_ns), (SURE_DUE, draft.sure_ns)):
+        for key, _ in draft.rows.scan(table):
+            due = read_due(key)
+            if due.at_ns > now_ns or done == most:
+                break
+            done += 1
+            draft.drop(table, key)
+            _DO[due.what](draft, due.key)
     return done

@@ -1,7 +1,9 @@
 """What changed, for those who watch: the last changes in memory, in order of their epoch."""
 
 import threading
+import time
 from collections import deque
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,6 +15,14 @@ KEEP = 20_000
 class Fed(msgspec.Struct, frozen=True, gc=False):
     epoch: int
     change: Change
+
+
+class Taken(NamedTuple):
+    """Changes, complete up to `epoch` as it was at `unix_ns`."""
+
+    epoch: int
+    changes: list[Fed]
+    unix_ns: int
 
 
 class Feed:
@@ -46,6 +56,14 @@ class Feed:
             self._epoch = epoch
             self._changed.notify_all()
 
+    def tell(self, changes: list[Change]) -> None:
+        """Changes that have no epoch of their own. Whoever begins again after them needs a snapshot."""
+        with self._changed:
+            epoch = self._epoch
+        self.put(epoch, [Fed(epoch, one) for one in changes])
+        with self._changed:
+            self._complete_from = epoch + 1
+
     def close(self) -> None:
         with self._changed:
             self._closed = True
@@ -66,11 +84,11 @@ class Feed:
                 self._first + len(self._recent),
             )
 
-    def take(self, number: int, wait_s: float) -> tuple[int, list[Fed]] | None:
-        """(epoch, changes from `number` on), after at most `wait_s` without any; None: fell behind, or closed."""
+    def take(self, number: int, wait_s: float) -> Taken | None:
+        """All from `number` on, after at most `wait_s` without any; None: fell behind, or closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._first + len(self._recent) > number, wait_s)
             if self._closed or number < self._first:
                 return None
             skip = number - self._first
-            return self._epoch, [one for i, one in enumerate(self._recent) if i >= skip]
+            return Taken(self._epoch, [one for i, one in enumerate(self._recent) if i >= skip], time.time_ns())

@@ -2,7 +2,8 @@
 
 What a stream says is in force as soon as it came. A beat says that nothing older is still to come, so the oldest beat
 of the three streams is how old our picture can be: past `stale_s` calls get ERROR. A stream that ends is opened again
-from where it was; a snapshot replaces what we had. The clocks of both machines must agree within `stale_s`.
+from its last beat or snapshot; a snapshot replaces what we had. An authority whose epoch is lower than one that was
+followed before was rolled back: nothing of it is believed. The clocks of both machines must agree within `stale_s`.
 """
 
 import logging
@@ -24,11 +25,13 @@ from sidecar._proto.remit.authority.v1 import (
     tasks_pb2_grpc,
 )
 from sidecar.authority.errors import StoreError
+from sidecar.authority.followed import FILE, NOTHING, Followed
+from sidecar.authority.load import JournalTail
 from sidecar.authority.messages import budgets_of, mode_of, revocation_kind, scope_of, task_state
 from sidecar.authority.revocations import row_key
-from sidecar.authority.rows import LIVING, UNLIMITED
+from sidecar.authority.rows import LIVING, UNLIMITED, Spent
 from sidecar.authority.scope import as_live
-from sidecar.authority.spending import Change
+from sidecar.authority.spending import Change, with_spent
 from sidecar.authority.tasks import AXES
 from sidecar.config_authority import Follow
 from sidecar.errors import SidecarError
@@ -40,6 +43,7 @@ SECOND_NS = 1_000_000_000
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 BATCH = 1000
 STOP_S = 5.0
+SNAPSHOT_S = 5.0
 
 
 class Stream(ABC):
@@ -84,14 +88,23 @@ class Stream(ABC):
         """Whether no snapshot is under way."""
         return self._fresh is None
 
+    def begin(self) -> None:
+        """The stream is opened again: of a snapshot that broke off nothing more comes."""
+        self._fresh = None
+
+
+Before = Callable[[str, int], Spent | None]
+"""What calls spent of a task (id, opened_unix_ns) before this start; None: nobody knows."""
+
 
 class TaskStream(Stream):
     """Tasks. Budgets are counted here: what another sidecar spends of the same task is not known."""
 
     name = "tasks"
 
-    def __init__(self) -> None:
+    def __init__(self, before: Before = lambda id_, opened_ns: NOTHING) -> None:  # noqa: ARG005
         super().__init__()
+        self._before = before
         self._budgets: dict[str, dict[str, int]] = {}
 
     def open(self, channel: grpc.Channel) -> Any:
@@ -102,6 +115,12 @@ class TaskStream(Stream):
             yield from self._put(message.put)
         elif message.forget:
             yield from self._drop(message.forget)
+
+    def take(self, message: tasks_pb2.TasksChange) -> list[Change]:
+        changes = super().take(message)
+        if message.snapshot == tasks_pb2.SNAPSHOT_MARK_END:
+            self._budgets = {id_: now for id_, now in self._budgets.items() if id_ in self.held}
+        return changes
 
     def _drop(self, id_: str) -> Iterator[Change]:
         self.held.pop(id_, None)
@@ -116,7 +135,13 @@ class TaskStream(Stream):
         left = budgets_of(task.left)
         now = {axis: getattr(left, axis) for axis in AXES}
         before = self._budgets.get(task.id)
-        yield "task", {**live_task(task), **now}
+        spent = self._before(task.id, task.opened_unix_ns)
+        # Of a task that is known here already the native view keeps what is left and what was spent.
+        has = {axis: None if n == UNLIMITED else n for axis, n in now.items()}
+        yield (
+            "task",
+            {**live_task(task), **with_spent(has, spent or Spent(**{axis: n or 0 for axis, n in has.items()}))},
+        )
         self._budgets[task.id] = now
         if before is not None:
             # Calls spend here what the other side does not see; what was drawn or refunded there is added to that.
@@ -143,6 +168,8 @@ class RevocationStream(Stream):
             yield "lift", named
             return
         self.hold(key, ("lift", named))
+        # It is what stands there now, even where it is shorter than what was heard of last.
+        yield "lift", named
         yield "revoke", {**named, "reason": row.reason, "expires_unix_ns": row.expires_unix_ns}
 
 
@@ -165,6 +192,7 @@ class Follower:
         self,
         section: Follow,
         live: Live,
+        kept: Followed,
         channel: Callable[[], grpc.Channel],
         note: Callable[[str, str], None],
         changed: Callable[[], None],
@@ -173,23 +201,32 @@ class Follower:
         self._stale_ns = section.stale_s * SECOND_NS
         self._where = section.address or section.socket
         self._live = live
+        self._kept = kept
         self._channel = channel
         self._note = note
         self._changed = changed
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._streams = (TaskStream(), RevocationStream(), OwnerStream())
+        self._tasks = TaskStream(kept.spent)
+        self._streams = (self._tasks, RevocationStream(), OwnerStream())
         self._calls: dict[str, Any] = {}
         self._late = False
         self._threads = [
             threading.Thread(target=self._follow, args=(stream,), name=f"follow-{stream.name}", daemon=True)
             for stream in self._streams
         ]
+        self._threads.append(threading.Thread(target=self._keep, name="follow-keep", daemon=True))
         self.problem = f"nothing came yet from the authority at `{self._where}`"
         """Why nothing may be decided; empty once every stream gave its first snapshot."""
 
-    def start(self) -> None:
+    def start(self, journal: JournalTail | None = None) -> None:
+        """`journal` says what calls spent since the last snapshot. StoreError leaves `problem`: nothing is followed."""
         self._live.put_fresh(1)  # a moment long gone: stale until we know
+        try:
+            self._kept.open(journal)
+        except StoreError as error:
+            self.problem = str(error)
+            raise
         for thread in self._threads:
             thread.start()
 
@@ -202,11 +239,23 @@ class Follower:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(STOP_S)
+        with self._lock:
+            self._snapshot()
+            self._kept.close()
 
     @property
     def epoch(self) -> int:
         """All streams have applied everything up to here."""
         return min(stream.epoch for stream in self._streams)
+
+    def _keep(self) -> None:
+        while not self._stop.wait(SNAPSHOT_S):
+            with self._lock:
+                self._snapshot()
+
+    def _snapshot(self) -> None:
+        if self._tasks.epoch:
+            self._kept.snapshot(self._live)
 
     def _follow(self, stream: Stream) -> None:
         failures = 0
@@ -229,6 +278,10 @@ class Follower:
 
     def _read(self, stream: Stream) -> None:
         with self._channel() as channel:
+            with self._lock:
+                # Whatever is said from here on was said after this epoch had come.
+                least = self._kept.epoch
+            stream.begin()
             call = stream.open(channel)
             with self._lock:
                 self._calls[stream.name] = call
@@ -236,19 +289,31 @@ class Follower:
                 call.cancel()
             waiting: list[Change] = []
             for message in call:
+                if message.snapshot or message.HasField("beat"):
+                    self._refuse_older(message.epoch, least)
+                    least = message.epoch
                 waiting += stream.take(message)
                 if message.HasField("beat") or message.snapshot == tasks_pb2.SNAPSHOT_MARK_END or len(waiting) >= BATCH:
                     self._apply(stream, waiting, message)
                     waiting = []
         raise StoreError("the stream ended")
 
+    def _refuse_older(self, epoch: int, least: int) -> None:
+        if epoch < least:
+            raise StoreError(
+                f"it is at epoch {epoch} and was at {least}: it was rolled back, and what it revoked in between may be"
+                f" missing; restore it, or stop this sidecar and remove `{FILE}` from its `authority.store`"
+            )
+
     def _apply(self, stream: Stream, changes: list[Change], message: Any) -> None:
         with self._lock:
-            if stream.whole:
+            # Of an epoch that has not come whole the rest is asked for again when the stream breaks here.
+            if stream.whole and (message.snapshot or message.HasField("beat")):
                 stream.epoch = message.epoch
             self._live.apply(changes, max(self._live.epoch, self.epoch))
             if not message.HasField("beat") or not stream.whole:
                 return
+            self._kept.reach(message.epoch)
             # What was held up on its way is as old as it says; a clock that is ahead of ours makes nothing younger.
             age_ns = max(0, time.time_ns() - message.beat.time_unix_ns)
             stream.beat_ns = max(1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - age_ns)
@@ -283,6 +348,7 @@ def live_task(task: tasks_pb2.Task) -> dict[str, object]:
         "depth": task.depth,
         "max_depth": task.max_depth,
         "expires_unix_ns": task.expires_unix_ns,
+        "rev": task.rev,
         "attenuated": task.attenuated,
         "origin": task.origin,
         "on_behalf": bool(task.on_behalf),

@@ -1,6 +1,6 @@
 """What a start puts into the native view: the store's rows, the last snapshot of what calls spent, the journal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from fastpath.journal import Journal
 from fastpath.spool import list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority.approvals import live_approval
+from sidecar.authority.clock import Clock
 from sidecar.authority.database import SPENT, USED, Database, DatabaseRows
 from sidecar.authority.draft import APPROVALS, KINDS, META, OWNERS, REVOCATIONS, TASKS
 from sidecar.authority.owners import live_owner
 from sidecar.authority.revocations import live_revocation
 from sidecar.authority.rows import (
     LIVING,
-    UNLIMITED,
     Approval,
     ApprovalState,
     Owner,
@@ -26,13 +26,13 @@ from sidecar.authority.rows import (
     decode,
     encode,
 )
-from sidecar.authority.spending import Change, LiveView
+from sidecar.authority.spending import Change, LiveView, with_spent
 from sidecar.authority.tasks import AXES, balance, live_task, undrawn
 from sidecar.decisions.reader import SpoolReader
 
 BATCH = 5000
 READ_RECORDS, READ_BYTES = 1000, 1 << 20
-SEQUENCE, UNIX = b"spent_sequence", b"unix_ns"
+SEQUENCE, SETTLED, UNIX = b"spent_sequence", b"spent_settled", b"unix_ns"
 NOTHING = Spent(0, 0, 0)
 
 
@@ -46,13 +46,13 @@ class JournalTail:
         """Of the newest record. What a record says was taken was taken before it was written."""
         return self._journal.next_sequence - 1
 
-    def behind(self, sequence: int) -> Iterator[decisions_pb2.Record]:
-        """The records after `sequence` that there are now, in order; a Gap where some are not kept any more."""
+    def behind(self, sequence: int) -> Iterator[tuple[int, decisions_pb2.Record]]:
+        """(number, record) after `sequence` that there are now, in order; a Gap where some are not kept any more."""
         reader = SpoolReader(self._journal.segments, sequence)
         try:
             while entries := reader.read(READ_RECORDS, READ_BYTES):
-                for _, payload in entries:
-                    yield decisions_pb2.Record.FromString(payload)
+                for number, payload in entries:
+                    yield number, decisions_pb2.Record.FromString(payload)
         finally:
             reader.close()
 
@@ -69,7 +69,7 @@ def journal_epoch(directory: Path) -> int:
     return epoch
 
 
-def load_live(rows: DatabaseRows, live: LiveView, now_ns: int, journal: JournalTail | None) -> int:
+def load_live(rows: DatabaseRows, live: LiveView, clock: Clock, journal: JournalTail | None) -> int:
     """Put all that is stored into `live`; the highest epoch that the journal's records were decided by.
 
     What time has ended meanwhile is not put. DamagedRow when a row is not what was written.
@@ -77,7 +77,7 @@ def load_live(rows: DatabaseRows, live: LiveView, now_ns: int, journal: JournalT
     spent = {key.decode(): decode(value, Spent) for key, value in rows.scan(SPENT)}
     used = {key.decode(): int.from_bytes(value, "big") for key, value in rows.scan(USED)}
     batch: list[Change] = []
-    for change in _changes(rows, spent, used, now_ns):
+    for change in _changes(rows, spent, used, clock):
         batch.append(change)
         if len(batch) == BATCH:
             live.apply(batch, rows.epoch)
@@ -85,13 +85,14 @@ def load_live(rows: DatabaseRows, live: LiveView, now_ns: int, journal: JournalT
     live.apply(batch, rows.epoch)
     if journal is None:
         return 0
-    return _redo(live, journal, int.from_bytes(rows.get(META, SEQUENCE) or b"", "big"), rows)
+    return _redo(live, journal, rows)
 
 
-def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], now_ns: int) -> Iterator[Change]:
+def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], clock: Clock) -> Iterator[Change]:
+    now_ns, sure_ns = clock.now(), clock.sure()
     for _, value in rows.scan(REVOCATIONS):
         revocation = decode(value, Revocation)
-        if not revocation.expires_ns or revocation.expires_ns > now_ns:
+        if not revocation.expires_ns or revocation.expires_ns > sure_ns:
             yield "revoke", live_revocation(revocation)
     for _, value in rows.scan(OWNERS):
         owner = decode(value, Owner)
@@ -111,28 +112,44 @@ def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], 
 def _spent_task(task: Task, spent: Spent) -> dict[str, Any]:
     """A stored task with what is left of its budgets."""
     row = live_task(task, undrawn(task))
-    whole = balance(task)
-    for axis in AXES:
-        has, gone = getattr(whole, axis), getattr(spent, axis)
-        row[axis] = UNLIMITED if has is None else max(0, has - gone)
-        row[f"over_{axis}"] = 0 if has is None else max(0, gone - has)
-        row[f"spent_{axis}"] = gone
-    return row
+    return {**row, **with_spent(balance(task)._asdict(), spent)}
 
 
-def _redo(live: LiveView, journal: JournalTail, sequence: int, rows: DatabaseRows) -> int:
-    epoch = 0
-    for record in journal.behind(sequence):
-        if record.HasField("gap"):
-            # What was spent there is not known any more, so nothing that is limited has anything left.
-            if sequence:
-                _exhaust(live, rows)
-            continue
-        at = record.decision if record.HasField("decision") else record.event
-        epoch = max(epoch, at.revocation_epoch)
-        if at.effects:
-            live.redo([(one.kind, one.key.decode(), one.value) for one in at.effects])
-    return epoch
+class Redo:
+    """The effects of what calls did behind a snapshot, record by record; then `epoch` and `gap` say more of them.
+
+    The snapshot is of some moment between two records. What was taken between them is counted again, what was given
+    back between them is not: a budget is never more than was granted.
+    """
+
+    def __init__(self, journal: JournalTail, sequence: int, settled: int) -> None:
+        """Records up to `sequence` are part of the snapshot, those behind `settled` are not."""
+        self._journal, self._sequence, self._settled = journal, sequence, settled
+        self.epoch = 0
+        """The highest that a record was decided by."""
+        self.gap = False
+        """Records behind the snapshot are not kept any more."""
+
+    def __iter__(self) -> Iterator[list[tuple[int, str, int]]]:
+        for number, record in self._journal.behind(self._sequence):
+            if record.HasField("gap"):
+                self.gap = self.gap or self._sequence > 0
+                continue
+            at = record.decision if record.HasField("decision") else record.event
+            self.epoch = max(self.epoch, at.revocation_epoch)
+            effects = [(one.kind, one.key.decode(), one.value) for one in at.effects]
+            yield [one for one in effects if one[2] > 0 or number > self._settled]
+
+
+def _redo(live: LiveView, journal: JournalTail, rows: DatabaseRows) -> int:
+    sequence, settled = (int.from_bytes(rows.get(META, key) or b"", "big") for key in (SEQUENCE, SETTLED))
+    redo = Redo(journal, sequence, settled)
+    for effects in redo:
+        live.redo(effects)
+    if redo.gap:
+        # What was spent there is not known any more, so nothing that is limited has anything left.
+        _exhaust(live, rows)
+    return redo.epoch
 
 
 def _exhaust(live: LiveView, rows: DatabaseRows) -> None:
@@ -161,14 +178,16 @@ class Snapshots:
         self._used: dict[str, int] = {}
         self._sequence = -1
 
-    def take(self, database: Database, live: LiveView, sequence: int, now_ns: int) -> None:
-        """Keep what calls have spent; all records up to `sequence` are part of it. lmdb.Error as it comes.
+    def take(self, database: Database, live: LiveView, last: Callable[[], int], now_ns: int) -> None:
+        """Keep what calls have spent; `last` is the number of the newest record. lmdb.Error as it comes.
 
-        What is taken by a call whose record comes later is counted twice after a crash, never not at all.
+        Calls go on meanwhile, so it is kept between which records that was: see Redo.
         """
+        sequence = last()
         if sequence == self._sequence:
             return
         spent_now, used_now = live.snapshot()
+        settled = last()
         spent = {id_: (calls, cost, size) for id_, calls, cost, size in spent_now}
         used = dict(used_now)
         with database.write() as rows:
@@ -186,5 +205,6 @@ class Snapshots:
                 for id_ in gone:
                     rows.delete(table, id_.encode())
             rows.put(META, SEQUENCE, sequence.to_bytes(8, "big"))
+            rows.put(META, SETTLED, settled.to_bytes(8, "big"))
             rows.put(META, UNIX, now_ns.to_bytes(8, "big"))
         self._spent, self._used, self._sequence = spent, used, sequence

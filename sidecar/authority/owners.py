@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sidecar.authority.draft import OWNERS, Caller, Draft, hashed
+from sidecar.authority.draft import OWNERS, Caller, Draft, hashed_name
 from sidecar.authority.errors import DeniedError, missing
 from sidecar.authority.rows import Owner
 from sidecar.authority.tasks import check_text
@@ -23,9 +23,16 @@ def enable_owner(draft: Draft, asked: ChangeOwner, by: Caller) -> Owner:
     """The person answers again; never by their own word."""
     if by.id == asked.id:
         raise DeniedError("nobody can enable themselves; let somebody else with the role operator or security do it")
-    if draft.find(OWNERS, hashed(asked.id), Owner) is None:
+    if find_owner(draft, asked.id) is None:
         raise missing("disabled owner", asked.id)
     return _put(draft, asked, True, by)
+
+
+def find_owner(draft: Draft, id_: str) -> Owner | None:
+    """The person's row, if there is one: durable or, when the disk is full, in memory alone."""
+    place = (OWNERS, hashed_name(id_))
+    unwritten = draft.unwritten.get(place)
+    return unwritten if isinstance(unwritten, Owner) else draft.find(*place, Owner)
 
 
 def live_owner(row: Owner) -> dict[str, object]:
@@ -43,7 +50,7 @@ def _put(draft: Draft, asked: ChangeOwner, active: bool, by: Caller) -> Owner:
         changed_ns=draft.now_ns,
         epoch=draft.epoch,
     )
-    draft.put(OWNERS, hashed(row.id), row)
+    draft.put(OWNERS, hashed_name(row.id), row)
     draft.tell("owner", live_owner(row))
     draft.event("owner.enabled" if active else "owner.disabled", by, owner=row.id, reason=row.reason)
     return row

@@ -1,12 +1,15 @@
 """Revocations: what is denied, or may only read, or needs an approval, from the next call on."""
 
+import ipaddress
 import re
 
 import msgspec
+from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
 
 from fastpath import spiffe_id
+from fastpath.envoy import decode
 from sidecar.authority.draft import REVOCATIONS, SECOND_NS, Caller, Draft, hashed
-from sidecar.authority.errors import invalid, missing
+from sidecar.authority.errors import DeniedError, invalid, missing
 from sidecar.authority.rows import LIVING, Kind, Mode, Revocation
 from sidecar.authority.tasks import check_text, close_tasks, get_task
 from sidecar.errors import IdentityError
@@ -37,14 +40,15 @@ class Revoked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def revoke(draft: Draft, asked: Revoke, by: Caller) -> Revoked:
-    """In force from now on. A task that is denied for good ends, with all below it."""
-    check_key(asked.kind, asked.key)
+    """In force from now on, and until the later end if it was already. A task that is denied for good ends."""
     check_text("reason", asked.reason, empty=True)
     if not 0 <= asked.ttl_s <= draft.limits.ttl_s_max:
         raise invalid("ttl_s", f"is {asked.ttl_s}; at most {draft.limits.ttl_s_max} seconds can be; 0: until lifted")
+    name = canonical_key(asked.kind, asked.key)
+    key = row_key(asked.kind, name, asked.mode)
     row = Revocation(
         kind=asked.kind,
-        key=asked.key,
+        key=name,
         mode=asked.mode,
         reason=asked.reason,
         revoked_by=by.id,
@@ -52,11 +56,14 @@ def revoke(draft: Draft, asked: Revoke, by: Caller) -> Revoked:
         expires_ns=draft.now_ns + asked.ttl_s * SECOND_NS if asked.ttl_s else 0,
         epoch=draft.epoch,
     )
-    key = row_key(row.kind, row.key, row.mode)
+    before = find_revocation(draft, key)
+    if before is not None:
+        # Nothing is made shorter by revoking: that is what lifting is for.
+        row = msgspec.structs.replace(row, expires_ns=_later(row.expires_ns, before.expires_ns))
     draft.put(REVOCATIONS, key, row)
     draft.tell("revoke", live_revocation(row))
     if row.expires_ns:
-        draft.due(row.expires_ns, EXPIRE, key)
+        draft.due_surely(row.expires_ns, EXPIRE, key)
     draft.event("revoked", by, kind=row.kind, key=row.key, mode=row.mode, reason=row.reason)
     closed: tuple[str, ...] = ()
     if row.kind is Kind.TASK:
@@ -69,8 +76,10 @@ def revoke(draft: Draft, asked: Revoke, by: Caller) -> Revoked:
 def lift(draft: Draft, asked: Lift, by: Caller) -> Revocation:
     """Not in force any more. What ended by it stays ended."""
     check_text("reason", asked.reason, empty=True)
-    key = row_key(asked.kind, asked.key, asked.mode)
-    row = draft.find(REVOCATIONS, key, Revocation)
+    key = row_key(asked.kind, canonical_key(asked.kind, asked.key), asked.mode)
+    row = find_revocation(draft, key)
+    if row is not None and row.kind in (Kind.OWNER, Kind.AGENT) and by.is_any((row.key,)):
+        raise DeniedError("nobody can lift a revocation of themselves; let somebody else do it")
     if row is None:
         raise missing(f"revocation ({asked.mode}) of {asked.kind}", asked.key)
     _drop(draft, key, row)
@@ -81,7 +90,12 @@ def lift(draft: Draft, asked: Lift, by: Caller) -> Revocation:
 def expire_revocation(draft: Draft, key: bytes, by: Caller) -> None:
     """Its time is over, if it is."""
     row = draft.find(REVOCATIONS, key, Revocation)
-    if row is not None and row.expires_ns and row.expires_ns <= draft.now_ns:
+    if row is None or not row.expires_ns or row.expires_ns > draft.now_ns:
+        return
+    if row.expires_ns > draft.sure_ns:
+        # One clock alone says so, which may have been set; what takes authority away does not end by a mistake.
+        draft.due_surely(row.expires_ns, EXPIRE, key)
+    else:
         _drop(draft, key, row)
         draft.event("revocation.expired", by, kind=row.kind, key=row.key, mode=row.mode)
 
@@ -108,30 +122,94 @@ def live_revocation(row: Revocation) -> dict[str, object]:
     }
 
 
-def check_key(kind: Kind, key: str) -> None:
-    """INVALID_ARGUMENT when nothing of this kind can have this name."""
+def canonical_key(kind: Kind, key: str) -> str:
+    """The name as calls have it. INVALID_ARGUMENT when none can have it: such a revocation would never be in force."""
     check_text("key", key)
+    if key != key.strip():
+        raise invalid("key", f"`{key}` begins or ends with a space")
     if kind is Kind.SESSION:
         raise invalid("kind", "sessions are not told apart yet; revoke the task or the agent")
     if kind is Kind.AGENT:
-        try:
-            found = spiffe_id.parse(key)
-        except IdentityError as error:
-            raise invalid("key", str(error)) from None
-        if not found.path:
-            raise invalid("key", f"`{key}` names a trust domain; revoke it as trust_domain, without spiffe://")
-    elif kind is Kind.CREDENTIAL and not _SERIAL.fullmatch(key):
-        raise invalid("key", f"`{key}` is no serial number; write it in lower-case hex digits without colons")
+        check_agent(key)
+    elif kind is Kind.CREDENTIAL:
+        return _serial(key)
     elif kind is Kind.TRUST_DOMAIN and not _NAME.fullmatch(key):
         raise invalid("key", f"`{key}` is no trust domain; write it as in example.org")
-    elif kind is Kind.DESTINATION and key != key.lower():
+    elif kind is Kind.DESTINATION:
+        return _destination(key)
+    elif kind is Kind.SERVER and key.endswith("/"):
+        raise invalid("key", f"`{key}` ends with a slash; write the server's name alone")
+    return key
+
+
+def check_agent(key: str) -> None:
+    """INVALID_ARGUMENT unless `key` is the SPIFFE ID of a workload."""
+    try:
+        found = spiffe_id.parse(key)
+    except IdentityError as error:
+        raise invalid("key", str(error)) from None
+    if not found.path:
+        raise invalid("key", f"`{key}` names a trust domain; revoke it as trust_domain, without spiffe://")
+
+
+def _serial(key: str) -> str:
+    """As the verifier prints serial numbers: whole bytes, none of them a leading zero."""
+    if not _SERIAL.fullmatch(key):
+        raise invalid("key", f"`{key}` is no serial number; write it in lower-case hex digits without colons")
+    digits = key.lstrip("0") or "0"
+    return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def _destination(key: str) -> str:
+    """As the calls' destinations are written, by the very code that writes those."""
+    if key.startswith("spiffe://"):
+        check_agent(key)
+        return key
+    if key != key.lower():
         raise invalid("key", f"`{key}` has upper case; hosts are written in lower case")
+    http = attribute_context_pb2.AttributeContext.HttpRequest(method="GET", path="/", host=_bracketed(key))
+    request = attribute_context_pb2.AttributeContext.Request(http=http)
+    asked = external_auth_pb2.CheckRequest(attributes=attribute_context_pb2.AttributeContext(request=request))
+    call = decode(asked.SerializeToString())
+    if call is None or call["refusal"]:
+        raise invalid("key", f"`{key}` is no host; write it as in db.example.org, db.example.org:8443 or 192.0.2.1")
+    if call["port"] in (80, 443):
+        raise invalid("key", f"`{key}`: calls do not name the port of their scheme; revoke `{call['host']}`")
+    return f"{call['host']}:{call['port']}" if call["port"] else str(call["host"])
+
+
+def _bracketed(key: str) -> str:
+    try:
+        return f"[{ipaddress.IPv6Address(key)}]"
+    except ValueError:
+        return key
+
+
+def find(draft: Draft, kind: Kind, key: str, mode: Mode) -> Revocation | None:
+    """The revocation of this name that is in force."""
+    return find_revocation(draft, row_key(kind, canonical_key(kind, key), mode))
+
+
+def find_revocation(draft: Draft, key: bytes) -> Revocation | None:
+    """The revocation that is in force at `row_key`, durable or, when the disk is full, in memory alone."""
+    row = draft.find(REVOCATIONS, key, Revocation)
+    unwritten = draft.unwritten.get((REVOCATIONS, key))
+    if not isinstance(unwritten, Revocation):
+        return row
+    if row is None:
+        return unwritten
+    return msgspec.structs.replace(row, expires_ns=_later(row.expires_ns, unwritten.expires_ns))
 
 
 def matching(draft: Draft, kind: Kind, key: str) -> list[Revocation]:
     """The revocations of one target, in every mode."""
-    rows = (draft.find(REVOCATIONS, row_key(kind, key, mode), Revocation) for mode in Mode)
+    rows = (find_revocation(draft, row_key(kind, key, mode)) for mode in Mode)
     return [row for row in rows if row is not None]
+
+
+def _later(a_ns: int, b_ns: int) -> int:
+    """The later of two ends; 0 is none."""
+    return max(a_ns, b_ns) if a_ns and b_ns else 0
 
 
 def _drop(draft: Draft, key: bytes, row: Revocation) -> None:

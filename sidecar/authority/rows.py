@@ -153,6 +153,16 @@ class Approval(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reviewed_by: str = ""
     rev: int = 1
     epoch: int = 0
+    also_asked_by: tuple[str, ...] = ()
+    """Who asked for the same while it waited."""
+    notify: tuple[str, ...] = ()
+    """People who must learn that it was given, when nobody was asked before."""
+    generation: int = 0
+    """Of the policies that asked for it, and the only ones that it is for; 0: of any."""
+
+    @property
+    def askers(self) -> tuple[str, ...]:
+        return (self.requested_by, *self.also_asked_by)
 
 
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sidecar.authority.draft import Rest
-from sidecar.authority.rows import UNLIMITED, Budgets, TaskState
+from sidecar.authority.rows import UNLIMITED, Budgets, Spent, TaskState
 from sidecar.authority.tasks import AXES
 
 Change = tuple[str, dict[str, Any]]
@@ -98,6 +98,17 @@ class LiveSpending:
         """What was changed is durable now."""
         self._undo.clear()
         self._owed.clear()
+
+
+def with_spent(has: Mapping[str, int | None], spent: Spent) -> dict[str, int]:
+    """What the native view takes of a task that has so much (None: unlimited), when calls have spent of it already."""
+    row: dict[str, int] = {}
+    for axis in AXES:
+        whole, gone = has[axis], getattr(spent, axis)
+        row[axis] = UNLIMITED if whole is None else max(0, whole - gone)
+        row[f"over_{axis}"] = 0 if whole is None else max(0, gone - whole)
+        row[f"spent_{axis}"] = gone
+    return row
 
 
 def _with(left: int, owed: list[int]) -> int:

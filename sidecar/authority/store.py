@@ -28,8 +28,8 @@ import msgspec
 from sidecar.authority.answers import Repeat, recall, remember
 from sidecar.authority.backup import write_backup
 from sidecar.authority.clock import Clock
-from sidecar.authority.database import EPOCH, Database, DatabaseRows, is_full, remove
-from sidecar.authority.draft import DUE, META, SECOND_NS, Draft, Limits, read_due
+from sidecar.authority.database import EPOCH, READ_S, Database, DatabaseRows, is_full, remove
+from sidecar.authority.draft import DUE, META, OWNERS, REVOCATIONS, SECOND_NS, SURE_DUE, Draft, Limits, read_due
 from sidecar.authority.due import sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, StoreError
 from sidecar.authority.feed import Fed, Feed
@@ -61,15 +61,27 @@ Note = Callable[[str, str, int], None]
 """Given (name, detail, epoch) of every event, for the journal; called in the order of the epochs."""
 
 
+def still(draft: Draft, answer: object) -> bool:  # noqa: ARG001  # of every answer that says what was done
+    """An answer about the past is true for good."""
+    return True
+
+
 class Ticket(Generic[Result]):
     """One command in the queue, and its answer."""
 
-    __slots__ = ("_done", "_result", "command", "epoch", "error", "pack", "repeat", "unpack")
+    __slots__ = ("_done", "_result", "command", "epoch", "error", "pack", "repeat", "stands", "unpack")
 
-    def __init__(self, command: Callable[[Draft], Result], repeat: Repeat | None, pack: Any, unpack: Any) -> None:
+    def __init__(
+        self,
+        command: Callable[[Draft], Result],
+        repeat: Repeat | None = None,
+        pack: Any = None,
+        unpack: Any = None,
+        stands: Callable[[Draft, Result], bool] = still,
+    ) -> None:
         self.command = command
         self.repeat = repeat
-        self.pack, self.unpack = pack, unpack
+        self.pack, self.unpack, self.stands = pack, unpack, stands
         self.error: SidecarError | None = None
         self.epoch = 0
         self._result: Result | None = None
@@ -123,6 +135,8 @@ class AuthorityStore:
         self.clock = clock or Clock()
         self.problem = "the authority store is not loaded yet"
         """Why the store cannot be used; empty: it can."""
+        self.unwritten: dict[tuple[str, bytes], msgspec.Struct] = {}
+        """Revocations and disabled owners that are in force until a restart: the disk was full."""
         self.effect = Counter[int]()
         self.totals: Counter[str] = Counter()
         self._map_bytes_max = map_bytes_max
@@ -145,7 +159,7 @@ class AuthorityStore:
         self._wake = threading.Condition(self._gate)
         self._turn = threading.Lock()
         """Whoever holds it writes; the queue is looked at again after it was given back."""
-        self._next_due = LOOK
+        self._next_due = self._next_sure_due = LOOK
         self._snapshot_due = 0.0
         self._young = 1
         """Commands since the tasks were indexed, more or less; 0: all are."""
@@ -186,7 +200,7 @@ class AuthorityStore:
         self.live.put_floor(self.clock.now())
         try:
             with database.read() as rows:
-                seen = load_live(rows, self.live, self.clock.now(), journal)
+                seen = load_live(rows, self.live, self.clock, journal)
         except DamagedRow as error:
             raise StoreError(f"`{self.folder}`: {error}") from None
         self._refuse_older(seen)
@@ -254,13 +268,14 @@ class AuthorityStore:
         repeat: Repeat | None = None,
         pack: Callable[[Result], bytes] | None = None,
         unpack: Callable[[bytes], Result] | None = None,
+        stands: Callable[[Draft, Result], bool] = still,
     ) -> Result:
         """Run `command`; when this returns, its changes are durable and every call that starts is decided by them.
 
-        With `repeat`, the same key and request get the answer that was given, through `pack` and `unpack`. Raises
-        AuthorityError: nothing has changed, or the text says what has.
+        With `repeat`, the same key and request get the answer that was given, through `pack` and `unpack`, while it
+        `stands`. Raises AuthorityError: nothing has changed, or the text says what has.
         """
-        ticket: Ticket[Result] = Ticket(command, repeat if repeat and repeat.key else None, pack, unpack)
+        ticket: Ticket[Result] = Ticket(command, repeat if repeat and repeat.key else None, pack, unpack, stands)
         with self._gate:
             if self.problem or self._stopping:
                 raise StoreError(self.problem or "the sidecar stops")
@@ -277,7 +292,7 @@ class AuthorityStore:
         if self._latched or (self._crowd and not self._turn.locked()):
             self._rouse()
         elif self._turn.acquire(blocking=False):
-            due = self._next_due
+            due, sure_due = self._next_due, self._next_sure_due
             try:
                 if not self._latched:
                     self._commit(self._waiting())
@@ -286,7 +301,13 @@ class AuthorityStore:
                 raise
             finally:
                 self._turn.release()
-            if self._queue or self._latched or self._next_due < due or self._young >= INDEX_EVERY:
+            if (
+                self._queue
+                or self._latched
+                or self._next_due < due
+                or self._young >= INDEX_EVERY
+                or self._next_sure_due < sure_due
+            ):
                 self._rouse()
 
     def _rouse(self) -> None:
@@ -300,13 +321,22 @@ class AuthorityStore:
         database = self._database
         if database is None or (self.problem and not self._latched):
             raise StoreError(self.problem or "the authority store is closed")
-        with database.read() as rows:
+        with database.read(READ_S) as rows:
             yield self._draft(rows, self._epoch)
 
     def _draft(self, rows: DatabaseRows, epoch: int) -> Draft:
         now_ns = self.clock.now()
         new_id = functools.partial(self._ids.make, now_ns)
-        return Draft(rows, self._spending, self.limits, now_ns=now_ns, epoch=epoch, new_id=new_id)
+        return Draft(
+            rows,
+            self._spending,
+            self.limits,
+            now_ns=now_ns,
+            sure_ns=self.clock.sure(),
+            epoch=epoch,
+            new_id=new_id,
+            unwritten=self.unwritten,
+        )
 
     # ------------------------------------------------------------ the writer
 
@@ -371,7 +401,7 @@ class AuthorityStore:
         """Seconds until time brings something. The clock may jump, so it is looked at again and again."""
         if self._latched:
             return RETRY_S
-        until = (self._next_due - self.clock.now()) / SECOND_NS
+        until = min(self._next_due - self.clock.now(), self._next_sure_due - self.clock.sure()) / SECOND_NS
         return max(0.0, min(until, IDLE_S, self._snapshot_due - time.monotonic()))
 
     def _commit(self, batch: list[Ticket[Any]]) -> None:
@@ -429,8 +459,9 @@ class AuthorityStore:
             result = ticket.command(draft)
             return _Ran(ticket, draft, result, self._prepared(draft))
         given = recall(draft, repeat)
-        if given is not None:
-            return _Ran(ticket, draft, ticket.unpack(given), self._prepared(draft))
+        before = None if given is None else ticket.unpack(given)
+        if before is not None and ticket.stands(draft, before):
+            return _Ran(ticket, draft, before, self._prepared(draft))
         result = ticket.command(draft)
         prepared = self._prepared(draft)
         remember(draft, repeat, ticket.pack(result))
@@ -466,9 +497,14 @@ class AuthorityStore:
                 self._note(name, detail, draft.epoch)
                 self.totals[name] += 1
             fed.extend([Fed(draft.epoch, change) for change in draft.changed])
+            if self.unwritten:
+                for place, _ in draft.rows_of(REVOCATIONS, OWNERS):
+                    self.unwritten.pop(place, None)
             for due in draft.dues:
                 if due.at_ns < self._next_due:
                     self._next_due = due.at_ns
+            for due in draft.sure_dues:
+                self._next_sure_due = min(self._next_sure_due, due.at_ns)
         self.feed.put(epoch, fed)
         for one in ran:
             one.ticket.epoch = one.draft.epoch
@@ -489,6 +525,8 @@ class AuthorityStore:
         """Nothing is durable. What only takes authority away is in force all the same (RT-02)."""
         event(log, "authority.commit_failed", logging.ERROR, cause=str(error), commands=len(batch))
         for ticket in batch:
+            if self._let_go(ticket):
+                continue
             taken = self._take_away(ticket)
             text = f"{error}; nothing was changed; make room and try again"
             if taken:
@@ -508,9 +546,41 @@ class AuthorityStore:
             self._spending.undo()
         changes = [(n, d) for n, d in draft.live if n == "revoke" or (n == "owner" and not d["active"])]
         if changes:
-            self.live.apply(changes, self._epoch)
+            self._hold(draft, changes)
             self._note("authority.not_durable", "; ".join(detail for _, detail in draft.events), self._epoch)
         return bool(changes)
+
+    def _hold(self, draft: Draft, changes: list[tuple[str, dict[str, Any]]]) -> None:
+        """Put `changes` of a draft in force in memory alone, and tell those who watch."""
+        held = {place: row for place, row in draft.rows_of(REVOCATIONS, OWNERS) if row is not None}
+        self.unwritten.update(held)
+        self.live.apply(changes, self._epoch)
+        self.feed.tell([one for one in draft.changed if one.table in (REVOCATIONS, OWNERS)])
+
+    def _let_go(self, ticket: Ticket[Any]) -> bool:
+        """Whether the command only undid what is in force in memory alone: nothing of it need be durable."""
+        if self._database is None or not self.unwritten:
+            return False
+        try:
+            with self._database.read() as rows:
+                done = self._run(rows, ticket, self._epoch)
+                places = [place for place, _ in done.draft.rows_of(REVOCATIONS, OWNERS)]
+                durable = any(rows.get(*place) is not None for place in places)
+        except (lmdb.Error, SidecarError):
+            return False
+        finally:
+            self._spending.undo()
+        undoes = all(n == "lift" or (n == "owner" and d["active"]) for n, d in done.draft.live)
+        if durable or not places or not undoes or not all(place in self.unwritten for place in places):
+            return False
+        for place in places:
+            del self.unwritten[place]
+        self.live.apply(done.draft.live, self._epoch)
+        self.feed.tell(done.draft.changed)
+        for name, detail in done.draft.events:
+            self._note(name, detail, self._epoch)
+        ticket.answer(done.result)
+        return True
 
     def _latch(self, problem: str) -> None:
         self._latched = True
@@ -520,6 +590,8 @@ class AuthorityStore:
 
     def _refuse(self, batch: list[Ticket[Any]]) -> None:
         for ticket in batch:
+            if self._let_go(ticket):
+                continue
             taken = self._take_away(ticket)
             more = "; it is in force until a restart but it is not durable" if taken else ""
             ticket.answer(error=StoreError(self.problem + more))
@@ -588,15 +660,18 @@ class AuthorityStore:
     def _time_passes(self) -> None:
         assert self._database is not None
         now = self.clock.now()
-        if self._next_due <= now:
+        sure = self.clock.sure()
+        if self._next_due <= now or self._next_sure_due <= sure:
             with self._database.read() as rows:
-                first = next(rows.scan(DUE), None)
-            self._next_due = read_due(first[0]).at_ns if first else now + int(IDLE_S * SECOND_NS)
-            if first and self._next_due <= now:
-                swept: Ticket[int] = Ticket(sweep, None, None, None)
+                first, surely = _first_due(rows, DUE, now), _first_due(rows, SURE_DUE, sure)
+            self._next_due, self._next_sure_due = first, surely
+            if self._next_due <= now or self._next_sure_due <= sure:
+                swept: Ticket[int] = Ticket(sweep)
                 self._commit([swept])
                 # What could not be done is tried again, but not at once: the disk may be full.
-                self._next_due = LOOK if swept.error is None else now + int(IDLE_S * SECOND_NS)
+                done = swept.error is None
+                self._next_due = LOOK if done else now + int(IDLE_S * SECOND_NS)
+                self._next_sure_due = LOOK if done else sure + int(IDLE_S * SECOND_NS)
         if self._young >= INDEX_EVERY or (self._young and time.monotonic() >= self._snapshot_due):
             self._aside(self._index)
         if not self._latched and time.monotonic() >= self._snapshot_due:
@@ -621,7 +696,7 @@ class AuthorityStore:
 
     def _snapshot(self, database: Database) -> None:
         """Keep what calls have spent, so that a start need not read the whole journal."""
-        self._snapshots.take(database, self.live, self._sequence(), self.clock.now())
+        self._snapshots.take(database, self.live, self._sequence, self.clock.now())
         database.check_readers()
 
     def _index(self, database: Database) -> None:
@@ -652,13 +727,24 @@ class AuthorityStore:
             raise StoreError(self.problem or "the authority store is closed")
         return write_backup(database, self._manifest, folder, self.clock.now())
 
+    @property
+    def old_readers(self) -> int:
+        """How many read for too long and were refused the rest, since the file was opened."""
+        return self._database.old_readers if self._database is not None else 0
+
     def count(self, table: str, most: int = COUNT_MAX) -> int:
         """How many rows a table has, not further than `most`. StoreError when there is no store."""
         database = self._database
         if database is None:
             raise StoreError(self.problem or "the authority store is closed")
-        with database.read() as rows:
+        with database.read(READ_S) as rows:
             return rows.count(table, most)
+
+
+def _first_due(rows: DatabaseRows, table: str, now_ns: int) -> int:
+    """When the first of a table is due; in a while when there is none."""
+    first = next(rows.scan(table), None)
+    return read_due(first[0]).at_ns if first else now_ns + int(IDLE_S * SECOND_NS)
 
 
 def _cause(error: Exception) -> str:

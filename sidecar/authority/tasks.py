@@ -171,6 +171,7 @@ def delegate_task(draft: Draft, asked: DelegateTask, by: Caller) -> Task:
     parent = _count(draft, _draw(draft, parent, asked.budgets))
     # The native view has the draw already.
     draft.put(TASKS, parent.id.encode(), parent)
+    _tell_rev(draft, parent)
     child = Task(
         id=draft.new_id(),
         agent=asked.agent,
@@ -316,6 +317,7 @@ def live_task(task: Task, left: Budgets) -> dict[str, Any]:
         "depth": task.depth,
         "max_depth": task.max_depth,
         "expires_unix_ns": task.expires_ns,
+        "rev": task.rev,
         "attenuated": task.attenuated,
         "origin": task.origin,
         "on_behalf": bool(task.on_behalf),
@@ -359,7 +361,7 @@ def _switch(draft: Draft, asked: ChangeTask, command: str, by: Caller) -> Task:
     check_text("reason", asked.reason, empty=True)
     task = msgspec.structs.replace(task, state=_next_state(task, command), rev=task.rev + 1, epoch=draft.epoch)
     draft.put(TASKS, task.id.encode(), task)
-    draft.tell("state", {"id": task.id, "state": str(task.state)})
+    draft.tell("state", {"id": task.id, "state": str(task.state), "rev": task.rev})
     draft.event(f"task.{command}d" if command != "suspend" else "task.suspended", by, task=task.id, reason=asked.reason)
     return task
 
@@ -416,7 +418,7 @@ def _closed(draft: Draft, task: Task, end: TaskState, left: Budgets, reason: str
         epoch=draft.epoch,
     )
     draft.put(TASKS, key, closed)
-    draft.tell("state", {"id": task.id, "state": str(end)})
+    draft.tell("state", {"id": task.id, "state": str(end), "rev": closed.rev})
     draft.due(draft.now_ns + FORGET_S * SECOND_NS, FORGET, key)
     draft.due(draft.now_ns + draft.limits.keep_closed_s * SECOND_NS, PURGE, key)
     return closed
@@ -501,6 +503,7 @@ def _refund(draft: Draft, closed: Task, total: Balance, by: Caller) -> Budgets:
     drawn = Budgets(*(getattr(parent.drawn, axis) - n for axis, n in zip(AXES, amounts, strict=True)))
     parent = msgspec.structs.replace(parent, drawn=drawn, rev=parent.rev + 1, epoch=draft.epoch)
     draft.put(TASKS, parent.id.encode(), parent)
+    _tell_rev(draft, parent)
     refunded, charged = Budgets(*(max(0, n) for n in amounts)), Budgets(*(max(0, -n) for n in amounts))
     if any(n < 0 for n in amounts):
         # What was spent too much does not go with the child: a parent would be unlimited in small pieces.
@@ -510,6 +513,11 @@ def _refund(draft: Draft, closed: Task, total: Balance, by: Caller) -> Budgets:
         draft.spending.owe(parent.id, refunded)
         draft.tell("budget", {"id": parent.id, **_said(refunded)})
     return refunded
+
+
+def _tell_rev(draft: Draft, task: Task) -> None:
+    """Records name the revision of the row that a call was decided by."""
+    draft.tell("state", {"id": task.id, "state": str(task.state), "rev": task.rev})
 
 
 def _said(amount: Budgets) -> dict[str, int]:

@@ -51,7 +51,7 @@ def show(spiffe_id: str, config_file: str, socket: str | None, as_json: bool) ->
         show_json([now])
         return
     verdict = mark(not now.verdict, now.verdict or "may act within its tasks")
-    table(f"agent {now.agent}", ("what", "value"), [("now", verdict), ("epoch", now.epoch)])
+    table(f"agent {now.agent}", ("what", "value"), [("now", verdict), ("owner", now.owner), ("epoch", now.epoch)])
     show_tasks(counted(len(now.tasks), "open task", ", and more" if now.more_tasks else ""), now.tasks)
     if now.revocations:
         table(

@@ -2,14 +2,16 @@
 
 from fastpath.authority import Live
 from sidecar._proto.remit.authority.v1 import agents_pb2, agents_pb2_grpc, approvals_pb2, tasks_pb2
-from sidecar.authority.draft import OWNERS, Caller, Draft, hashed
+from sidecar.authority.authority import AgentOwner
+from sidecar.authority.draft import Caller, Draft
 from sidecar.authority.messages import (
     approval_message,
     owner_message,
     revocation_message,
     task_message,
 )
-from sidecar.authority.revocations import check_key, matching
+from sidecar.authority.owners import find_owner
+from sidecar.authority.revocations import check_agent, matching
 from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
 from sidecar.services.approvals import list_approvals
 from sidecar.services.authority_calls import Service, answered
@@ -21,17 +23,18 @@ class AgentView(Service, agents_pb2_grpc.AgentViewServicer):
 
     @answered
     def Show(self, request: agents_pb2.ShowAgentRequest, caller: Caller) -> agents_pb2.EffectiveAuthority:
-        check_key(Kind.AGENT, request.agent)
+        check_agent(request.agent)
         self.authority.require(caller, "agent.show", agent=request.agent, own_agent=caller.is_any((request.agent,)))
         self.authority.looked(caller, "agent.show")
+        owner = self.authority.owner_of(request.agent)
         with self.authority.store.read() as draft:
-            return _view(draft, request.agent, self.authority.live)
+            return _view(draft, request.agent, owner, self.authority.live)
 
 
-def _view(draft: Draft, agent: str, live: Live) -> agents_pb2.EffectiveAuthority:
+def _view(draft: Draft, agent: str, owner: AgentOwner, live: Live) -> agents_pb2.EffectiveAuthority:
     found, more = list_tasks(draft, tasks_pb2.ListTasksRequest(agent=agent))
-    people = sorted({task.owner for task in found})
-    owners = [row for name in people if (row := draft.find(OWNERS, hashed(name), Owner)) is not None]
+    people = sorted({owner.id, *(task.owner for task in found)} - {""})
+    owners = [row for name in people if (row := find_owner(draft, name)) is not None]
     hits = _revocations(draft, agent, found, people)
     asked = [
         row
@@ -40,13 +43,14 @@ def _view(draft: Draft, agent: str, live: Live) -> agents_pb2.EffectiveAuthority
     ]
     return agents_pb2.EffectiveAuthority(
         agent=agent,
+        owner=owner.id,
         epoch=draft.epoch,
         tasks=[task_message(task, draft.spending.left(task.id)) for task in found],
         more_tasks=bool(more),
         revocations=[revocation_message(row) for row in hits],
         approvals=[approval_message(row, live.uses(row.id)) for row in asked],
         owners=[owner_message(row) for row in owners],
-        verdict=verdict(found, hits, owners),
+        verdict=verdict(found, hits, owners, owner),
     )
 
 
@@ -61,15 +65,21 @@ def _revocations(draft: Draft, agent: str, tasks: list[Task], people: list[str])
     return found
 
 
-def verdict(tasks: list[Task], revocations: list[Revocation], owners: list[Owner]) -> str:
+def verdict(tasks: list[Task], revocations: list[Revocation], owners: list[Owner], own: AgentOwner) -> str:
     """What stands in the way of every call, in a few words; empty: nothing that is known without the call."""
     for row in revocations:
         if row.kind in (Kind.AGENT, Kind.TRUST_DOMAIN) and row.mode is Mode.DENY:
             return f"{row.kind} is revoked"
+    disabled = {row.id for row in owners if not row.active}
+    ended = {row.key for row in revocations if row.mode is Mode.DENY and row.kind in (Kind.TASK, Kind.OWNER)}
+    if not own.id:
+        return "nobody answers for the agent"
+    if own.id in disabled or not own.active:
+        return "the agent's owner is disabled"
+    if own.id in ended:
+        return "the agent's owner is revoked"
     if not tasks:
         return "no open task"
-    disabled = {row.id for row in owners if not row.active}
-    ended = {row.key for row in revocations if row.mode is Mode.DENY}
     standing = [task for task in tasks if task.state is TaskState.OPEN]
     if not standing:
         return "every task is suspended"

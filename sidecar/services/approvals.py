@@ -39,14 +39,15 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         with self.authority.store.read() as draft:
             task = draft.find(TASKS, denial.task.encode() or b"\0", Task)
         chain = task.chain if task is not None else ()
+        owner = task.owner if task is not None else denial.owner
         self.authority.require(
             caller,
             "approval.break_glass" if request.emergency else "approval.request",
             agent=denial.agent,
-            owner=task.owner if task is not None else "",
+            owner=owner,
             own_agent=caller.is_any((denial.agent,)),
             in_chain=caller.is_any(chain),
-            own_owner=task is not None and caller.kind == "person" and caller.id == task.owner,
+            own_owner=caller.kind == "person" and bool(owner) and caller.id == owner,
         )
         asked = approvals.RequestApproval(
             denial=denial,
@@ -155,7 +156,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
             own_agent=caller.is_any((row.agent,)),
             in_chain=caller.is_any(row.chain),
             own_owner=caller.kind == "person" and caller.id == row.owner,
-            own_request=caller.id == row.requested_by,
+            own_request=caller.id in row.askers,
             assigned=caller.id == row.approver,
         )
 
@@ -176,6 +177,10 @@ def denial_of(authority: Authority, evaluation_id: str) -> approvals.Denial:
         destination=found["destination"],
         data_level=found["data_level"],
         reason=found["reason"],
+        emergency_only=found["emergency_only"],
+        truncated=found["truncated"],
+        generation=found["generation"],
+        owner=authority.owner_of(found["agent"]).id,
     )
 
 

@@ -4,7 +4,6 @@ import base64
 import functools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,6 +16,7 @@ from sidecar.authority.authority import Authority
 from sidecar.authority.draft import Caller, Draft
 from sidecar.authority.errors import AuthorityError, ExhaustedError, StateError, invalid
 from sidecar.authority.rows import decode
+from sidecar.authority.store import still
 
 log = logging.getLogger("remit.authority")
 
@@ -67,8 +67,12 @@ class Service:
         request: Keyed,
         command: Callable[[Draft], Message],
         kind: type[Message] | None = None,
+        stands: Callable[[Draft, Message], bool] = still,
     ) -> Message:
-        """Run a command whose result is a message; the same idempotency key gets `action`'s same answer."""
+        """Run a command whose result is a message; the same idempotency key gets `action`'s same answer.
+
+        `stands`: whether an answer is still true; one that is not is no answer, and the command is run again.
+        """
         key = request.idempotency_key
         if not key or kind is None:
             return self.authority.run(command)
@@ -82,6 +86,7 @@ class Service:
             repeat,
             pack=lambda answer: answer.SerializeToString(),
             unpack=made.FromString,
+            stands=stands,
         )
 
     def watching(self, stream: Iterator[Message]) -> Iterator[Message]:
@@ -194,15 +199,15 @@ class Watch(Generic[Row, Message]):
             taken = feed.take(number, beat_s)
             if taken is None:
                 raise StateError("the stream fell behind, or the sidecar stops; watch again")
-            epoch, fed = taken
-            number += len(fed)
-            for one in fed:
+            number += len(taken.changes)
+            for one in taken.changes:
                 row = one.change.row
                 if one.change.table == self.table and isinstance(row, self.kind):
                     field = self.gone(row) if one.change.gone else self.put(row)
                     yield self.message(epoch=one.epoch, **field)
-            beat = tasks_pb2.Beat(time_unix_ns=time.time_ns(), interval_ms=authority.section.beat_ms)
-            yield self.message(epoch=epoch, beat=beat)
+            # As old as what was taken, however long the way of that was: what came meanwhile is not in it.
+            beat = tasks_pb2.Beat(time_unix_ns=taken.unix_ns, interval_ms=authority.section.beat_ms)
+            yield self.message(epoch=taken.epoch, beat=beat)
 
     def _snapshot(self, authority: Authority, epoch: int) -> Iterator[Message]:
         """All rows, read in pages, so that no read transaction stays open; what changes meanwhile is sent again."""
@@ -219,5 +224,8 @@ class Watch(Generic[Row, Message]):
                 if self.keep(row):
                     yield self.message(epoch=epoch, **self.put(row))
             if len(rows) < PAGE_MAX:
-                return
+                break
             after = rows[-1][0]
+        for (table, _), held in list(authority.store.unwritten.items()):
+            if table == self.table and isinstance(held, self.kind) and self.keep(held):
+                yield self.message(epoch=epoch, **self.put(held))

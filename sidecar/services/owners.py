@@ -31,6 +31,7 @@ class Owners(Service, owners_pb2_grpc.OwnersServicer):
             request,
             lambda draft: owner_message(owners.disable_owner(draft, asked, caller)),
             owners_pb2.Owner,
+            lambda draft, _: (row := owners.find_owner(draft, asked.id)) is not None and not row.active,
         )
 
     @answered

@@ -40,7 +40,12 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
             done = revocations.revoke(draft, asked, caller)
             return revocations_pb2.RevokeResponse(epoch=draft.epoch, effective_unix_ns=draft.now_ns, closed=done.closed)
 
-        answer = self.change(caller, "revocation.revoke", request, command, revocations_pb2.RevokeResponse)
+        def stands(draft: Draft, answer: revocations_pb2.RevokeResponse) -> bool:
+            """Whether it was neither lifted nor ended since: who is told that it is in force relies on it."""
+            row = revocations.find(draft, asked.kind, asked.key, asked.mode)
+            return row is not None and row.epoch == answer.epoch
+
+        answer = self.change(caller, "revocation.revoke", request, command, revocations_pb2.RevokeResponse, stands)
         self.authority.took(began_ns)
         return answer
 

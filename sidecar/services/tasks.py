@@ -15,6 +15,7 @@ from sidecar.authority.messages import (
     task_message,
 )
 from sidecar.authority.rows import LIVING, Budgets, Task, decode
+from sidecar.authority.store import still
 from sidecar.authority.task_index import tasks_of
 from sidecar.services.authority_calls import Scan, Service, Watch, answered, page_of, streamed
 
@@ -155,8 +156,18 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
     ) -> tasks_pb2.Task:
         asked = _asked(request)
         self._require(caller, action, asked.id)
+
+        def stands(draft: Draft, answer: tasks_pb2.Task) -> bool:
+            """Nobody is told that a task is suspended which was resumed since."""
+            return TASK_STATES[answer.state] == tasks.get_task(draft, asked.id).state
+
         return self.change(
-            caller, action, request, lambda draft: _with_left(draft, change(draft, asked, caller)), tasks_pb2.Task
+            caller,
+            action,
+            request,
+            lambda draft: _with_left(draft, change(draft, asked, caller)),
+            tasks_pb2.Task,
+            stands if action == "task.suspend" else still,
         )
 
     def _close(

@@ -1,5 +1,6 @@
 """The authority services of a whole sidecar, asked over its sockets, and what its doors then decide."""
 
+import copy
 import json
 import pathlib
 import threading
@@ -17,14 +18,16 @@ from sidecar._proto.remit.authority.v1 import (
     state_pb2,
     tasks_pb2,
 )
+from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.decisions.tail import tail_directory
 from sidecar.demo.processes import wait_for
 from tests.fix_serve import AGENT, OTHER, Served, check, made_sidecar, outcome, question
-from tests.fix_store import Stubs, as_caller, everything, opening, with_authority
+from tests.fix_store import ENTITIES, POLICY, Stubs, as_caller, everything, opening, with_authority
 
 AGENT_KIND = revocations_pb2.REVOCATION_KIND_AGENT
 TIMEOUT_S = 30
+FREE = "forbid (principal, action, resource)\nwhen { context.task.present }\nunless"
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +68,15 @@ def refused(call: Callable[[], object]) -> tuple[str, str]:
     return caught.value.code().name, caught.value.details()
 
 
+def records(served: Served) -> list[decisions_pb2.Record]:
+    """What stands in the journal so far."""
+    found = tail_directory(served.folder / "journal", from_start=True, follow=False, stop=threading.Event())
+    return [decisions_pb2.Record.FromString(payload) for _, payload in found]
+
+
 def events(served: Served) -> list[tuple[str, str]]:
     """(name, detail) of the events in the journal so far."""
-    records = [
-        decisions_pb2.Record.FromString(payload)
-        for _, payload in tail_directory(
-            served.folder / "journal", from_start=True, follow=False, stop=threading.Event()
-        )
-    ]
-    return [(record.event.name, record.event.detail) for record in records if record.HasField("event")]
+    return [(record.event.name, record.event.detail) for record in records(served) if record.HasField("event")]
 
 
 # ---------------------------------------------------------------- what a call needs
@@ -202,10 +205,39 @@ def test_a_disabled_owner_stops_every_agent_they_answer_for(served: Served) -> N
         assert not carol.owners.Disable(owners_pb2.ChangeOwnerRequest(id="alice", reason="left")).active
         assert outcome(agent, question())[0] == "DENY"
         assert refused(lambda: alice.tasks.Open(opening()))[0] == "FAILED_PRECONDITION"
-        assert alice.agents.Show(agents_pb2.ShowAgentRequest(agent=AGENT)).verdict == "every task's owner is disabled"
+        assert alice.agents.Show(agents_pb2.ShowAgentRequest(agent=AGENT)).verdict == "the agent's owner is disabled"
         assert refused(lambda: alice.owners.Enable(owners_pb2.ChangeOwnerRequest(id="alice")))[0] == "PERMISSION_DENIED"
         carol.owners.Enable(owners_pb2.ChangeOwnerRequest(id="alice"))
         assert outcome(agent, question())[0] == "ALLOW"
+
+
+def test_the_view_of_an_agent_counts_who_answers_for_the_agent_itself(own: Served) -> None:
+    """Its tasks may be somebody else's: no active owner on agent and task, no allow."""
+    entities = copy.deepcopy(ENTITIES)
+    next(one for one in entities if one["uid"]["id"] == AGENT)["attrs"]["owner"]["__entity"]["id"] = "dora"
+    (own.folder / "entities.json").write_text(json.dumps(entities))
+    own.start_ready()
+    with as_caller(own) as alice, as_caller(own, "carol") as carol, own.agent_socket() as agent:
+        alice.tasks.Open(opening(owner="alice"))
+
+        def shown() -> tuple[str, str]:
+            found = alice.agents.Show(agents_pb2.ShowAgentRequest(agent=AGENT))
+            assert bool(found.verdict) == (outcome(agent, question())[0] != "ALLOW")
+            return found.owner, found.verdict
+
+        assert shown() == ("dora", "")
+        carol.owners.Disable(owners_pb2.ChangeOwnerRequest(id="dora"))
+        assert shown() == ("dora", "the agent's owner is disabled")
+        carol.owners.Enable(owners_pb2.ChangeOwnerRequest(id="dora"))
+        carol.revocations.Revoke(revocations_pb2.RevokeRequest(kind=revocations_pb2.REVOCATION_KIND_OWNER, key="dora"))
+        assert shown() == ("dora", "the agent's owner is revoked")
+        carol.revocations.Lift(revocations_pb2.LiftRequest(kind=revocations_pb2.REVOCATION_KIND_OWNER, key="dora"))
+        (own.folder / "entities.json").write_text(json.dumps([one for one in entities if one["uid"]["id"] != "dora"]))
+        own.reload()
+        assert shown() == ("dora", "the agent's owner is disabled")
+        (own.folder / "entities.json").write_text(json.dumps([one for one in entities if one["uid"]["id"] != AGENT]))
+        own.reload()
+        assert shown() == ("", "nobody answers for the agent")
 
 
 # ---------------------------------------------------------------- approvals
@@ -556,6 +588,50 @@ def test_who_did_what_stands_in_the_journal(served: Served) -> None:
     assert any(name == "authority.denied" and "by=dora" in detail for name, detail in found)
     assert any(name == "authority.looked" and "by=alice" in detail for name, detail in found)
     assert any(name == "task.completed" and "reason=done" in detail for name, detail in found)
+
+
+def test_a_record_names_the_revision_of_the_task_that_it_was_decided_by(own: Served) -> None:
+    """Row 20: a decision from before a task was narrowed, or handed on, is told from one after."""
+    own.start_ready()
+    with as_caller(own) as alice, own.agent_socket() as agent:
+        task = alice.tasks.Open(opening(budgets=tasks_pb2.Budgets(calls=20)))
+        revs = []
+
+        def call() -> None:
+            assert outcome(agent, question(task=task.id))[0] == "ALLOW"
+            revs.append(alice.tasks.Get(tasks_pb2.GetTaskRequest(id=task.id)).rev)
+
+        call()
+        alice.tasks.Narrow(tasks_pb2.NarrowTaskRequest(id=task.id, ttl_s=60))
+        call()
+        asked = tasks_pb2.DelegateTaskRequest(
+            parent=task.id, agent=OTHER, scope=everything(), budgets=tasks_pb2.Budgets(calls=2)
+        )
+        child = alice.tasks.Delegate(asked)
+        call()
+        alice.tasks.Cancel(tasks_pb2.ChangeTaskRequest(id=child.id))
+        call()
+        for change in (alice.tasks.Suspend, alice.tasks.Resume):
+            change(tasks_pb2.ChangeTaskRequest(id=task.id))
+        call()
+    own.stop()
+    assert revs == sorted(set(revs))
+    assert [record.decision.task_rev for record in records(own) if record.decision.task == task.id] == revs
+
+
+def test_an_approval_is_asked_for_a_call_that_needs_no_task(own: Served) -> None:
+    """A class that a policy exempts has nobody's task to ask about: who answers for the agent decides."""
+    free = '@id("free") @task("none") permit (principal, action == Action::"delete", resource);'
+    own.policy.write_text(POLICY.replace("forbid (principal, action, resource)\nunless", FREE) + free)
+    own.start_ready()
+    with as_caller(own) as alice, as_caller(own, "asks-a") as asker, own.agent_socket() as agent:
+        stepped = check(agent, question(action="delete"))
+        assert authz_pb2.Outcome.Name(stepped.outcome) == "OUTCOME_STEP_UP"
+        row = ask_for(asker, stepped.evaluation_id)
+        assert (row.task, row.owner, row.approver) == ("", "alice", "alice")
+        alice.approvals.Decide(approvals_pb2.DecideApprovalRequest(id=row.id, approve=True))
+        assert outcome(agent, question(action="delete"))[0] == "ALLOW"
+        assert outcome(agent, question(action="delete"))[0] == "STEP_UP"
 
 
 def test_a_restart_finds_tasks_revocations_and_what_was_spent(own: Served) -> None:

@@ -1,5 +1,6 @@
 """A sidecar that follows another one's authority: what is opened and revoked there is in force here."""
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -78,6 +79,32 @@ def test_what_is_too_old_is_not_decided_by(pair: tuple[Served, Served]) -> None:
                 revocations_pb2.RevokeRequest(kind=revocations_pb2.REVOCATION_KIND_AGENT, key=AGENT)
             )
         wait_for("fresh", lambda: outcome(agent, question()) == ("DENY", "revoked.agent"))
+
+
+def test_a_restart_of_the_follower_refills_no_budget_and_an_emptied_authority_is_not_believed(
+    pair: tuple[Served, Served],
+) -> None:
+    """What its calls spent stays spent, and what was revoked stays revoked, whoever answers as the authority then."""
+    first, second = pair
+    with as_caller(first) as alice:
+        alice.tasks.Open(opening(budgets=tasks_pb2.Budgets(calls=2)))
+    for outcomes in (["ALLOW", "ALLOW", "DENY"], ["DENY"]):
+        second.start_ready()
+        with second.agent_socket() as agent:
+            assert [outcome(agent, question())[0] for _ in outcomes] == outcomes
+        assert second.process is not None
+        second.process.kill()
+    second.start_ready()
+    with as_caller(first) as alice, second.agent_socket() as agent:
+        alice.revocations.Revoke(revocations_pb2.RevokeRequest(kind=revocations_pb2.REVOCATION_KIND_AGENT, key=AGENT))
+        wait_for("the revocation", lambda: outcome(agent, question()) == ("DENY", "revoked.agent"))
+        first.stop()
+        for name in ("authority", "journal"):
+            shutil.rmtree(first.folder / name)
+        first.start_ready()
+        assert first.status().revocation_epoch == 0
+        wait_for("the cause", lambda: any("rolled back" in str(line.get("cause")) for line in second.log()))
+        wait_for("stale", lambda: outcome(agent, question())[0] == "UNAVAILABLE")
 
 
 def test_nothing_is_decided_before_the_first_snapshot(pair: tuple[Served, Served]) -> None:

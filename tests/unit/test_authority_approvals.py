@@ -7,14 +7,17 @@ import pytest
 
 from sidecar.authority import approvals, tasks
 from sidecar.authority.approvals import CancelApproval, DecideApproval, RequestApproval, ReviewApproval, get_approval
-from sidecar.authority.draft import APPROVALS, QUEUE_AGENT, QUEUE_APPROVER, REVIEWS, Caller
+from sidecar.authority.draft import APPROVALS, QUEUE_AGENT, QUEUE_APPROVER, REVIEWS, SECOND_NS, Caller
+from sidecar.authority.due import sweep
 from sidecar.authority.errors import DeniedError, ExhaustedError, InvalidError, MissingError, StateError
 from sidecar.authority.owners import ChangeOwner, disable_owner, enable_owner
 from sidecar.authority.revocations import Lift, Revoke, expire_revocation, lift, matching, revoke, row_key
 from sidecar.authority.rows import Approval, ApprovalState, Kind, Mode, Task
 from sidecar.authority.tasks import ChangeTask, DelegateTask
+from sidecar.services.approvals import WATCH
 from tests.fix_store import AGENT_A, AGENT_B, AGENT_C, ALICE, ALL, BOB, BY_A, BY_B, CAROL, Book, denial
 
+ERIN = Caller("person", "erin", AGENT_C)
 COMMANDS = ("grant", "deny", "cancel", "expire", "revoke")
 
 
@@ -229,6 +232,35 @@ def test_the_glass_is_not_broken_by_agents_without_reason_or_beyond_its_bounds(
     assert not list(book.store.scan(APPROVALS))
 
 
+def test_who_answers_and_security_are_named_when_the_glass_is_broken() -> None:
+    """Row 29: in the journal and to whoever watches; not the one who did it."""
+    book = Book(security=("carol", "erin"))
+    row = ask(book, book.open(), CAROL, emergency=True, justification="fire")
+    assert row.notify == ("alice", "erin")
+    (said,) = (detail for name, detail in book.events if name == "approval.break_glass")
+    assert "owner=alice notify=alice,erin why=fire" in said
+    assert list(WATCH.put(row)["put"].notify) == ["alice", "erin"]
+    assert WATCH.keep(row)
+
+
+def test_a_call_that_needs_no_task_is_approved_for_its_agent(book: Book) -> None:
+    """A class that a policy exempts: who answers for the agent is asked, and the grant is for such calls."""
+    denied = denial(book.open())._replace(task="", owner="alice")
+    row = book.run(approvals.request_approval, RequestApproval(denial=denied), BY_A)
+    assert (row.task, row.chain, row.owner, row.approver) == ("", (AGENT_A,), "alice", "alice")
+    with pytest.raises(DeniedError):
+        grant(book, row, BY_A)
+    granted = grant(book, row, ALICE)
+    assert granted.expires_ns == book.now_ns + book.limits.approval_grant_s * SECOND_NS
+    assert dict(book.told)["approval"]["task"] == ""
+    book.pass_s(book.limits.approval_grant_s)
+    book.run(sweep)
+    assert get_approval(book.draft(), row.id).state is ApprovalState.EXPIRED
+    nobody = RequestApproval(denial=denied._replace(owner=""))
+    with pytest.raises(InvalidError, match="name who is to decide"):
+        book.run(approvals.request_approval, nobody, BY_A)
+
+
 # ---------------------------------------------------------------- revocations and owners
 
 
@@ -281,6 +313,92 @@ def test_a_revocation_that_is_made_longer_does_not_end_by_its_old_date(book: Boo
     book.run(expire_revocation, key, ALICE)
     assert not matching(book.draft(), Kind.TOOL, "a/b")
     assert book.told[-1][0] == "lift"
+
+
+@pytest.mark.parametrize(("first_s", "then_s", "ends_s"), [(0, 5, 0), (100, 5, 100), (5, 100, 100), (5, 0, 0)])
+def test_revoking_again_never_makes_it_shorter(book: Book, first_s: int, then_s: int, ends_s: int) -> None:
+    """Shortening is lifting, which has a permission of its own."""
+    began_ns = book.now_ns
+    for ttl_s in (first_s, then_s):
+        book.run(revoke, Revoke(kind=Kind.AGENT, key=AGENT_A, ttl_s=ttl_s), ALICE)
+    (row,) = matching(book.draft(), Kind.AGENT, AGENT_A)
+    assert row.expires_ns == (began_ns + ends_s * SECOND_NS if ends_s else 0)
+    book.pass_s(50)
+    book.run(sweep)
+    assert matching(book.draft(), Kind.AGENT, AGENT_A)
+    book.run(lift, Lift(kind=Kind.AGENT, key=AGENT_A), BOB)
+    assert not matching(book.draft(), Kind.AGENT, AGENT_A)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [
+        (Kind.DESTINATION, "evil.example.", "evil.example"),
+        (Kind.DESTINATION, "db.evil.example:08443", "db.evil.example:8443"),
+        (Kind.DESTINATION, "::1", "[::1]"),
+        (Kind.DESTINATION, "[0:0::1]", "[::1]"),
+        (Kind.DESTINATION, "::ffff:127.0.0.1", "127.0.0.1"),
+        (Kind.DESTINATION, "[::ffff:7f00:1]", "127.0.0.1"),
+        (Kind.DESTINATION, "spiffe://example.org/db", "spiffe://example.org/db"),
+        (Kind.DESTINATION, "unknown", "unknown"),
+        (Kind.CREDENTIAL, "a1b", "0a1b"),
+        (Kind.CREDENTIAL, "00a1b0", "a1b0"),
+        (Kind.CREDENTIAL, "0", "00"),
+        *((Kind.DESTINATION, key, "") for key in ("*.evil.example", "https://evil.example", "evil.example/")),
+        *((Kind.DESTINATION, key, "") for key in ("evil.example:443", "evil.example:80", "user@evil.example")),
+        *(
+            (Kind.DESTINATION, key, "")
+            for key in ("evil example", "b\u00fccher.example", "127.1", "spiffe://example.org")
+        ),
+        *((Kind.SERVER, key, "") for key in ("docs/", " docs")),
+        *((Kind.TOOL, key, "") for key in ("docs/search ", " docs/search")),
+        (Kind.OWNER, "alice ", ""),
+    ],
+)
+def test_a_revocation_has_the_form_that_calls_have_or_is_refused(book: Book, kind: Kind, key: str, name: str) -> None:
+    """One that no call can match is acknowledged and never in force. It is lifted by either form."""
+    if not name:
+        with pytest.raises(InvalidError, match="`key`"):
+            book.run(revoke, Revoke(kind=kind, key=key), ALICE)
+        return
+    assert book.run(revoke, Revoke(kind=kind, key=key), ALICE).revocation.key == name
+    assert book.told[-1][1]["key"] == name  # type: ignore[index]
+    book.run(lift, Lift(kind=kind, key=key), BOB)
+    assert not matching(book.draft(), kind, name)
+
+
+def test_nobody_lifts_a_revocation_of_themselves(book: Book) -> None:
+    for kind, key, by in ((Kind.OWNER, "alice", ALICE), (Kind.AGENT, AGENT_A, BY_A), (Kind.AGENT, AGENT_C, ERIN)):
+        book.run(revoke, Revoke(kind=kind, key=key), BOB)
+        with pytest.raises(DeniedError, match="themselves"):
+            book.run(lift, Lift(kind=kind, key=key), by)
+        book.run(lift, Lift(kind=kind, key=key), BOB)
+
+
+def test_who_asked_second_cannot_decide_either(book: Book, task: Task) -> None:
+    """Row 17: one question, all who asked it; and not more of them than are kept."""
+    row = ask(book, task)
+    for by in (CAROL, BOB, CAROL):
+        assert ask(book, task, by).id == row.id
+    assert get_approval(book.draft(), row.id).askers == (AGENT_A, "carol", "bob")
+    for by in (BOB, CAROL):
+        with pytest.raises(DeniedError, match="who asks"):
+            grant(book, row, by)
+    for n in range(approvals.ASKERS_MAX - 3):
+        ask(book, task, Caller("person", f"p{n}"))
+    with pytest.raises(ExhaustedError, match="wait for its decision"):
+        ask(book, task, Caller("person", "late"))
+    assert grant(book, row, Caller("person", "late")).state is ApprovalState.GRANTED
+
+
+def test_a_question_that_cannot_help_or_is_shown_cut_reaches_nobody(book: Book, task: Task) -> None:
+    """Rules that no approval lifts; and nobody approves what they cannot read."""
+    for more in ({"emergency_only": True}, {"truncated": True}):
+        asked = RequestApproval(denial=denial(task, **more), justification="it cannot wait")
+        with pytest.raises(StateError):
+            book.run(approvals.request_approval, asked, BY_A)
+    asked = RequestApproval(denial=denial(task, emergency_only=True), justification="it cannot wait", emergency=True)
+    assert book.run(approvals.request_approval, asked, CAROL).break_glass
 
 
 def test_an_owner_is_enabled_by_somebody_else(book: Book) -> None:

@@ -122,6 +122,39 @@ def test_a_revoked_credential_behind_envoy_is_the_callers() -> None:
     assert answered("") == "ok"
 
 
+def test_an_address_that_is_mapped_into_ipv6_is_that_address() -> None:
+    live = make_live(task(), revoke("destination", "127.0.0.1"))
+    pdp = make_pdp(live)
+    for destination in ("127.0.0.1", "[::ffff:127.0.0.1]", "https://[::FFFF:7f00:1]:8443/x"):
+        assert outcome(ask(pdp, destination=destination)) == ("DENY", "revoked.destination"), destination
+    assert outcome(ask(pdp, destination="[::fffe:7f00:1]")) == ALLOW
+
+
+def test_a_clock_that_jumps_ends_no_revocation() -> None:
+    """It ends when both clocks say so, however often somebody sets the one that can be set."""
+    live = make_live(task(expires_unix_ns=NOW + 100 * HOUR))
+    live.apply([("revoke", {**revoke("agent", AGENT)[1], "expires_unix_ns": NOW + HOUR})], 2)
+    pdp = make_pdp(live)
+    for boot_ns, unix_ns in ((BOOT + SECOND, NOW + 2 * HOUR), (BOOT + 2 * SECOND, NOW + SECOND)):
+        live.put_clock(boot_ns=boot_ns, unix_ns=unix_ns)
+        assert outcome(ask(pdp)) == ("DENY", "revoked.agent")
+    live.put_clock(boot_ns=BOOT + 2 * HOUR, unix_ns=NOW + 2 * SECOND)
+    assert outcome(ask(pdp)) == ALLOW
+    live.apply([("revoke", {**revoke("agent", AGENT)[1], "expires_unix_ns": NOW + HOUR})], 3)
+    live.put_clock(boot_ns=BOOT + 2 * HOUR + SECOND, unix_ns=NOW + 3 * SECOND)
+    assert outcome(ask(pdp)) == ("DENY", "revoked.agent")  # by the wall clock it is not over
+
+
+def test_a_shorter_revocation_takes_nothing_from_a_longer_one() -> None:
+    live = make_live(task(), revoke("agent", AGENT))
+    live.apply([("revoke", {**revoke("agent", AGENT)[1], "expires_unix_ns": NOW + SECOND})], 2)
+    pdp = make_pdp(live)
+    live.put_clock(boot_ns=BOOT + 2 * SECOND, unix_ns=NOW + 2 * SECOND)
+    assert outcome(ask(pdp)) == ("DENY", "revoked.agent")
+    live.apply([("lift", {"kind": "agent", "key": AGENT, "mode": "deny"})], 3)
+    assert outcome(ask(pdp)) == ALLOW
+
+
 def test_what_was_delegated_goes_with_the_class_or_trust_domain_of_who_delegated() -> None:
     elsewhere = "spiffe://partner.example/agent/lead"
     probe = "spiffe://example.org/agent/probe"
@@ -131,6 +164,14 @@ def test_what_was_delegated_goes_with_the_class_or_trust_domain_of_who_delegated
         assert outcome(ask(pdp, agent=CHILD)) == ALLOW
         live.apply([revoke(kind, key)], 2)
         assert outcome(ask(pdp, agent=CHILD)) == ("DENY", f"revoked.{kind}")
+
+
+def test_the_id_of_a_task_is_nothing_to_another_agent() -> None:
+    """RT-06: a task is bound to its agent's SVID; whoever knows its id learns not even that it is there."""
+    pdp = make_pdp(make_live(task()))
+    assert outcome(ask(pdp, task="t1")) == ALLOW
+    for name in ("t1", "t2"):
+        assert outcome(ask(pdp, agent=CHILD, task=name)) == ("DENY", "task.unknown")
 
 
 # ------------------------------------------------------------ budgets

@@ -1,17 +1,29 @@
 """What a followed stream changes: a snapshot replaces what was held, and budgets move by what was drawn there."""
 
-from typing import Any
+import contextlib
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
+import grpc
 import pytest
 
 from fastpath.authority import Live
+from fastpath.journal import Journal
 from fastpath.spending import EffectKind
 from sidecar._proto.remit.authority.v1 import owners_pb2, revocations_pb2, tasks_pb2
 from sidecar.authority.errors import InvalidError
-from sidecar.authority.follow import OwnerStream, RevocationStream, Stream, TaskStream
+from sidecar.authority.follow import BATCH, Follower, OwnerStream, RevocationStream, Stream, TaskStream
+from sidecar.authority.followed import Followed
+from sidecar.authority.load import JournalTail
 from sidecar.authority.messages import task_message
-from sidecar.authority.rows import Budgets, Task, TaskState
-from tests.fix_store import AGENT_A, ALL
+from sidecar.authority.rows import Budgets, Spent, Task, TaskState
+from sidecar.config_authority import Follow
+from sidecar.demo.processes import wait_for
+from tests.fix_store import AGENT_A, ALL, MAP_BYTES
+from tests.unit.test_authority_store import decision
 
 BEGIN, END = tasks_pb2.SNAPSHOT_MARK_BEGIN, tasks_pb2.SNAPSHOT_MARK_END
 UNLIMITED = Budgets()
@@ -97,3 +109,205 @@ def test_what_cannot_be_read_is_refused() -> None:
         RevocationStream().take(revocations_pb2.RevocationsChange(put=unknown))
     with pytest.raises(InvalidError):
         TaskStream().take(tasks_pb2.TasksChange(put=tasks_pb2.Task(id="a")))
+
+
+# ---------------------------------------------------------------- a stream that breaks, an authority that is another
+
+
+class Scripted:
+    """What the streams of one authority say, connection by connection; each then goes on beating or breaks."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, list[int]] = {"tasks": [], "revocations": [], "owners": []}
+        self.scripts: dict[str, list[Callable[[int], Iterator[Any]]]] = {}
+
+    def opened(self, stream: Stream, kind: Any) -> Any:
+        """Stands in for Stream.open."""
+        self.asked[stream.name].append(stream.epoch)
+        script = self.scripts.get(stream.name)
+        if script:
+            return Call(script.pop(0)(stream.epoch))
+        return Call(steady(kind, 7))
+
+
+class Broken(grpc.RpcError):
+    """The other side is gone."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "gone"
+
+
+class Call:
+    """A stream of gRPC, as far as a follower knows it."""
+
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._messages = messages
+        self._ended = threading.Event()
+
+    def __iter__(self) -> Iterator[Any]:
+        for message in self._messages:
+            if self._ended.is_set():
+                return
+            yield message
+
+    def cancel(self) -> None:
+        self._ended.set()
+
+
+def beat(kind: Any, epoch: int) -> Any:
+    return kind(epoch=epoch, beat=tasks_pb2.Beat(time_unix_ns=time.time_ns(), interval_ms=100))
+
+
+def steady(kind: Any, epoch: int) -> Iterator[Any]:
+    """An empty snapshot, and beats until somebody ends the stream."""
+    yield kind(epoch=epoch, snapshot=BEGIN)
+    yield kind(epoch=epoch, snapshot=END)
+    while True:
+        yield beat(kind, epoch)
+        time.sleep(0.01)  # between two beats
+
+
+@contextlib.contextmanager
+def following(
+    folder: pathlib.Path, script: Scripted, monkeypatch: pytest.MonkeyPatch, journal: JournalTail | None = None
+) -> Iterator[tuple[Follower, Live]]:
+    for kind, message in (
+        (TaskStream, tasks_pb2.TasksChange),
+        (RevocationStream, revocations_pb2.RevocationsChange),
+        (OwnerStream, owners_pb2.OwnersChange),
+    ):
+        monkeypatch.setattr(kind, "open", lambda self, _, message=message: script.opened(self, message))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    live = Live()
+    kept = Followed(folder, MAP_BYTES)
+    channel = cast("grpc.Channel", contextlib.nullcontext())
+    follower = Follower(Follow(socket="s"), live, kept, lambda: channel, lambda _, __: None, lambda: None)
+    follower.start(journal)
+    try:
+        yield follower, live
+    finally:
+        follower.stop()
+
+
+def test_an_epoch_that_broke_off_in_the_middle_comes_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More changes than one batch: what was not sent must be asked for, or tasks that ended stay open here for good."""
+    ids = [f"t{i}" for i in range(BATCH + 2)]
+
+    def breaks(_: int) -> Iterator[Any]:
+        yield tasks_pb2.TasksChange(epoch=6, snapshot=BEGIN)
+        for id_ in ids:
+            yield task(id_)
+        yield tasks_pb2.TasksChange(epoch=6, snapshot=END)
+        yield beat(tasks_pb2.TasksChange, 6)
+        for id_ in ids[: BATCH + 1]:
+            yield tasks_pb2.TasksChange(epoch=7, forget=id_)
+        raise Broken
+
+    def goes_on(epoch: int) -> Iterator[Any]:
+        if epoch < 7:
+            for id_ in ids:
+                yield tasks_pb2.TasksChange(epoch=7, forget=id_)
+        while True:
+            yield beat(tasks_pb2.TasksChange, 7)
+            time.sleep(0.01)  # between two beats
+
+    script = Scripted()
+    script.scripts["tasks"] = [breaks, goes_on]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+        wait_for("the epoch", lambda: follower.epoch == 7)
+        assert script.asked["tasks"] == [0, 6]
+        assert live.counts()["tasks"] == 0
+
+
+def test_a_snapshot_that_broke_off_keeps_nothing_from_being_fresh(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next connection may go on with changes alone."""
+
+    def breaks(_: int) -> Iterator[Any]:
+        yield tasks_pb2.TasksChange(epoch=7, snapshot=BEGIN)
+
+    script = Scripted()
+    script.scripts["tasks"] = [breaks, lambda _: (beat(tasks_pb2.TasksChange, 7) for _ in iter(int, 1))]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, _):
+        wait_for("the epoch", lambda: follower.epoch == 7)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_authority_that_was_rolled_back_is_not_believed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    """DB-18 at a follower: what was revoked in between would come back. Also after a restart of the follower."""
+    change = revocations_pb2.RevocationsChange
+
+    def first(_: int) -> Iterator[Any]:
+        yield change(epoch=7, snapshot=BEGIN)
+        yield change(epoch=7, put=revocation("x/1"))
+        yield change(epoch=7, snapshot=END)
+        yield beat(change, 9)
+
+    asked = threading.Event()
+
+    def older(_: int) -> Iterator[Any]:
+        yield from (change(epoch=8, snapshot=BEGIN), change(epoch=8, snapshot=END))
+        asked.set()  # never: the first of these ends the stream
+        yield beat(change, 8)
+
+    script = Scripted()
+    script.scripts["revocations"] = [first]
+    if not restart:
+        script.scripts["revocations"] += [older, older]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+        wait_for("the epoch", lambda: follower._kept.epoch == 9)
+        if not restart:
+            wait_for("another try", lambda: len(script.asked["revocations"]) >= 3)
+            assert live.counts()["revocations"] == 1
+    if restart:
+        script.scripts["revocations"] = [older, older]
+        with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+            wait_for("another try", lambda: len(script.asked["revocations"]) >= 4)
+            assert follower.problem
+    assert not asked.is_set()
+
+
+def test_what_was_spent_here_is_kept_over_a_restart(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last snapshot, and what the journal holds behind it; a budget is not filled again by a restart."""
+    calls = int(EffectKind.EFFECT_CALLS)
+
+    def tasks(_: int) -> Iterator[Any]:
+        yield tasks_pb2.TasksChange(epoch=7, snapshot=BEGIN)
+        yield task("a", Budgets(10, -1, -1))
+        yield tasks_pb2.TasksChange(epoch=7, snapshot=END)
+        while True:
+            yield beat(tasks_pb2.TasksChange, 7)
+            time.sleep(0.01)  # between two beats
+
+    script = Scripted()
+    with Journal(tmp_path / "journal", helper=False) as journal:
+        tail = JournalTail(journal)
+        for spent, left in ((2, 10), (3, 8), (10, 5), (0, 0)):
+            script.scripts["tasks"] = [tasks]
+            with following(tmp_path / "s", script, monkeypatch, tail) as (follower, live):
+                wait_for("ready", lambda at=follower: not at.problem)
+                assert (live.task("a") or {})["calls"] == left
+                live.redo([(calls, "a", spent)])
+                decision(journal, 7, (calls, "a", spent))
+                if spent == 3:  # as a killed process leaves it: journaled, and in no snapshot
+                    monkeypatch.setattr(follower, "_snapshot", lambda: None)
+        assert (live.task("a") or {})["over_calls"] == 5
+        kept = Followed(tmp_path / "s", MAP_BYTES)
+        kept.open(tail)
+        assert kept.spent("a", 1) == Spent(15, 0, 0)
+        kept.close()
+
+
+def test_where_records_are_gone_nothing_is_left_of_what_was_there() -> None:
+    live, tasks = Live(), TaskStream(lambda _, opened_ns: None if opened_ns < 5 else Spent(0, 0, 0))
+    feed(tasks, live, task("a", Budgets(10, -1, -1)))
+    row = live.task("a") or {}
+    assert (row["calls"], row["cost"]) == (0, -1)

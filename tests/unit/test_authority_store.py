@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import lmdb
@@ -21,7 +22,7 @@ from sidecar.authority.answers import Repeat
 from sidecar.authority.approvals import DecideApproval, RequestApproval, decide_approval, request_approval
 from sidecar.authority.backup import restore
 from sidecar.authority.clock import Clock
-from sidecar.authority.database import Database
+from sidecar.authority.database import READ_S, Database
 from sidecar.authority.draft import SECOND_NS, Draft, Limits
 from sidecar.authority.errors import (
     ExhaustedError,
@@ -32,14 +33,15 @@ from sidecar.authority.errors import (
 )
 from sidecar.authority.load import JournalTail, journal_epoch
 from sidecar.authority.manifest import sync_file
-from sidecar.authority.owners import ChangeOwner, disable_owner
-from sidecar.authority.revocations import Kind, Lift, Revoke, lift, revoke
+from sidecar.authority.owners import ChangeOwner, disable_owner, enable_owner
+from sidecar.authority.revocations import Kind, Lift, Revoke, lift, matching, revoke
 from sidecar.authority.rows import Budgets, TaskState
 from sidecar.authority.scope import Scope
 from sidecar.authority.store import AuthorityStore
 from sidecar.authority.tasks import ChangeTask, DelegateTask, get_task
 from sidecar.decisions.events import event_record
 from sidecar.demo.processes import wait_for
+from sidecar.services.revocations import WATCH as REVOCATIONS_WATCH
 from tests.fix_faults import LONG
 from tests.fix_store import (
     AGENT_A,
@@ -339,7 +341,47 @@ def test_a_repeated_key_gets_the_same_answer_even_after_a_restart(tmp_path: path
         assert ask(two, "k", b"a") != first
 
 
+def test_an_answer_that_is_not_true_any_more_is_none(tmp_path: pathlib.Path) -> None:
+    """Who is told that somebody is revoked relies on it: after a lift the same request revokes again."""
+    with kept(tmp_path / "s") as one:
+
+        def ask() -> int:
+            asked = Revoke(kind=Kind.AGENT, key=AGENT_A)
+            return one.store.call(
+                lambda draft: revoke(draft, asked, ALICE).revocation.epoch,
+                repeat=Repeat(ALICE, "Revoke", "k", b"a"),
+                pack=lambda epoch: epoch.to_bytes(8, "big"),
+                unpack=lambda answer: int.from_bytes(answer, "big"),
+                stands=lambda draft, epoch: any(row.epoch == epoch for row in matching(draft, Kind.AGENT, AGENT_A)),
+            )
+
+        first = ask()
+        assert ask() == first
+        one.run(lift, Lift(kind=Kind.AGENT, key=AGENT_A), BOB)
+        again = ask()
+        assert again > first
+        assert ask() == again
+        assert one.live.counts()["revocations"] == 1
+
+
 # ---------------------------------------------------------------- time
+
+
+def test_a_clock_set_forward_ends_no_revocation(tmp_path: pathlib.Path) -> None:
+    """It ends when both clocks say so, and then it does: a jump neither shortens nor keeps it for good."""
+    hands = Hands()
+    with kept(tmp_path / "s", clock=hands.clock()) as one:
+        one.run(revoke, Revoke(kind=Kind.AGENT, key=AGENT_A, ttl_s=600), ALICE)
+        hands.wall_ns += 7200 * SECOND_NS
+        one.open()
+        hands.wall_ns -= 7200 * SECOND_NS
+        hands.pass_s(599)
+        one.open()
+    with kept(tmp_path / "s", clock=hands.clock()) as two:
+        assert two.live.counts()["revocations"] == 1
+        hands.pass_s(2)
+        wait_for("the end", lambda: (two.open(), two.store.totals["revocation.expired"])[1])
+        assert two.live.counts()["revocations"] == 0
 
 
 def test_time_ends_tasks_questions_and_revocations_by_itself(tmp_path: pathlib.Path) -> None:
@@ -430,6 +472,40 @@ def test_a_restart_counts_what_the_journal_says_was_spent(tmp_path: pathlib.Path
         row = second.live.task(task.id)
         assert row is not None
         assert (row["calls"], row["spent_calls"], second.live.uses(asked.id)) == (6, 4, 1)
+        second.store.close()
+
+
+def test_what_is_given_back_beside_a_snapshot_comes_back_once(tmp_path: pathlib.Path) -> None:
+    """A report between two looks of the snapshot: neither calls nor uses are ever more than were granted."""
+    calls, uses = int(EffectKind.EFFECT_CALLS), int(EffectKind.EFFECT_APPROVAL)
+    with Journal(tmp_path / "journal", helper=False) as journal:
+        first = Kept(tmp_path / "s", snapshot_s=3600.0)
+        first.store.open(JournalTail(journal))
+        task = first.open(budgets=Budgets(calls=10))
+        asked = first.run(request_approval, RequestApproval(denial=denial(task)), BY_A)
+        first.run(decide_approval, DecideApproval(id=asked.id, approve=True, uses=1), BOB)
+
+        class Racing:
+            """A native view in which a report comes just before it is copied."""
+
+            def snapshot(self) -> Any:
+                spend(-1)
+                return first.live.snapshot()
+
+        def spend(count: int) -> None:
+            first.live.redo([(calls, task.id, count), (uses, asked.id, count)])
+            decision(journal, first.store.epoch, (calls, task.id, count), (uses, asked.id, count))
+
+        spend(1)
+        database = first.store._database
+        assert database is not None
+        first.store._snapshots.take(database, Racing(), first.store._sequence, 1)  # type: ignore[arg-type]
+        first.store._finish = lambda: None  # type: ignore[method-assign]  # killed
+        first.store.close()
+        second = Kept(tmp_path / "s")
+        second.store.open(JournalTail(journal))
+        row = second.live.task(task.id) or {}
+        assert (row["calls"], second.live.uses(asked.id)) == (10, 1)
         second.store.close()
 
 
@@ -530,6 +606,48 @@ def test_a_full_disk_fails_the_commit_and_not_the_store(
         assert one.store.problem == ""
         mend()
         assert one.run(revoke, Revoke(kind=Kind.AGENT, key=AGENT_A), ALICE).revocation.epoch == 2
+
+
+def test_what_is_revoked_in_memory_alone_is_lifted_there_and_heard_of(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: nobody is locked out until a restart, and followers know what is in force here."""
+
+    def watched() -> list[tuple[str, str]]:
+        """What a watcher who begins from the epoch that it knows is sent."""
+        seen = []
+        for message in REVOCATIONS_WATCH.stream(section, one.store.epoch, lambda: True):  # type: ignore[arg-type]
+            if message.HasField("beat"):
+                return seen
+            seen += [(message.WhichOneof("change"), message.put.key)]
+        raise AssertionError
+
+    with kept(tmp_path / "s") as one:
+        section = SimpleNamespace(store=one.store, section=SimpleNamespace(beat_ms=1))
+        one.run(revoke, Revoke(kind=Kind.TOOL, key="a/b", ttl_s=60), ALICE)
+        number = one.store.feed.position()[1]
+        mend = commit_fails(monkeypatch, lmdb.DiskError("mdb_txn_commit: No space left on device"))
+        for asked in (Revoke(kind=Kind.AGENT, key=AGENT_A), Revoke(kind=Kind.TOOL, key="a/b")):
+            with pytest.raises(ExhaustedError, match="in force"):
+                one.run(revoke, asked, ALICE)
+        with pytest.raises(ExhaustedError, match="in force"):
+            one.run(disable_owner, ChangeOwner(id="alice"), BOB)
+        taken = one.store.feed.take(number, 0)
+        assert taken is not None
+        assert [fed.change.table for fed in taken.changes] == ["revocations", "revocations", "owners"]
+        held = [("put", "a/b"), ("put", AGENT_A), ("put", "a/b"), ("snapshot", "")]
+        assert watched() == [("snapshot", ""), *held]
+        assert one.run(lift, Lift(kind=Kind.AGENT, key=AGENT_A), BOB).key == AGENT_A
+        assert one.run(enable_owner, ChangeOwner(id="alice"), BOB).active
+        assert (one.live.counts()["revocations"], one.live.counts()["owners"]) == (1, 0)
+        with pytest.raises(ExhaustedError, match="nothing was changed"):
+            one.run(lift, Lift(kind=Kind.TOOL, key="a/b"), BOB)  # some of it is durable
+        mend()
+        one.run(revoke, Revoke(kind=Kind.TOOL, key="a/b", ttl_s=1), ALICE)
+        (row,) = one.run(lambda draft: matching(draft, Kind.TOOL, "a/b"))
+        assert (row.expires_ns, one.store.unwritten) == (0, {})
+        one.run(lift, Lift(kind=Kind.TOOL, key="a/b"), BOB)
+        assert one.live.counts()["revocations"] == 0
 
 
 def test_a_sweep_that_fails_is_tried_again_after_a_while(
@@ -660,6 +778,31 @@ def test_readers_are_short_and_the_file_can_grow_beside_them(tmp_path: pathlib.P
     database.close()
     with pytest.raises(StoreError, match="is closed"), database.read():
         pass
+
+
+def test_a_reader_that_takes_too_long_reads_no_further(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DB-07, DB-10: also one that was stopped in between. It is counted."""
+    now_s = 100.0
+    monkeypatch.setattr("sidecar.authority.database.time", SimpleNamespace(monotonic=lambda: now_s))
+    with kept(tmp_path / "s") as one:
+        for _ in range(3):
+            one.open()
+        with one.store.read() as draft:
+            rows = draft.rows.scan("tasks")
+            next(rows)
+            now_s += READ_S / 2
+            next(rows)
+        for attempt in (lambda draft: next(draft.rows.scan("tasks")), lambda draft: draft.rows.get("tasks", b"x")):
+
+            def late(attempt: Callable[[Draft], object] = attempt) -> None:
+                nonlocal now_s
+                with one.store.read() as draft:
+                    now_s += 2 * READ_S
+                    attempt(draft)
+
+            with pytest.raises(StoreError, match="took more than 1 s"):
+                late()
+        assert one.store.old_readers == 2
 
 
 # ---------------------------------------------------------------- old copies and damage

@@ -10,13 +10,14 @@ from sidecar.authority.approvals import RequestApproval, get_approval, request_a
 from sidecar.authority.draft import CHILDREN, REVOCATIONS, TASKS, Caller
 from sidecar.authority.due import sweep
 from sidecar.authority.errors import AuthorityError, ChangedError, DeniedError, InvalidError, MissingError, StateError
+from sidecar.authority.ids import Ids
 from sidecar.authority.owners import ChangeOwner, disable_owner
 from sidecar.authority.revocations import Kind, Mode, Revoke, revoke
 from sidecar.authority.rows import Budgets, Task, TaskState
 from sidecar.authority.scope import Scope
 from sidecar.authority.tasks import ChangeTask, DelegateTask, NarrowTask
 from tests.fix_serve import TRUST_DOMAIN
-from tests.fix_store import AGENT_A, AGENT_B, AGENT_C, ALICE, ALL, BOB, BY_A, BY_B, Book, denial
+from tests.fix_store import AGENT_A, AGENT_B, AGENT_C, ALICE, ALL, BOB, BY_A, BY_B, START_NS, Book, denial
 
 COMMANDS = ("narrow", "delegate", "suspend", "resume", "complete", "cancel", "expire", "revoke")
 READS = Scope(tools=("docs/search",), actions=("read",), any_dest=True, max_level=1)
@@ -356,7 +357,16 @@ def test_a_disabled_owner_opens_delegates_and_resumes_nothing(book: Book) -> Non
 
 @pytest.mark.parametrize("id_", ["", "no such", "x" * 100, "\0", "ü"])
 def test_an_id_that_is_none_leads_nowhere(book: Book, id_: str) -> None:
-    """RT-06: ids are 128 random bits; a guess is refused like one that never was."""
+    """RT-06: a guess is refused like one that never was."""
     book.open()
     with pytest.raises(AuthorityError, match="does not exist"):
         get(book, id_)
+
+
+def test_ids_are_in_order_and_no_two_stores_give_the_same() -> None:
+    """RT-06: an id is a name, bound to its agent's SVID, and not a secret; chance keeps those of one moment apart."""
+    one, two = Ids(), Ids()
+    made = [one.make(START_NS) for _ in range(1000)]
+    assert made == sorted(set(made))
+    assert not {id_[16:] for id_ in made} & {two.make(START_NS)[16:] for _ in range(1000)}
+    assert one.make(START_NS + 1_000_000) > made[-1]

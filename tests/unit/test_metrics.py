@@ -34,7 +34,7 @@ class Facts:
         return {"applied": 1, "refused": 2}
 
     def authority(self) -> AuthorityFacts | None:
-        return AuthorityFacts({"tasks": 3}, (1.0, 5.0), (2, 1, 1), 20.0)
+        return AuthorityFacts({"tasks": 3}, (1.0, 5.0), (2, 1, 1), 20.0, 6)
 
     def door_counts(self) -> dict[str, dict[str, Any]]:
         with native_server() as server:
@@ -82,6 +82,7 @@ def test_metrics_name_decisions_latency_errors_and_state(server: MetricsServer) 
     }
     assert samples["remit_decisions_total", (("door", "ext_authz"), ("outcome", "allow"))] == 2
     assert samples["remit_authority_tasks", ()] == 3
+    assert samples["remit_authority_old_readers_total", ()] == 6
     assert samples["remit_revocation_effect_seconds_bucket", (("le", "0.005"),)] == 3
     assert samples["remit_revocation_effect_seconds_sum", ()] == 0.02
     assert samples["remit_errors_total", (("cause", "not_ready.svid"),)] == 1
