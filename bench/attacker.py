@@ -1,7 +1,7 @@
 """One hostile peer as a process of its own: the attack named, again and again, until standard input ends.
 
-It runs with less priority on the load client's core, so that it takes what the client leaves. `quiet` attacks
-nobody and only keeps the core as busy as an attack would, so that quiet and attack differ by what the server does.
+It runs with less priority on the load client's core, so that it takes what the client leaves, which is nine tenths of
+it. `quiet` attacks nobody and only keeps the core as busy as an attack would.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from pathlib import Path
 import click
 
 from bench.attacks import ATTACKS, Attack
-from bench.servers import LOAD_CORE, pin, spins
+from bench.servers import LOAD_CORE, pin
 from tests.fix_records import RecordClient
 
 QUIET = "quiet"
 SECRETS = "secrets.txt"  # of one connection's TLS, for who attacks below HTTP/2
 LEAST = 19  # nice
-LINGER_S = 0.05  # how long a peer that has sent all waits to be thrown out
+LINGER_S = 0.05  # how long a turn with nothing to do takes
+LANES = 8  # connections at once of an attack that ends
+SILENCE_S = 0.005  # of the server, after which a connection that has sent all is given up
 DRIP_S = 1.0
 READ = 1 << 16
 Address = tuple[str, int]
@@ -45,22 +47,61 @@ def _connect(address: Address) -> socket.socket:
     return made
 
 
-def burst(address: Address, attack: Attack, counted: Counted) -> None:
-    """One connection: send all that the server takes, read to its end or for a moment."""
-    data, at = memoryview(attack.data), 0
-    with contextlib.suppress(ConnectionError), _connect(address) as made:
+class Burst:
+    """One connection of an attack that ends: all that the server takes is sent, what it answers is read."""
+
+    def __init__(self, address: Address, attack: Attack, counted: Counted) -> None:
+        self.socket = _connect(address)
+        self._data, self._at, self._counted = memoryview(attack.data), 0, counted
+        self._heard = time.monotonic()
         counted.connections += 1
-        end = None
-        while end is None or time.monotonic() < end:
-            writing = at < len(data)
-            readable, writable, _ = select.select([made], [made] if writing else [], [], LINGER_S)
+
+    @property
+    def writing(self) -> bool:
+        return self._at < len(self._data)
+
+    def go_on(self, readable: bool, writable: bool) -> bool:
+        """Whether there is more to come: after the last byte, as long as the server does not fall silent."""
+        now = time.monotonic()
+        if readable or writable:
+            self._heard = now
+        try:
             if writable:
-                at += made.send(data[at:])
-            if readable and not made.recv(READ):
+                sent = self.socket.send(self._data[self._at :])
+                self._at += sent
+                self._counted.bytes += sent
+            if readable and not self.socket.recv(READ):
+                return False
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        return self.writing or (len(self._data) > 0 and now - self._heard < SILENCE_S)
+
+
+class Bursts:
+    """So many of them at once that the server, not the wait for one of them, is what bounds the attack."""
+
+    def __init__(self, address: Address, attack: Attack, counted: Counted) -> None:
+        self._make = lambda: Burst(address, attack, counted)
+        self._counted = counted
+        self._open: dict[socket.socket, Burst] = {}
+
+    def turn(self) -> None:
+        """Fill up what has ended, serve what is ready."""
+        while len(self._open) < LANES:
+            try:
+                made = self._make()
+            except (ConnectionError, TimeoutError):
+                self._counted.refused += 1
                 break
-            if at == len(data) and end is None:
-                end = time.monotonic() + (LINGER_S if at else 0)
-    counted.bytes += at
+            self._open[made.socket] = made
+        writing = [one.socket for one in self._open.values() if one.writing]
+        readable, writable, _ = select.select(self._open, writing, [], SILENCE_S)
+        for at, one in list(self._open.items()):
+            if not one.go_on(at in readable, at in writable):
+                del self._open[at]
+                at.close()
 
 
 class KeyUpdates:
@@ -138,7 +179,7 @@ def work(attack: Attack, address: Address, counted: Counted, pki: Path) -> Calla
         return KeyUpdates(address, pki, attack, counted).turn
     if attack.held:
         return Held(address, attack, counted).turn
-    return lambda: burst(address, attack, counted)
+    return Bursts(address, attack, counted).turn
 
 
 @click.command()
@@ -148,11 +189,8 @@ def work(attack: Attack, address: Address, counted: Counted, pki: Path) -> Calla
 def main(name: str, port: int, pki: Path) -> None:
     """Attack 127.0.0.1:PORT until standard input ends; then print what it came to as JSON."""
     pin(LOAD_CORE)
-    if spins():
-        os.nice(LEAST)
-    else:
-        # A load client in real time goes first anyway.
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.nice(LEAST)
     counted = Counted()
     turn = _spin if name == QUIET else work(ATTACKS[name], ("127.0.0.1", port), counted, pki)
     print("ready", flush=True)

@@ -44,6 +44,7 @@ cdef struct Slot:            # one call in flight
     const Question *question
     int64_t due_ns           # when it was to start
     int64_t start_ns
+    int64_t sent_ns          # its last bytes were given to the socket
     int http_status
     int grpc_status          # -1: none came
     uint8_t *body            # its own copy, since digits are put into it
@@ -91,6 +92,8 @@ cdef struct LoadState:       # one run
     uint64_t mark            # digits of the next call
     int64_t *latency_ns      # by order of answers
     int64_t *late_ns         # how late each call started
+    int64_t *served_ns       # from sent to arrived, when the kernel stamps what arrives
+    int64_t arrived_ns       # the bytes that are being parsed
 
 
 cdef class Questions:
@@ -110,6 +113,7 @@ cdef class Load:
     cdef uint32_t turn           # the connection that the next call of an open loop tries first
     cdef int epoll
     cdef int spin
+    cdef int stamps
     cdef uint8_t *box            # INBOX + OUTBOX bytes
     cdef SSL_CTX *ctx
     cdef nghttp2_session_callbacks *callbacks

@@ -42,8 +42,11 @@ class Load:
         chain: str = "",
         key: str = "",
         roots: str = "",
+        stamps: bool = False,
     ) -> None:
         """Connects, and returns when the server's SETTINGS are there on all connections.
+
+        `stamps`: the kernel says when answers arrive, so that Run has `served_ns`; for TCP without TLS.
 
         `address`: path of a Unix socket, or host and port; `chain`, `key` and `roots`: PEM files of a client's
         certificate and of whom it trusts, for mutual TLS. OSError when the server is not there, refuses or closes.

@@ -9,8 +9,8 @@ from bench.c.openssl_client cimport (
     TLS_client_method,
 )
 from fastpath.c.linux cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_NOSIGNAL, epoll_create1, epoll_ctl, epoll_event,
-    recv, send,
+    EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_NOSIGNAL, SOL_SOCKET, epoll_create1, epoll_ctl,
+    epoll_event, recv, send, setsockopt,
 )
 from fastpath.c.nghttp2 cimport (
     NGHTTP2_DATA_FLAG_EOF, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_NONE, NGHTTP2_GOAWAY, NGHTTP2_NV_FLAG_NO_COPY_NAME,
@@ -33,7 +33,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport atoi, calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close
 
 import array
@@ -43,6 +43,32 @@ import time
 
 cdef extern from "<sys/epoll.h>" nogil:
     int epoll_pwait2(int epoll, epoll_event *events, int n, const timespec *timeout, const void *signals)
+
+cdef extern from * nogil:
+    """
+    #include <sys/socket.h>
+    #include <time.h>
+    /* As recv. `*at_ns` is when the last of these bytes came to the socket, by the real time clock; else unchanged. */
+    static ssize_t load_receive_stamped(int fd, void *buf, size_t n, int64_t *at_ns) {
+        union { char room[CMSG_SPACE(sizeof(struct timespec))]; struct cmsghdr align; } control;
+        struct iovec part = {buf, n};
+        struct msghdr message = {0};
+        struct cmsghdr *at;
+        message.msg_iov = &part, message.msg_iovlen = 1;
+        message.msg_control = control.room, message.msg_controllen = sizeof(control.room);
+        ssize_t got = recvmsg(fd, &message, 0);
+        for (at = got > 0 ? CMSG_FIRSTHDR(&message) : NULL; at; at = CMSG_NXTHDR(&message, at)) {
+            if (at->cmsg_level == SOL_SOCKET && at->cmsg_type == SCM_TIMESTAMPNS) {
+                struct timespec t;
+                memcpy(&t, CMSG_DATA(at), sizeof(t));
+                *at_ns = (int64_t) t.tv_sec * 1000000000 + t.tv_nsec;
+            }
+        }
+        return got;
+    }
+    """
+    ssize_t load_receive_stamped(int fd, void *buf, size_t n, int64_t *at_ns)
+    int SO_TIMESTAMPNS
 
 cdef enum:
     INBOX = 65536
@@ -61,10 +87,14 @@ cdef int64_t SECOND_NS = 1000000000
 WRONG_NAMES = ("reset", "http status", "grpc-status", "message", "answer", "connection gone", "missing")
 
 
-cdef int64_t _clock() noexcept nogil:
+cdef int64_t _read_clock(int which) noexcept nogil:
     cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
+    clock_gettime(which, &t)
     return <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef int64_t _clock() noexcept nogil:
+    return _read_clock(CLOCK_MONOTONIC)
 
 
 # ---------------------------------------------------------------- judging
@@ -120,6 +150,7 @@ cdef int _judge(const Form *form, const Slot *slot) noexcept nogil:
 cdef void _count(LoadState *state, const Slot *slot, int wrong) noexcept nogil:
     state.latency_ns[state.done] = state.now_ns - slot.due_ns
     state.late_ns[state.done] = slot.start_ns - slot.due_ns
+    state.served_ns[state.done] = state.arrived_ns - slot.sent_ns
     state.done += 1
     state.last_ns = state.now_ns
     if wrong < 0:
@@ -183,6 +214,8 @@ cdef ssize_t _body(nghttp2_session *session, int32_t stream_id, uint8_t *buf, si
     slot.body_at += <uint32_t> n
     if slot.body_at == slot.question.n:
         flags[0] = NGHTTP2_DATA_FLAG_EOF
+        # What is made is sent at once.
+        slot.sent_ns = _clock()
     return n
 
 
@@ -205,7 +238,7 @@ cdef void _submit(Load self, Conn *conn, int64_t due_ns) noexcept nogil:
     cdef uint32_t i
     conn.free_slots = slot.next_free
     slot.question = question
-    slot.due_ns, slot.start_ns = due_ns, state.now_ns
+    slot.due_ns, slot.start_ns, slot.sent_ns = due_ns, state.now_ns, state.now_ns
     slot.http_status = slot.grpc_status = -1
     slot.body_at = slot.reply_n = 0
     memcpy(slot.body, question.p, question.n)
@@ -346,10 +379,18 @@ cdef void _flush(Load self, Conn *conn) noexcept nogil:
 
 cdef ssize_t _receive(Load self, Conn *conn) noexcept nogil:
     """Bytes into the inbox; 0 when there are none now, -1 when the connection is over."""
+    cdef int64_t at_ns = 0
     cdef ssize_t got
     if conn.tls != NULL:
         return _ssl_result(conn, SSL_read(conn.tls, self.box, INBOX))
-    got = recv(conn.fd, self.box, INBOX, 0)
+    if self.stamps:
+        got = load_receive_stamped(conn.fd, self.box, INBOX, &at_ns)
+        self.state.arrived_ns = _clock()
+        if at_ns:
+            # Real time can be set meanwhile, so only the moment since the stamp is measured by it.
+            self.state.arrived_ns -= _read_clock(CLOCK_REALTIME) - at_ns
+    else:
+        got = recv(conn.fd, self.box, INBOX, 0)
     if got < 0:
         return 0 if errno == EAGAIN or errno == EINTR else -1
     return got if got else -1
@@ -461,7 +502,8 @@ cdef void _no_slots(Load self) noexcept nogil:
         self.conns[i].bodies = NULL
     free(self.state.latency_ns)
     free(self.state.late_ns)
-    self.state.latency_ns = self.state.late_ns = NULL
+    free(self.state.served_ns)
+    self.state.latency_ns = self.state.late_ns = self.state.served_ns = NULL
 
 
 # ---------------------------------------------------------------- the Python face
@@ -538,8 +580,12 @@ cdef class Load:
     def __cinit__(self):
         self.epoll = -1
 
-    def __init__(self, address, headers, *, connections=8, str chain="", str key="", str roots=""):
+    def __init__(self, address, headers, *, connections=8, str chain="", str key="", str roots="", stamps=False):
         cdef uint32_t i
+        cdef int on = 1
+        if stamps and (isinstance(address, str) or chain):
+            raise ValueError("only what arrives by TCP without TLS is stamped")
+        self.stamps = bool(stamps)
         if not 0 < len(headers) <= HEADERS_MAX or connections < 1:
             raise ValueError(f"1 to {HEADERS_MAX} headers and at least one connection")
         self.box = <uint8_t *> malloc(INBOX + OUTBOX)
@@ -559,6 +605,8 @@ cdef class Load:
         for i in range(connections):
             self.conns[i].fd = _dial(address)
             self.connections = i + 1
+            if self.stamps and setsockopt(self.conns[i].fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(int)):
+                raise OSError(errno, "the kernel stamps nothing that arrives")
             self._open(&self.conns[i])
             if i % PUMP_EVERY == 0:
                 self.pump(0)
@@ -618,7 +666,10 @@ cdef class Load:
         state.mark = time.time_ns()
         state.latency_ns = <int64_t *> calloc(calls, sizeof(int64_t))
         state.late_ns = <int64_t *> calloc(calls, sizeof(int64_t))
-        if state.latency_ns == NULL or state.late_ns == NULL or _slots(self, questions.bytes_max):
+        state.served_ns = <int64_t *> calloc(calls, sizeof(int64_t))
+        if state.latency_ns == NULL or state.late_ns == NULL or state.served_ns == NULL or (
+            _slots(self, questions.bytes_max)
+        ):
             _no_slots(self)
             raise MemoryError
         with nogil:
@@ -635,14 +686,17 @@ cdef class Load:
 
     def _result(self):
         cdef LoadState *state = &self.state
-        latency, late = array.array("q"), array.array("q")
+        latency, late, served = array.array("q"), array.array("q"), array.array("q")
         latency.frombytes((<const char *> state.latency_ns)[: state.done * sizeof(int64_t)])
         late.frombytes((<const char *> state.late_ns)[: state.done * sizeof(int64_t)])
+        if self.stamps:
+            served.frombytes((<const char *> state.served_ns)[: state.done * sizeof(int64_t)])
         return {
             "calls": state.total, "good": state.good,
             "wrong": {name: state.wrong[<int> i] for i, name in enumerate(WRONG_NAMES) if state.wrong[<int> i]},
             "first_wrong": self._first_wrong(),
             "seconds": (state.last_ns - state.began_ns) / 1e9, "latency_ns": latency, "late_ns": late,
+            "served_ns": served,
         }
 
     def _first_wrong(self):

@@ -7,7 +7,11 @@ from typing import TypedDict
 
 
 class Run(TypedDict):
-    """One run. `latency_ns` counts from when a call was to start, so that what a stall holds up is in it."""
+    """One run. `latency_ns` counts from when a call was to start, so that what a stall holds up is in it.
+
+    `served_ns`, of a client that stamps: from a call's bytes given to the socket until the answer came to the client's
+    socket, by the kernel's stamp. How long the client waited for a core of its own is not in it.
+    """
 
     calls: int
     good: int
@@ -16,6 +20,7 @@ class Run(TypedDict):
     seconds: float
     latency_ns: array[int]
     late_ns: array[int]
+    served_ns: array[int]
 
 
 class Wrong(Exception):

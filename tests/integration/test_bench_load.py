@@ -20,7 +20,7 @@ from bench.attacks import ATTACKS
 from bench.load import Load, Questions
 from bench.questions import ALLOWED, DENIED, EXT_AUTHZ, MARK, check_request, ext_authz, headers, policies
 from bench.runs import Wrong, checked
-from bench.servers import Pki, Server, remit
+from bench.servers import Pki, Server, Side, remit
 from sidecar.demo.envoy import binary
 from sidecar.errors import ConfigError
 from tests.fix_native import ENVOY_QUESTION, native_server
@@ -80,6 +80,20 @@ def test_an_open_loop_counts_from_when_a_call_was_to_start(doors: Doors) -> None
         run = checked(load.open(ext_authz(), 2000, 1e9), "plain")
     assert max(run["late_ns"]) > 0
     assert max(run["latency_ns"]) > max(run["late_ns"])
+
+
+def test_what_the_kernel_stamps_leaves_out_the_client_s_own_waits(doors: Doors) -> None:
+    """From given to the socket to arrived: within what counts from the schedule, call by call."""
+    side = Side("plain", doors.server, ("127.0.0.1", doors.server.ports["plain"]), ext_authz)
+    with contextlib.closing(side.connect(2, stamps=True)) as load:
+        run = checked(load.open(ext_authz(), 40, 2000, spin=False), "plain")
+    pairs = list(zip(run["served_ns"], run["latency_ns"], run["late_ns"], strict=True))
+    assert len(pairs) == 40
+    assert all(0 < served <= latency - late for served, latency, late in pairs)
+    with contextlib.closing(side.connect(2)) as load:
+        assert not load.open(ext_authz(), 40, 2000)["served_ns"]
+    with pytest.raises(ValueError, match="only what arrives by TCP without TLS is stamped"):
+        Load(doors.server.ports["uds"], headers(EXT_AUTHZ), stamps=True)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +238,7 @@ def test_attack_reports_what_others_notice(tmp_path: pathlib.Path) -> None:
     report = tmp_path / "attack.json"
     arguments = [
         "--attacks",
-        "rapid_reset,idle_connections",
+        "rapid_reset,idle_connections,key_update_flood",
         "--rounds",
         "1",
         "--seconds",
@@ -240,6 +254,11 @@ def test_attack_reports_what_others_notice(tmp_path: pathlib.Path) -> None:
     assert rapid["closed"]["resets"] == rapid["attack"][0]["connections"] > 0
     assert idle["attack"][0]["connections"] > 0
     assert rapid["row"] == "H2-01"
+    assert {name: one["clock"] for name, one in made["attacks"].items()} == {
+        "rapid_reset": "kernel",
+        "idle_connections": "kernel",
+        "key_update_flood": "client",
+    }
 
 
 def test_attack_ends_when_others_get_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
