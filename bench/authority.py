@@ -141,7 +141,7 @@ def make_live(tasks: int, revocations: int) -> Live:
     now = time.time_ns()
     for start in range(0, tasks, BATCH):
         live.apply([_task(number, now) for number in range(start, min(tasks, start + BATCH))], 1)
-    kinds = ("agent", "task", "tool", "destination", "credential", "owner")
+    kinds = ("agent", "class", "task", "tool", "server", "destination", "credential", "owner")
     for start in range(0, revocations, BATCH):
         rows = range(start, min(revocations, start + BATCH))
         live.apply([_revocation(kinds[n % len(kinds)], f"revoked-{n}") for n in rows], 2 + start)

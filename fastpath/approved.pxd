@@ -8,7 +8,9 @@ from libc.stdint cimport int64_t
 
 # The digests of the call, once; false when there is no room for them.
 cdef bint make_digests(const Request *request, Arena *arena, Standing *out) noexcept nogil
-# Note in columns and `out` the approval that holds for the call, if one does. Under the lock, as those below.
+# Whether an approval of the caller is in force. Under the lock, as those below.
+cdef bint has_approvals(LiveState *s, const Request *request) noexcept nogil
+# Note in columns and `out` the approval that holds for the call, if one does; the digests were made before the lock.
 cdef void fill_approval(LiveState *s, Request *request, Arena *arena, Standing *out) noexcept nogil
 # The approval that the call was judged by, if it can still be used.
 cdef Approval *approval_again(LiveState *s, const Standing *standing) noexcept nogil

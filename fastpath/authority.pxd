@@ -15,6 +15,7 @@ cdef class TaskRow:
 cdef class ApprovalRow:
     cdef Approval approval
     cdef tuple kept
+    cdef int _read_labels(self, list kept, object labels) except -1
 
 
 cdef class Live:

@@ -41,9 +41,10 @@ class Live:
         - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)}: until the later end of those that were
           put, and until both clocks have reached it · "lift" {kind, key, mode}
         - "owner" {id, active}
-        - "approval" {id, digest, task (empty: of calls of no task), generation (of policies; 0: any), scope ("exact" or
-          "class"), uses, expires_unix_ns, decided_unix_ns,
-          self_approved, break_glass, state}: "granted" puts it in force, any other state takes it out.
+        - "approval" {id, digest, agent, task (empty: of calls of no task), generation (of policies; 0: any), scope
+          ("exact" or "class"), uses, expires_unix_ns, decided_unix_ns, data_level, data_labels, cost, self_approved,
+          break_glass, state}: "granted" puts it in force, any other state takes it out. A call of a higher level or
+          cost, or with another label, is not covered.
 
         A scope is {any_tool, tools, tool_groups, any_action, actions, methods (None: any), any_dest, destinations,
         zones, max_level, label_allow (None: any), label_deny, arg_rules [{tool, path, op, values}]}; `op` is eq, in,
@@ -68,6 +69,10 @@ class Live:
         """The latest wall clock that was ever seen."""
     def counts(self) -> dict[str, int]:
         """How many tasks, revocations, owners (inactive) and approval digests are in memory."""
+    def work(self) -> dict[str, int]:
+        """{steps: rows walked so far, held_most: most changes under one hold of the lock} (tests)."""
+    def open_tasks(self, agent: str) -> int:
+        """How many open tasks the agent has at this moment."""
     def task(self, id_: str) -> dict[str, Any] | None:
         """{id, state, calls, cost, bytes (left), spent_.., over_.. (spent beyond what there was), ttl_ns} as of now."""
     def uses(self, approval: str) -> int | None:
@@ -78,8 +83,11 @@ class Live:
         """Add effects of a record to the state. Tasks and approvals that are not there are passed over."""
     def step_up(self, evaluation_id: str) -> dict[str, Any] | None:
         """What a recent STEP_UP was about: {digest, class_digest, task, reason, agent, action, resource_type, resource,
-        destination, method, chain, data_level, unix_ns, generation, truncated, emergency_only}; None when it is too
-        long ago.
+        destination, method, http_method, target, chain, data_level, data_labels, cost, unix_ns, generation,
+        content_unseen, truncated, emergency_only}; None when it is too long ago.
 
+        `target`: path and query of an HTTP call as sent. `content_unseen`: the call's body did not reach us whole and
+        unaltered, so that no exact approval can ever fit it. `truncated`: some text is cut here; the digests are over
+        the whole ones.
         `emergency_only`: it was a DENY by forbids that only a break-glass approval crosses (never those with @never).
         """

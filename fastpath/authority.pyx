@@ -21,7 +21,9 @@ from fastpath.changes cimport (
     Change,
     free_rows,
     link_changes,
+    link_ends,
     new_revocation,
+    only_end,
 )
 from fastpath.live_state cimport (
     APPROVAL_CLASS,
@@ -42,6 +44,7 @@ from fastpath.live_state cimport (
     SECOND_NS,
     TASK_ID_MAX,
     Account,
+    AgentTasks,
     OwnerState,
     Revocation,
     authority_epoch,
@@ -164,6 +167,9 @@ cdef class ApprovalRow:
         self.approval.key.text.p, self.approval.key.text.n = <const char *> self.approval.digest, 32
         self.approval.key.kind = APPROVAL_CLASS if data["scope"] == "class" else APPROVAL_EXACT
         self.approval.id = _borrow(kept, data["id"])
+        self.approval.agent = _borrow(kept, data["agent"])
+        self.approval.max_level, self.approval.max_cost = data["data_level"], data["cost"]
+        self._read_labels(kept, data["data_labels"])
         self.approval.task = _borrow(kept, data.get("task") or "")
         self.kept = tuple(kept)
         self.approval.uses = data["uses"]
@@ -172,6 +178,15 @@ cdef class ApprovalRow:
         self.approval.decided_unix_ns = data["decided_unix_ns"]
         self.approval.self_approved = data.get("self_approved", False)
         self.approval.break_glass = data.get("break_glass", False)
+
+    cdef int _read_labels(self, list kept, object labels) except -1:
+        cdef bytearray room = bytearray(max(1, len(labels)) * sizeof(Text))
+        kept.append(room)
+        self.approval.labels = <Text *> <char *> room
+        for label in labels:
+            self.approval.labels[self.approval.label_count] = _borrow(kept, label)
+            self.approval.label_count += 1
+        return 0
 
 
 cdef struct Linking:
@@ -204,10 +219,7 @@ cdef class Changes:
     def __dealloc__(self):
         cdef size_t i
         for i in range(self.n):
-            if self.rows[i].what == CHANGE_REVOKE and self.rows[i].row != NULL:
-                free((<Revocation *> self.rows[i].row).uid)
-                free(self.rows[i].row)
-            elif self.rows[i].what == CHANGE_OWNER_OFF:
+            if self.rows[i].what == CHANGE_REVOKE or self.rows[i].what == CHANGE_OWNER_OFF:
                 free(self.rows[i].row)
         free(self.rows)
 
@@ -263,10 +275,6 @@ cdef class Changes:
         row.until_unix_ns[mode] = row.until_boot_ns[mode] = data.get("expires_unix_ns") or INT64_MAX
         if row.until_unix_ns[mode] != INT64_MAX:
             row.until_boot_ns[mode] = surely_ends_at(self.live.state, row.until_unix_ns[mode])
-        if kind == REVOKED_CLASS:
-            row.uid = _new_uid(self.live.state.class_type, key)
-        elif kind == REVOKED_SERVER:
-            row.uid = _new_uid(self.live.state.server_type, key)
         return 0
 
     cdef int _read_owner(self, Change *change, data) except -1:
@@ -368,8 +376,11 @@ cdef class Live:
             with nogil:
                 pthread_mutex_lock(&self.state.lock)
                 for i in range(n):
-                    failed |= link_changes(self.state, all_[i].changes, all_[i].n)
-                self.state.version += 1
+                    if n == 1 and only_end(all_[i].changes, all_[i].n):
+                        failed |= link_ends(self.state, all_[i].changes, all_[i].n)
+                    else:
+                        failed |= link_changes(self.state, all_[i].changes, all_[i].n)
+                remit_store(&self.state.version, self.state.version + 1)
                 remit_store(&self.state.epoch, number)
                 pthread_mutex_unlock(&self.state.lock)
         finally:
@@ -407,6 +418,20 @@ cdef class Live:
             "tasks": s.tasks.used, "revocations": s.revocations.used, "owners": s.owners.used,
             "approvals": s.approvals.used,
         }
+
+    def work(self):
+        return {"steps": self.state.steps, "held_most": self.state.held_most}
+
+    def open_tasks(self, str agent not None):
+        cdef list kept = []
+        cdef Text id_ = _borrow(kept, agent)
+        cdef const AgentTasks *found
+        cdef uint32_t n
+        pthread_mutex_lock(&self.state.lock)
+        found = <const AgentTasks *> rows_find(&self.state.agents, 0, id_)
+        n = found.open if found != NULL else 0
+        pthread_mutex_unlock(&self.state.lock)
+        return n
 
     def task(self, str id_ not None):
         cdef bytes key = id_.encode()

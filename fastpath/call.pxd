@@ -45,6 +45,7 @@ cdef struct Call:            # one call in flight; everything it points to outli
     const void *rules        # of the Mapping in force
     Authority authority      # snapshot taken when the call started
     uint64_t revision        # of mapping and bundles, of the same moment
+    uint64_t changes         # of live authority, read before anything was decided
     Arena *arena
     uint8_t *record          # RECORD_BYTES_MAX bytes for the journal's record
     Out reply
@@ -59,7 +60,7 @@ cdef class Pdp:
     cdef CanonicalRules canonical
     cdef ReplyRules reply_rules
     cdef int64_t budget_ns
-    cdef uint64_t revision   # grows with every mapping and bundle change
+    cdef uint64_t revision   # grows when another mapping, bundle or live view comes in force
     cdef Replay replay
     cdef Journal journal     # or None: nothing is recorded (benches of the decision alone)
     cdef bint has_journal

@@ -23,7 +23,7 @@ from fastpath.decide cimport (
 from fastpath.envoy cimport HttpCall, envoy_decode
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.journal cimport JOURNAL_FULL
-from fastpath.live_state cimport authority_epoch
+from fastpath.live_state cimport authority_changes, authority_epoch
 from fastpath.mapping cimport Mapping, mapping_apply, mapping_check, mapping_principal
 from fastpath.peer cimport VerifiedPeer
 from fastpath.record cimport RECORD_BYTES_MAX, record_encode, record_settled
@@ -252,6 +252,7 @@ cdef void _replay_key(const Call *c, Text message, ReplayKey *key) noexcept nogi
     SHA256(<const unsigned char *> message.p, message.n, key.content)
     key.generation = c.table.generation if c.table != NULL else 0
     key.epoch = c.authority.epoch
+    key.changes = c.changes
     key.revision = c.revision
 
 
@@ -443,8 +444,10 @@ cdef void call_answer(
     c.table = force.table
     c.rules = force.rules
     c.authority = force.authority
+    c.changes = 0
     if c.authority.live != NULL:
         c.authority.epoch = authority_epoch(c.authority.live)
+        c.changes = authority_changes(c.authority.live)
     c.revision = force.revision
     c.arena = arena
     c.record = record
@@ -507,6 +510,7 @@ cdef class Pdp:
     def put_authority(self, Live live):
         """Enforce tasks, revocations, owners and approvals from now on; None: none of them."""
         self._live = live
+        self.revision += 1
         self._put()
 
     def put_state(self, *, epoch, bundle_generation, str not_ready):

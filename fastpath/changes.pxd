@@ -33,5 +33,9 @@ cdef struct Change:          # one change, ready to be linked
 cdef Revocation *new_revocation(uint32_t kind, Text key, Text reason) noexcept nogil
 # Make all changes, under the lock; 0, or 1 when memory ran out and the state is no longer what it should be.
 cdef int link_changes(LiveState *s, Change *changes, size_t n) noexcept nogil
+# Whether the changes end tasks and do nothing else: a call that sees a part of them sees less, never more.
+cdef bint only_end(const Change *changes, size_t n) noexcept nogil
+# As link_changes, of changes that only end tasks: so many at a time, so that calls in between wait for few.
+cdef int link_ends(LiveState *s, Change *changes, size_t n) noexcept nogil
 # Give back the rows that are the state's own, at its end.
 cdef void free_rows(LiveState *s) noexcept nogil

@@ -1,4 +1,5 @@
 """Changes of the control plane, linked into the live state (changes.pxd). Everything here is under the lock."""
+from fastpath.c.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
 from fastpath.live_state cimport (
     MODES,
     TASK_OPEN,
@@ -8,53 +9,86 @@ from fastpath.live_state cimport (
     Approval,
     OwnerState,
     Task,
+    remit_store,
 )
 from fastpath.rowmap cimport rows_add, rows_find, rows_free, rows_take
 from fastpath.spending cimport account_drop, move_left
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+cdef enum:
+    HOLD_CHANGES = 256       # ended tasks in one hold of the lock
 
 
 # ---------------------------------------------------------------- links between rows
 
 
 cdef void unlink_open(LiveState *s, Task *task) noexcept nogil:
-    """Take the task out of its agent's open ones."""
-    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, task.agent)
-    cdef Task **at
+    """Take the task out of its agent's open ones, if it is among them."""
+    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, task.agent) if task.listed else NULL
     if agent == NULL:
         return
-    at = &agent.first
-    while at[0] != NULL:
-        if at[0] == task:
-            at[0] = task.next
-            break
-        at = &at[0].next
-    if agent.first == NULL:
-        rows_take(&s.agents, 0, task.agent)
+    s.steps += 1
+    if task.next != NULL:
+        task.next.previous = task.previous
+    if task.previous != NULL:
+        task.previous.next = task.next
+    else:
+        agent.first = task.next
+    task.next = task.previous = NULL
+    task.listed = 0
+    agent.open -= 1
+    drop_idle(s, agent)
+
+
+cdef void drop_idle(LiveState *s, AgentTasks *agent) noexcept nogil:
+    """Forget an agent of which nothing is in force."""
+    if agent.first == NULL and agent.approvals == 0:
+        rows_take(&s.agents, 0, agent.key.text)
         free(agent)
+
+
+cdef AgentTasks *agent_row(LiveState *s, Text id_) noexcept nogil:
+    """What is in force of the agent, to be added to; NULL when there is no memory."""
+    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, id_)
+    if agent != NULL:
+        return agent
+    agent = <AgentTasks *> calloc(1, sizeof(AgentTasks) + id_.n)
+    if agent == NULL:
+        return NULL
+    agent.key.text.p, agent.key.text.n = <const char *> agent + sizeof(AgentTasks), id_.n
+    memcpy(<char *> agent + sizeof(AgentTasks), id_.p, id_.n)
+    if rows_add(&s.agents, &agent.key):
+        free(agent)
+        return NULL
+    return agent
 
 
 cdef int link_open(LiveState *s, Task *task) noexcept nogil:
     """Put it among its agent's open ones; 0, or 1 when there is no memory."""
-    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, task.agent)
+    cdef AgentTasks *agent = agent_row(s, task.agent)
     if agent == NULL:
-        agent = <AgentTasks *> calloc(1, sizeof(AgentTasks) + task.agent.n)
-        if agent == NULL:
-            return 1
-        agent.key.text.p, agent.key.text.n = <const char *> agent + sizeof(AgentTasks), task.agent.n
-        memcpy(<char *> agent + sizeof(AgentTasks), task.agent.p, task.agent.n)
-        if rows_add(&s.agents, &agent.key):
-            free(agent)
-            return 1
-    task.next = agent.first
+        return 1
+    task.next, task.previous = agent.first, NULL
+    if agent.first != NULL:
+        agent.first.previous = task
     agent.first = task
+    task.listed = 1
+    agent.open += 1
     return 0
 
 
 cdef void unlink_approval(LiveState *s, Approval *approval) noexcept nogil:
     cdef Approval *first = <Approval *> rows_take(&s.approvals, approval.key.kind, approval.key.text)
     cdef Approval *at = first
+    cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, approval.agent)
+    if agent != NULL and agent.approvals:
+        agent.approvals -= 1
+        drop_idle(s, agent)
     if first == approval:
         first = approval.next
     else:
@@ -70,20 +104,15 @@ cdef void unlink_approval(LiveState *s, Approval *approval) noexcept nogil:
 
 cdef int link_approval(LiveState *s, Approval *approval) noexcept nogil:
     cdef Approval *first = <Approval *> rows_find(&s.approvals, approval.key.kind, approval.key.text)
+    cdef AgentTasks *agent = agent_row(s, approval.agent)
+    if agent == NULL:
+        return 1
+    agent.approvals += 1
     if first == NULL:
         return rows_add(&s.approvals, &approval.key)
     approval.next = first.next
     first.next = approval
     return 0
-
-
-cdef void unlink_group(LiveState *s, const Revocation *row) noexcept nogil:
-    cdef Revocation **at = &s.groups
-    while at[0] != NULL:
-        if at[0] == row:
-            at[0] = row.next
-            return
-        at = &at[0].next
 
 
 cdef Revocation *new_revocation(uint32_t kind, Text key, Text reason) noexcept nogil:
@@ -116,18 +145,12 @@ cdef int put_revocation(LiveState *s, Revocation *row) noexcept nogil:
     if rows_add(&s.revocations, &row.key):
         return 1
     s.revoked[row.key.kind] += 1
-    if row.uid != NULL:
-        row.next = s.groups
-        s.groups = row
     return 0
 
 
 cdef void drop_revocation(LiveState *s, Revocation *row) noexcept nogil:
     """Give back a row that is out of the map already."""
     s.revoked[row.key.kind] -= 1
-    if row.uid != NULL:
-        unlink_group(s, row)
-        free(row.uid)
     free(row)
 
 
@@ -224,11 +247,37 @@ cdef void put_owner(LiveState *s, OwnerState *row, int *failed) noexcept nogil:
         failed[0] |= rows_add(&s.owners, &row.key)
 
 
+cdef bint only_end(const Change *changes, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if changes[i].what != CHANGE_STATE or changes[i].state == TASK_OPEN:
+            return False
+    return True
+
+
+cdef int link_ends(LiveState *s, Change *changes, size_t n) noexcept nogil:
+    cdef size_t at = 0
+    cdef size_t piece
+    cdef int failed = 0
+    while at < n:
+        if at:
+            # What was ended so far is seen by whoever comes in between.
+            remit_store(&s.version, s.version + 1)
+            pthread_mutex_unlock(&s.lock)
+            sched_yield()
+            pthread_mutex_lock(&s.lock)
+        piece = min(<size_t> HOLD_CHANGES, n - at)
+        failed |= link_changes(s, changes + at, piece)
+        at += piece
+    return failed
+
+
 cdef int link_changes(LiveState *s, Change *changes, size_t n) noexcept nogil:
     """0, or 1 when memory ran out and the state is no longer what it should be."""
     cdef Change *change
     cdef int failed = 0
     cdef size_t i
+    s.held_most = max(s.held_most, <uint64_t> n)
     for i in range(n):
         change = &changes[i]
         if change.what == CHANGE_TASK:
@@ -261,9 +310,7 @@ cdef void free_rows(LiveState *s) noexcept nogil:
     for i in range(s.owners.size):
         free(s.owners.slots[i].row)
     for i in range(s.revocations.size):
-        if s.revocations.slots[i].row != NULL:
-            free((<Revocation *> s.revocations.slots[i].row).uid)
-            free(s.revocations.slots[i].row)
+        free(s.revocations.slots[i].row)
     rows_free(&s.tasks)
     rows_free(&s.agents)
     rows_free(&s.revocations)

@@ -45,6 +45,7 @@ cdef struct HttpCall:
     uint8_t sanitised        # some line is
     Text body
     uint8_t body_present
+    uint8_t body_raw         # the very bytes: what arrives as text had its bad bytes replaced
     uint8_t body_complete    # present and not marked partial, and as long as content-length says when that is given
     Pair *extensions         # context_extensions, sorted by name, no duplicates
     uint32_t extension_count

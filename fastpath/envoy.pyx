@@ -763,6 +763,7 @@ cdef void finish_body(Decoding *d) noexcept nogil:
         call_refuse(call, "body.two_forms")
     call.body = d.raw_body if d.raw_body.n else d.body
     call.body_present = call.body.n > 0
+    call.body_raw = d.raw_body.n > 0
     call.body_complete = call.body_present and body_is_whole(call)
 
 

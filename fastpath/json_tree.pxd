@@ -45,6 +45,8 @@ cdef const Json *json_member(const Json *object, Text key) noexcept nogil
 # encoding/json takes it for `key`, whichever stands last. ASCII keys; in names also U+017F and U+212A, which fold to
 # s and k. False when `object` is NULL or no object.
 cdef bint json_has_variant(const Json *object, Text key) noexcept nogil
+# Whether `name` is `key`, or would be to such a reader.
+cdef bint same_folded(Text name, Text key) noexcept nogil
 cdef const Json *json_get(const Json *object, const char *key) noexcept nogil
 # The canonical text in the arena: keys sorted by bytes, no white space, only what must be escaped is. Empty when the
 # arena is full.

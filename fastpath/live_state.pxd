@@ -114,11 +114,15 @@ cdef struct Task:
     Uid *person              # the owner's uid, not resolved
     Owners owners            # found by the last call
     Task *next               # open tasks of the same agent
+    Task *previous
+    uint8_t listed           # it is among them
 
 
-cdef struct AgentTasks:
+cdef struct AgentTasks:      # what is in force of one agent
     RowKey key               # SPIFFE ID
-    Task *first
+    Task *first              # its open tasks
+    uint32_t open
+    uint32_t approvals
 
 
 cdef struct Revocation:      # followed by the text of key and reason
@@ -126,8 +130,6 @@ cdef struct Revocation:      # followed by the text of key and reason
     int64_t until_unix_ns[MODES]   # 0: not in this mode; INT64_MAX: until lifted
     int64_t until_boot_ns[MODES]   # the same moment on the clock that nobody sets; it ends when both have reached it
     Text reason
-    Uid *uid                 # of kinds that hold groups: class, server
-    Revocation *next         # of those
 
 
 cdef struct OwnerState:      # followed by the text
@@ -138,8 +140,14 @@ cdef struct Approval:
     RowKey key               # digest of the action, kind ApprovalScope
     uint8_t digest[32]
     Text id
+    Text agent
     Text task                # empty: for calls of no task
     uint64_t generation      # of the policies that asked for it; 0: of any
+    # What was shown to whoever approved: a call that asks for more is not covered.
+    int64_t max_level
+    int64_t max_cost
+    Text *labels
+    uint32_t label_count
     int64_t uses             # left
     int64_t expires_unix_ns
     int64_t ends_boot_ns
@@ -165,14 +173,15 @@ cdef struct Reservation:     # one cache line: every allowed call writes one tha
 cdef struct LiveState:
     pthread_mutex_t lock
     uint64_t epoch           # atomic: read without the lock by whoever only compares
-    uint64_t version         # of all rows: grows whenever some are linked, so that equal versions are the same rows
+    # Atomic. Of all rows: grows whenever some are linked or changed, also by what has no epoch of its own, so that
+    # equal versions are the same rows in the same states.
+    uint64_t version
     RowMap tasks             # Task by id
     RowMap agents            # AgentTasks by SPIFFE ID
     RowMap revocations       # Revocation by kind and key
     RowMap owners            # OwnerState: inactive ones
     RowMap approvals         # Approval by kind and digest
     uint64_t revoked[REVOCATION_KINDS]   # how many of each kind
-    Revocation *groups       # those of classes and servers
     Reservation *reservations
     char *reserved_approvals   # TASK_ID_MAX bytes beside each
     int64_t reserve_ns       # after it a reservation counts as spent
@@ -186,6 +195,9 @@ cdef struct LiveState:
     Text class_type
     Text server_type
     Uid *observe             # Action::"observe": what a read-only caller may do
+    # Work under the lock, for tests: nothing that a caller can make many of may make a call or a change walk far.
+    uint64_t steps           # rows that were walked, or looked up one by one for a uid and its ancestors
+    uint64_t held_most       # most changes in one hold
 
 
 cdef struct Standing:        # where one call stands; texts in its arena or static
@@ -290,6 +302,11 @@ cdef inline int64_t surely_ends_at(LiveState *s, int64_t expires_unix_ns) noexce
 
 cdef inline uint64_t authority_epoch(const LiveState *live) noexcept nogil:
     return remit_load(&live.epoch)
+
+
+cdef inline uint64_t authority_changes(const LiveState *live) noexcept nogil:
+    """Another number after every change. Of one view it never repeats; an epoch may stand still or agree late."""
+    return remit_load(&live.version)
 
 
 # ---------------------------------------------------------------- tasks

@@ -29,7 +29,7 @@ from fastpath.mcp cimport (
 )
 from fastpath.plain cimport cell_plain, uid_plain
 from fastpath.question cimport map_question
-from fastpath.request cimport INPUT_BODY, INPUT_HEADERS, request_init, request_refuse
+from fastpath.request cimport INPUT_BODY, INPUT_HEADERS, Content, request_init, request_refuse
 from fastpath.routes cimport Matched, route_attribute, route_entity, route_find, route_named
 from fastpath.spiffe_id cimport SPIFFE_SCHEME_LEN, spiffe_id_check
 from fastpath.table cimport Generation, table_resolve
@@ -194,18 +194,8 @@ cdef int64_t digits(Text t) noexcept nogil:
     return v
 
 
-cdef int64_t body_bytes(const HttpCall *call) noexcept nogil:
-    """Length of the body as far as it is known; -1: unknown."""
-    cdef Text value
-    if call.body_complete:
-        return call.body.n
-    if header_single(call, b"content-length", &value) == 1:
-        return digits(value)
-    return call.size
-
-
-cdef bint has_no_body(const HttpCall *call) noexcept nogil:
-    """Whether it is certain that the call carries no body (RFC 9112 section 6.3; methods that have none by custom)."""
+cdef bint is_framed_bodiless(const HttpCall *call) noexcept nogil:
+    """Whether its framing says that the call carries no body (RFC 9112 section 6.3); HTTP/2 may leave that open."""
     cdef HeaderLine line
     cdef Text value
     if call.body_present:
@@ -214,9 +204,30 @@ cdef bint has_no_body(const HttpCall *call) noexcept nogil:
         return digits(value) == 0
     if envoy_header(call, b"transfer-encoding", &line):
         return False
-    if call.protocol.n >= 6 and memcmp(call.protocol.p, b"HTTP/1", 6) == 0:
+    return call.protocol.n >= 6 and memcmp(call.protocol.p, b"HTTP/1", 6) == 0
+
+
+cdef bint has_no_body(const HttpCall *call) noexcept nogil:
+    """Whether the call carries no body, by its framing or, where that says nothing, by its method's custom."""
+    cdef HeaderLine line
+    cdef Text value
+    if is_framed_bodiless(call):
         return True
+    if call.body_present or header_single(call, b"content-length", &value) != 0:
+        return False
+    if envoy_header(call, b"transfer-encoding", &line):
+        return False
     return text_is(call.method, b"GET") or text_is(call.method, b"HEAD") or text_is(call.method, b"OPTIONS")
+
+
+cdef int64_t body_bytes(const HttpCall *call) noexcept nogil:
+    """Length of the body as far as it is known; -1: unknown."""
+    cdef Text value
+    if call.body_complete:
+        return call.body.n
+    if header_single(call, b"content-length", &value) == 1:
+        return digits(value)
+    return 0 if has_no_body(call) else call.size
 
 
 cdef Text without_query(Text path) noexcept nogil:
@@ -369,6 +380,26 @@ cdef void map_destination(Mapper *m, const HttpCall *call) noexcept nogil:
     set_destination(m, call.host, call.port, call.scheme)
     if stated.n:
         set_destination_id(m, stated)
+
+
+# ---------------------------------------------------------------- what an exact approval is bound to
+
+
+cdef void note_content(Mapper *m, const HttpCall *call) noexcept nogil:
+    """The whole call as it was sent. A body that we did not get, or not unaltered, could be any."""
+    cdef Content *content = &m.request.content
+    content.method, content.target = call.method, call.raw_path
+    content.seen = is_framed_bodiless(call)
+    if call.body_complete and call.body_raw:
+        content.body, content.seen = call.body, 1
+
+
+cdef void note_message(Mapper *m, const McpCall *mcp) noexcept nogil:
+    """An MCP message that was read is what it asks for: its id is another one when it is sent again."""
+    cdef Content *content = &m.request.content
+    if mcp.body_read:
+        content.body, content.seen = nothing(), 1
+        content.params = mcp.params if mcp.target != MCP_TOOL else NULL
 
 
 # ---------------------------------------------------------------- bodies of plain HTTP
@@ -621,6 +652,7 @@ cdef void map_mcp(Mapper *m, const HttpCall *call, const Place *place) noexcept 
     mcp_read(call, &trust, m.arena, &mcp)
     set_protocol(m, b"mcp", mcp.method)
     m.request.denial_id = mcp.id
+    note_message(m, &mcp)
     m.request.input_mode = mcp.input_mode
     cell_bool(column(m.request, COL_CALL_HEADER_MISMATCH), mcp.header_mismatch)
     # A POST without a body is a body that we were not sent.
@@ -643,6 +675,7 @@ cdef void map_call(Mapper *m, const HttpCall *call) noexcept nogil:
     cdef Matched matched
     memset(&matched, 0, sizeof(Matched))
     read_dry_run(m, call)
+    note_content(m, call)
     map_destination(m, call)
     find_place(m, call, &place)
     cell_long(column(m.request, COL_CALL_BYTES), body_bytes(call))
@@ -721,6 +754,7 @@ cdef dict _plain(Request *request):
         "path": _text(request.path), "request_id": _text(request.request_id), "trace_id": _text(request.trace_id),
         "span_id": _text(request.span_id), "task": _text(request.task), "denial_id": _text(request.denial_id),
         "args_digest": request.args_digest[:32].hex() if request.has_args_digest else "",
+        "content_seen": bool(request.content.seen),
         "dry_run": bool(request.dry_run), "input_mode": int(request.input_mode),
         "body_present": bool(request.body_present), "sanitised": bool(request.sanitised),
     }

@@ -318,6 +318,7 @@ cdef int map_question(Mapper *m, const unsigned char *p, size_t n) noexcept nogi
     server = before_slash(q.action)
     m.request.input_mode = INPUT_DIRECT
     m.request.body_present = q.arguments_count > 0
+    m.request.content.seen = 1
     set_protocol(m, b"check", q.action)
     cell_bool(column(m.request, COL_CALL_BODY_COMPLETE), True)
     cell_long(column(m.request, COL_CALL_BYTES), q.arguments.n)

@@ -16,8 +16,9 @@ cpdef enum ReplayFound:
 cdef struct ReplayKey:
     uint8_t caller[32]      # SHA-256 over SPIFFE ID, request id and credential
     uint8_t content[32]     # SHA-256 of the request's bytes
-    uint64_t generation     # an answer holds while generation, epoch and revision are the same
+    uint64_t generation     # an answer holds while generation, epoch, changes and revision are the same
     uint64_t epoch
+    uint64_t changes        # of the live view: a change that no disk took has no epoch, and counts all the same
     uint64_t revision       # of mapping and bundles
 
 

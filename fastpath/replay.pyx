@@ -82,7 +82,7 @@ cdef Entry *_victim(Entry *entries, int64_t now_ns) noexcept nogil:
 cdef bint _holds(const Entry *entry, const ReplayKey *key, int64_t now_ns) noexcept nogil:
     """Whether what decided the earlier answer is still in force."""
     return (entry.until_ns > now_ns and entry.key.generation == key.generation and entry.key.epoch == key.epoch
-            and entry.key.revision == key.revision)
+            and entry.key.changes == key.changes and entry.key.revision == key.revision)
 
 
 cdef int _begin(Store *store, const ReplayKey *key, int64_t now_ns, LiveState *live, Out *reply) noexcept nogil:

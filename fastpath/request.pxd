@@ -1,5 +1,6 @@
 """The canonical request: what every door turns its bytes into, and all that `decide` reads of a call."""
 from fastpath.columns cimport COLUMN_COUNT
+from fastpath.json_tree cimport Json
 from fastpath.value cimport Arena, Cell, Uid
 from fastpath.wire cimport Text
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -25,6 +26,14 @@ cpdef enum InputMode:        # where the action and its arguments were read from
 cdef enum:
     EXTRAS_MAX = 8           # attributes of context that are not columns: input, http, and those of routes
     REASON_NAME_MAX = 128    # bytes of a name in a reason code
+
+
+cdef struct Content:         # what an exact approval is bound to, beside the subject, the action and the arguments
+    uint8_t seen             # all of it reached us, unaltered; 0: only an approval by class fits the call
+    Text method              # HTTP method; empty: no HTTP call
+    Text target              # path and query as sent
+    Text body                # as sent; empty where `params` or the arguments stand for it
+    const Json *params       # of an MCP call whose arguments are not in args_digest, or NULL
 
 
 cdef struct Request:
@@ -55,6 +64,7 @@ cdef struct Request:
     Text denial_id           # JSON text of the JSON-RPC id, to be echoed by an MCP denial; else empty
     uint8_t args_digest[32]  # SHA-256 over the canonical arguments
     uint8_t has_args_digest
+    Content content
     int64_t cost             # what the caller says the call costs, in units of its task's budget; 0: nothing
     uint8_t body_present     # a body arrived
     uint8_t sanitised        # some text arrived altered by the proxy

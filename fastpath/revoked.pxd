@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 # Under the lock; each notes what it finds in `out`: the refusal, or the modes that the call is under.
 cdef void revoked_call(
-    const LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
+    LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil
 cdef void revoked_key(
@@ -17,7 +17,7 @@ cdef void revoked_key(
 ) noexcept nogil
 # An agent that delegated, and may do nothing any more, takes what it delegated with it; so does its owner.
 cdef void revoked_above(
-    const LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,
+    LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil
 # Whether `uid`, which is resolved, is the group or in it.

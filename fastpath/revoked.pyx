@@ -1,5 +1,6 @@
 """What was revoked of a call (revoked.pxd)."""
 from fastpath.columns cimport COL_DEST
+from fastpath.image cimport NODE_PARENT, List, Node
 from fastpath.live_state cimport (
     MODE_DENY,
     MODE_READ_ONLY,
@@ -18,6 +19,7 @@ from fastpath.live_state cimport (
     kept,
 )
 from fastpath.rowmap cimport RowProbe, rows_begin, rows_find, rows_finish
+from fastpath.rows cimport list_rows, node_uid, table_node
 from fastpath.table cimport table_find, table_is_in, table_resolve
 from fastpath.value cimport KIND_ENTITY, Cell, cell_at, uid_equal, uid_make, uid_type
 from fastpath.wire cimport text_equal, text_of
@@ -83,29 +85,70 @@ cdef bint in_group(const Table *t, const Uid *uid, const Uid *group) noexcept no
     return uid_equal(uid, group) or table_is_in(t, uid, table_find(t, group))
 
 
-cdef void look_classes(
-    const LiveState *s, const Uid *agent, const Table *t, int64_t now, Arena *arena, Standing *out
+cdef struct Group:           # revocations of what holds others by the entity store
+    uint32_t kind
+    Text type
+
+
+cdef void look_uid(
+    LiveState *s, const Group *group, const Uid *uid, int64_t now, Arena *arena, Standing *out
 ) noexcept nogil:
-    cdef const Revocation *row = s.groups if s.revoked[<int> REVOKED_CLASS] else NULL
-    while row != NULL:
-        if row.key.kind == REVOKED_CLASS and in_group(t, agent, row.uid):
-            apply_revocation(row, now, arena, out)
-        row = row.next
+    cdef Text type_
+    type_.p, type_.n = uid_type(uid), uid.type_len
+    s.steps += 1
+    if text_equal(type_, group.type):
+        revoked_key(s, group.kind, id_of(uid), now, arena, out)
+
+
+cdef void look_rows(
+    LiveState *s, const Group *group, const Table *t, const List *rows, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    cdef const uint32_t *row = list_rows(t, rows)
+    cdef uint32_t i
+    for i in range(rows.n):
+        look_uid(s, group, node_uid(t, row[i]), now, arena, out)
 
 
 cdef void look_groups(
-    const LiveState *s, const Request *request, const Table *t, int64_t now, Arena *arena, Standing *out
+    LiveState *s, const Group *group, const Uid *uid, const Table *t, int64_t now, Arena *arena, Standing *out
 ) noexcept nogil:
-    """Classes hold agents and servers hold tools by the entity store."""
-    cdef const Revocation *row = s.groups
-    look_classes(s, request.principal, t, now, arena, out)
-    while row != NULL:
-        if row.key.kind == REVOKED_SERVER and (
-            in_group(t, request.resource, row.uid)
-            or (request.resource_parent != NULL and in_group(t, request.resource_parent, row.uid))
-        ):
-            apply_revocation(row, now, arena, out)
-        row = row.next
+    """The uid and all above it, each looked up: however many are revoked, it costs what stands above."""
+    cdef const Node *node
+    cdef const uint32_t *parents
+    cdef uint32_t i
+    if s.revoked[group.kind] == 0:
+        return
+    look_uid(s, group, uid, now, arena, out)
+    node = table_node(t, uid.index)
+    if node == NULL:
+        return
+    if node.flags & NODE_PARENT:
+        look_rows(s, group, t, &node.closure, now, arena, out)
+        return
+    look_rows(s, group, t, &node.parents, now, arena, out)
+    parents = list_rows(t, &node.parents)
+    for i in range(node.parents.n):
+        look_rows(s, group, t, &table_node(t, parents[i]).closure, now, arena, out)
+
+
+cdef void look_classes(
+    LiveState *s, const Uid *agent, const Table *t, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    """Classes hold agents."""
+    cdef Group classes
+    classes.kind, classes.type = REVOKED_CLASS, s.class_type
+    look_groups(s, &classes, agent, t, now, arena, out)
+
+
+cdef void look_servers(
+    LiveState *s, const Request *request, const Table *t, int64_t now, Arena *arena, Standing *out
+) noexcept nogil:
+    """Servers hold tools."""
+    cdef Group servers
+    servers.kind, servers.type = REVOKED_SERVER, s.server_type
+    look_groups(s, &servers, request.resource, t, now, arena, out)
+    if request.resource_parent != NULL:
+        look_groups(s, &servers, request.resource_parent, t, now, arena, out)
 
 
 cdef Text server_of(const Request *request) noexcept nogil:
@@ -169,7 +212,7 @@ cdef void probe_destinations(const LiveState *s, const Request *request, Probes 
 
 
 cdef void revoked_call(
-    const LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
+    LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil:
     cdef Text agent = id_of(request.principal)
@@ -188,11 +231,12 @@ cdef void revoked_call(
         row = <const Revocation *> rows_finish(&s.revocations, &probes.items[i])
         if row != NULL:
             apply_revocation(row, now, arena, out)
-    look_groups(s, request, t, now, arena, out)
+    look_classes(s, request.principal, t, now, arena, out)
+    look_servers(s, request, t, now, arena, out)
 
 
 cdef void revoked_above(
-    const LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,
+    LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil:
     cdef Uid *uid

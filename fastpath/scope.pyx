@@ -4,6 +4,7 @@ cimport cython
 from fastpath.columns cimport COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL, COL_DEST
 from fastpath.extension cimport ip_in_range, ip_parse
 from fastpath.image cimport Node
+from fastpath.json_tree cimport same_folded
 from fastpath.rows cimport table_node
 from fastpath.table cimport node_is_in, table_find
 from fastpath.value cimport (
@@ -16,6 +17,7 @@ from fastpath.value cimport (
     KIND_STRING,
     UID_UNKNOWN,
     Cell,
+    Field,
     cell_at,
     record_get,
     uid_equal,
@@ -108,43 +110,111 @@ cdef bint uid_in_any(const Uids *groups, const Uid *uid, const Table *t) noexcep
 # ---------------------------------------------------------------- arguments
 
 
+cdef bint has_variant(const Cell *record, const char *name, uint32_t n) noexcept nogil:
+    """Whether a member is named so but for the case of letters: a server that ignores case may read that one."""
+    cdef const Field *fields = <const Field *> cell_at(record)
+    cdef Text wanted, key
+    cdef uint32_t i
+    wanted.p, wanted.n = name, n
+    for i in range(record.n):
+        key.p, key.n = <const char *> cell_at(&fields[i].key), fields[i].key.n
+        if same_folded(key, wanted) and not text_equal(key, wanted):
+            return True
+    return False
+
+
 cdef const Cell *argument(const Request *request, Text path) noexcept nogil:
-    """The value under the dotted path of context.input, or NULL."""
+    """The one value under the dotted path of context.input; NULL when there is none, or which one is open."""
     cdef const Cell *at = record_get(&request.extras, b"input", 5)
     cdef const char *p = path.p
     cdef const char *end = path.p + path.n
     cdef const char *dot
+    cdef uint32_t n
     while at != NULL and at.kind == KIND_RECORD:
         dot = <const char *> memchr(p, c'.', end - p)
+        n = <uint32_t> ((dot if dot != NULL else end) - p)
+        if has_variant(at, p, n):
+            return NULL
+        at = record_get(at, p, n)
         if dot == NULL:
-            return record_get(at, p, <uint32_t> (end - p))
-        at = record_get(at, p, <uint32_t> (dot - p))
+            return at
         p = dot + 1
     return NULL
 
 
-cdef Text url_host(Text url) noexcept nogil:
-    """The host of a URL (RFC 3986 section 3.2), or of a bare authority; empty when a reader could disagree."""
-    cdef Text host = url
+cdef Text nowhere() noexcept nogil:
+    cdef Text none
+    none.p, none.n = NULL, 0
+    return none
+
+
+cdef inline bint is_letter(char c) noexcept nogil:
+    return c'a' <= c <= c'z' or c'A' <= c <= c'Z'
+
+
+cdef inline bint is_digit(char c) noexcept nogil:
+    return c'0' <= c <= c'9'
+
+
+cdef bint is_doubtful(Text url) noexcept nogil:
+    """Whether some byte is one that some reader strips or unfolds, or takes for the end of the host."""
     cdef uint32_t i
     for i in range(url.n):
-        # What one parser takes for the end of the host and another for a part of it names no host at all.
-        if <unsigned char> url.p[i] <= 32 or url.p[i] == c'\\' or url.p[i] == c'@' or url.p[i] == c'%':
-            host.n = 0
-            return host
-    for i in range(url.n):
-        if url.p[i] == c':' and i + 2 < url.n and url.p[i + 1] == c'/' and url.p[i + 2] == c'/':
-            host.p, host.n = url.p + i + 3, url.n - i - 3
+        if (
+            <unsigned char> url.p[i] <= 32 or url.p[i] == c'\\' or url.p[i] == c'@' or url.p[i] == c'%'
+            or url.p[i] == 0x7F
+        ):
+            return True
+    return False
+
+
+cdef Text authority_of(Text url) noexcept nogil:
+    """What stands between the scheme, if there is one, and path, query or fragment (RFC 3986 section 3)."""
+    cdef Text rest = url
+    cdef uint32_t i = 0
+    while i < url.n and (
+        is_letter(url.p[i]) or (i and (is_digit(url.p[i]) or url.p[i] == c'+' or url.p[i] == c'-' or url.p[i] == c'.'))
+    ):
+        i += 1
+    if i and url.n - i >= 3 and memcmp(url.p + i, b"://", 3) == 0:
+        rest.p, rest.n = url.p + i + 3, url.n - i - 3
+    for i in range(rest.n):
+        if rest.p[i] == c'/' or rest.p[i] == c'?' or rest.p[i] == c'#':
+            rest.n = i
             break
-        if url.p[i] == c'/':
-            break
+    return rest
+
+
+cdef bint is_name(Text host) noexcept nogil:
+    """Labels of letters, digits, `-` and `_`, none of them empty: what a scope can name."""
+    cdef uint32_t label = 0
+    cdef uint32_t i
     for i in range(host.n):
-        if host.p[i] == c'/' or host.p[i] == c'?' or host.p[i] == c'#' or host.p[i] == c':':
-            host.n = i
-            break
+        if host.p[i] == c'.':
+            if label == 0:
+                return False
+            label = 0
+        elif is_letter(host.p[i]) or is_digit(host.p[i]) or host.p[i] == c'-' or host.p[i] == c'_':
+            label += 1
+        else:
+            return False
+    return label > 0
+
+
+cdef Text url_host(Text url) noexcept nogil:
+    """The host of a URL, or of `host[:port]`; empty when it is no name, or a reader could take it for another one."""
+    cdef Text host = authority_of(url)
+    cdef uint32_t n
+    if is_doubtful(url):
+        return nowhere()
+    n = host.n
+    while n and is_digit(host.p[n - 1]):
+        n -= 1
+    if 0 < n < host.n and host.p[n - 1] == c':':
+        host.n = n - 1
     if host.n and host.p[host.n - 1] == c'.':
         host.n -= 1
-    return host
+    return host if is_name(host) else nowhere()
 
 
 cdef bint value_equals(const ArgValue *value, const Cell *cell, Text text) noexcept nogil:
@@ -167,7 +237,10 @@ cdef bint value_fits(const ArgRule *rule, const ArgValue *value, const Cell *cel
     if rule.op == ARG_CIDR:
         if cell.kind == KIND_IP:
             return ip_in_range(<const Ip *> cell_at(cell), &value.ip)
-        return text.n and ip_parse(text.p, text.n, &ip) == 0 and ip_in_range(&ip, &value.ip)
+        # A range is no address, whatever it lies in.
+        if text.n == 0 or memchr(text.p, c'/', text.n) != NULL:
+            return False
+        return ip_parse(text.p, text.n, &ip) == 0 and ip_in_range(&ip, &value.ip)
     if cell.kind != KIND_STRING:
         return False
     if rule.op == ARG_PREFIX:

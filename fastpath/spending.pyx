@@ -120,9 +120,18 @@ cdef void charge(Account *account, int budget, int64_t amount) noexcept nogil:
 cdef inline bint affords(const Account *account, const int64_t *wanted) noexcept nogil:
     cdef int i
     for i in range(<int> BUDGETS):
-        if account.left[i] >= 0 and account.left[i] < wanted[i]:
+        # What is owed must be paid first, also by a call that would cost nothing.
+        if account.left[i] >= 0 and (account.left[i] < wanted[i] or account.over[i] > 0):
             return False
     return True
+
+
+cdef inline int64_t bytes_wanted(const Account *account, const Request *request) noexcept nogil:
+    """What a call takes of a budget of bytes: of a length that nobody knows yet, all that is left and at least one."""
+    cdef const Cell *size = request.columns + <int> COL_CALL_BYTES
+    if size.kind == KIND_LONG and size.v >= 0:
+        return size.v
+    return max(<int64_t> 1, account.left[<int> BUDGET_BYTES]) if account.left[<int> BUDGET_BYTES] >= 0 else 0
 
 
 # ---------------------------------------------------------------- an allowed call takes its share
@@ -145,7 +154,6 @@ cdef Text task_again(LiveState *s, Text id_, int64_t now, int64_t boot) noexcept
 cdef Text claim_task(
     LiveState *s, const Request *request, const Standing *standing, Claim *out
 ) noexcept nogil:
-    cdef const Cell *size = request.columns + <int> COL_CALL_BYTES
     cdef Text fault
     out.task = <Task *> standing.task_row
     if standing.version != s.version:
@@ -156,7 +164,7 @@ cdef Text claim_task(
         out.task = <Task *> rows_find(&s.tasks, 0, standing.task)
     out.wanted[<int> BUDGET_CALLS] = 1
     out.wanted[<int> BUDGET_COST] = request.cost
-    out.wanted[<int> BUDGET_BYTES] = size.v if size.kind == KIND_LONG and size.v > 0 else 0
+    out.wanted[<int> BUDGET_BYTES] = bytes_wanted(out.task.account, request)
     return text_of(b"") if affords(out.task.account, out.wanted) else text_of(b"task.budget")
 
 

@@ -1,5 +1,5 @@
 """Where a call stands (standing.pxd): under the lock once, with as few lookups as the call's task allows."""
-from fastpath.approved cimport fill_approval
+from fastpath.approved cimport fill_approval, has_approvals, make_digests
 from fastpath.c.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
 from fastpath.certificate cimport certificate_serial
 from fastpath.columns cimport (
@@ -69,6 +69,7 @@ from fastpath.value cimport (
     cell_long,
     cell_string,
     record_get,
+    uid_make,
     uid_type,
 )
 from fastpath.wire cimport text_equal, text_is, text_of
@@ -89,13 +90,13 @@ cdef bint active_in_store(const Table *t, uint32_t person) noexcept nogil:
     return active == NULL or (active.kind == KIND_BOOL and active.v == 1)
 
 
-cdef void find_agent_owner(const Request *request, const Table *t, Owners *out) noexcept nogil:
-    cdef const Node *agent = table_node(t, request.principal.index)
+cdef void find_agent_owner(uint32_t row, const Table *t, Owners *out) noexcept nogil:
+    cdef const Node *agent = table_node(t, row)
     cdef const Cell *owner
     out.agent_owned = 0
     if agent == NULL or not agent.flags & NODE_PRESENT:
         return
-    owner = record_get(node_attrs(t, request.principal.index), b"owner", 5)
+    owner = record_get(node_attrs(t, row), b"owner", 5)
     if owner == NULL or owner.kind != KIND_ENTITY:
         return
     out.agent_owned = 1
@@ -113,7 +114,7 @@ cdef const Owners *owners_of(const Request *request, Task *task, const Table *t)
     """Who answers for the call, found once per table and caller: neither changes from call to call."""
     cdef Owners *owners = &task.owners
     if owners.table != t.serial or owners.agent != request.principal.index:
-        find_agent_owner(request, t, owners)
+        find_agent_owner(request.principal.index, t, owners)
         find_person(task.person, t, owners)
         owners.table, owners.agent = t.serial, request.principal.index
     return owners
@@ -143,6 +144,45 @@ cdef void fill_owner(Request *request, const Owners *owners, Arena *arena) noexc
         cell_entity(column(request, COL_TASK_OWNER), copy)
 
 
+cdef Text about(const char *what, Text name, Arena *arena) noexcept nogil:
+    """`owner of spiffe://..`: the cause that a record names."""
+    cdef Text prefix = text_of(what)
+    cdef Text made
+    made.p = <const char *> arena_take(arena, prefix.n + name.n)
+    made.n = prefix.n + name.n if made.p != NULL else 0
+    if made.n:
+        memcpy(<void *> made.p, prefix.p, prefix.n)
+        memcpy(<void *> (made.p + prefix.n), name.p, name.n)
+    return made
+
+
+cdef void judge_owners(LiveState *s, const Owners *owners, bint tasked, Arena *arena, Standing *out) noexcept nogil:
+    if not owners.agent_owned:
+        out.owner_fault = text_of(b"owner.missing")
+        return
+    look_owner(s, owners.agent_owner, owners.agent_active, arena, out)
+    if tasked and out.owner_fault.n == 0 and owners.person.index != owners.agent_owner.index:
+        look_owner(s, owners.person, owners.person_active, arena, out)
+
+
+cdef void look_owners_above(
+    LiveState *s, const Task *task, const Request *request, const Table *t, Arena *arena, Standing *out
+) noexcept nogil:
+    """Who delegated must be somebody that may act: the agent's owner and the task's are active, as the caller's own."""
+    cdef Owners owners
+    cdef Text before = out.owner_fault
+    cdef Uid *agent = uid_make(
+        arena, uid_type(request.principal), request.principal.type_len, task.agent.p, task.agent.n
+    )
+    if agent == NULL:
+        return
+    find_agent_owner(table_find(t, agent), t, &owners)
+    find_person(task.person, t, &owners)
+    judge_owners(s, &owners, True, arena, out)
+    if before.n == 0 and out.owner_fault.n and out.remediation.n == 0:
+        out.remediation = about(b"owner of ", task.agent, arena)
+
+
 cdef void look_owners(
     LiveState *s, Request *request, Task *task, const Table *t, Arena *arena, Standing *out
 ) noexcept nogil:
@@ -150,16 +190,11 @@ cdef void look_owners(
     cdef Owners alone
     cdef const Owners *owners = &alone
     if task == NULL:
-        find_agent_owner(request, t, &alone)
+        find_agent_owner(request.principal.index, t, &alone)
     else:
         owners = owners_of(request, task, t)
         fill_owner(request, owners, arena)
-    if not owners.agent_owned:
-        out.owner_fault = text_of(b"owner.missing")
-        return
-    look_owner(s, owners.agent_owner, owners.agent_active, arena, out)
-    if task != NULL and out.owner_fault.n == 0 and owners.person.index != owners.agent_owner.index:
-        look_owner(s, owners.person, owners.person_active, arena, out)
+    judge_owners(s, owners, task != NULL, arena, out)
 
 
 # ---------------------------------------------------------------- which task
@@ -239,6 +274,7 @@ cdef void climb(
         if s.revocations.used:
             revoked_key(s, REVOKED_TASK, at.key.text, out.unix_ns, arena, out)
             revoked_above(s, at.agent, at.owner, request, t, out.unix_ns, arena, out)
+        look_owners_above(s, at, request, t, arena, out)
         join(chain, at, request, t, dest)
     if at == NULL or at.parent.n:
         # A parent that is not there cannot be asked, and a chain without an end is no chain.
@@ -425,6 +461,11 @@ cdef void authority_enter(
             # It may be the one that was revoked.
             out.refusal = text_of(b"identity.certificate")
     pthread_mutex_lock(&live.lock)
+    if has_approvals(live, request):
+        # What they are bound to costs a hash over the body, for which no other call waits.
+        pthread_mutex_unlock(&live.lock)
+        make_digests(request, arena, out)
+        pthread_mutex_lock(&live.lock)
     enter_locked(live, request, credential, t, arena, out)
     pthread_mutex_unlock(&live.lock)
     if arena.failed:

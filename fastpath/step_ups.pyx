@@ -11,18 +11,20 @@ from fastpath.c.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from fastpath.columns cimport COL_CALL_DATA_LEVEL
+from fastpath.columns cimport COL_CALL_DATA_LABELS, COL_CALL_DATA_LEVEL
 from fastpath.live_state cimport CHAIN_MAX, EVALUATION_BYTES, TASK_ID_MAX, id_of
-from fastpath.value cimport KIND_LONG, Cell, uid_type
+from fastpath.value cimport KIND_LONG, KIND_SET, KIND_STRING, Cell, cell_at, uid_type
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 cdef enum:
     STEP_UPS = 1 << 9
     COUNTERS = 2 * STEP_UPS  # of agents, by hash; power of two
     NAME_BYTES = 256
     RESOURCE_BYTES = 1024
+    TARGET_BYTES = 4096
+    LABELS_BYTES = 4096
 
 
 cdef struct Place:           # whose answer stands where, and since when; apart, since it is looked through
@@ -42,12 +44,18 @@ cdef struct StepUp:          # texts longer than their room are cut; the digests
     char resource[RESOURCE_BYTES]
     char destination[RESOURCE_BYTES]
     char method[NAME_BYTES]
+    char http_method[NAME_BYTES]
+    char target[TARGET_BYTES]            # path and query as sent
     char chain[CHAIN_MAX * NAME_BYTES]   # NUL-separated
     uint32_t chain_bytes
+    char labels[LABELS_BYTES]            # NUL-separated
+    uint32_t labels_bytes
     int64_t level
+    int64_t cost
     int64_t unix_ns
     uint64_t generation
     uint8_t cut
+    uint8_t unseen
     uint8_t emergency
 
 
@@ -119,12 +127,29 @@ cdef StepUp *place_for(StepUps *all_, uint64_t agent) noexcept nogil:
 
 
 cdef void put_text(char *room, uint32_t cap, Text text, uint8_t *cut) noexcept nogil:
-    """NUL-terminated, cut to its room."""
+    """NUL-terminated, cut to its room or where it holds a NUL."""
     cdef uint32_t n = min(cap - 1, text.n)
+    cdef const char *nul = <const char *> memchr(text.p, 0, n) if n else NULL
+    if nul != NULL:
+        n = <uint32_t> (nul - text.p)
     cut[0] |= n < text.n
     if n:
         memcpy(room, text.p, n)
     room[n] = 0
+
+
+cdef void put_labels(StepUp *slot, const Cell *labels) noexcept nogil:
+    cdef const Cell *label
+    cdef uint32_t i
+    if labels.kind != KIND_SET:
+        return
+    for i in range(labels.n):
+        label = <const Cell *> cell_at(labels) + i
+        if label.kind != KIND_STRING or label.n + 1 > LABELS_BYTES - slot.labels_bytes:
+            slot.cut = 1
+            return
+        memcpy(slot.labels + slot.labels_bytes, cell_at(label), label.n)
+        slot.labels_bytes += label.n + 1
 
 
 cdef void fill(
@@ -146,10 +171,15 @@ cdef void fill(
     put_text(slot.resource, RESOURCE_BYTES, id_of(request.resource), &slot.cut)
     put_text(slot.destination, RESOURCE_BYTES, request.destination, &slot.cut)
     put_text(slot.method, NAME_BYTES, request.method, &slot.cut)
+    put_text(slot.http_method, NAME_BYTES, request.content.method, &slot.cut)
+    put_text(slot.target, TARGET_BYTES, request.content.target, &slot.cut)
     for i in range(standing.chain_count):
         put_text(slot.chain + slot.chain_bytes, NAME_BYTES, standing.chain[i], &slot.cut)
         slot.chain_bytes += min(<uint32_t> NAME_BYTES - 1, standing.chain[i].n) + 1
+    put_labels(slot, request.columns + <int> COL_CALL_DATA_LABELS)
     slot.level = level.v if level.kind == KIND_LONG else 0
+    slot.cost = request.cost
+    slot.unseen = not request.content.seen
     slot.unix_ns = standing.unix_ns
     slot.generation = standing.generation
     slot.emergency = emergency
@@ -205,6 +235,9 @@ cdef dict plain(StepUp *row):
         "resource": row.resource.decode("utf-8", "replace"),
         "destination": row.destination.decode("utf-8", "replace"), "method": row.method.decode("utf-8", "replace"),
         "chain": [hop.decode("utf-8", "replace") for hop in row.chain[:row.chain_bytes].split(b"\0") if hop],
-        "data_level": row.level, "unix_ns": row.unix_ns, "generation": row.generation, "truncated": bool(row.cut),
+        "http_method": row.http_method.decode("utf-8", "replace"), "target": row.target.decode("utf-8", "replace"),
+        "data_labels": [one.decode("utf-8", "replace") for one in row.labels[:row.labels_bytes].split(b"\0") if one],
+        "cost": row.cost, "content_unseen": bool(row.unseen), "data_level": row.level,
+        "unix_ns": row.unix_ns, "generation": row.generation, "truncated": bool(row.cut),
         "emergency_only": bool(row.emergency),
     }

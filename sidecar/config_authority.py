@@ -102,6 +102,9 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
         int,
         doc("tasks ever delegated below one that was opened: all of them end in one write", "tasks", ge=1, le=100_000),
     ] = DEFAULTS.tree_max
+    agent_tasks_max: Annotated[
+        int, doc("open tasks of one agent, delegated ones among them", "tasks", ge=1, le=100_000)
+    ] = DEFAULTS.agent_tasks_max
     keep_closed_s: Annotated[
         int, doc("closed tasks and decided approvals can be looked up this long", "s", ge=60, le=365 * DAY_S)
     ] = DEFAULTS.keep_closed_s
@@ -134,6 +137,7 @@ class AuthorityConfig(Section, frozen=True, kw_only=True):
             ttl_s_max=self.ttl_s_max,
             depth_max=self.depth_max,
             tree_max=self.tree_max,
+            agent_tasks_max=self.agent_tasks_max,
             keep_closed_s=self.keep_closed_s,
             answer_s=self.answer_s,
             answers_max=self.answers_max,

@@ -205,7 +205,10 @@ _FILES = """\
 # --certificate), or a file of its own that names them with `watched_directory`.
 """
 _BODY = "# Bodies are buffered because {why}; a route that needs none turns it off (see the last part).\n"
-_NO_BODY = "# No rule reads a body, so none is buffered. Print this again once a policy reads `context.input`.\n"
+_NO_BODY = """\
+# No rule reads a body, so none is buffered. Print this again once a policy reads `context.input`.
+# A call whose body is not sent can be approved by class only: an exact approval is bound to the body.
+"""
 
 
 def render(

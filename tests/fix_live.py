@@ -15,6 +15,7 @@ from tests.fix_mapping import mapping_of
 
 AGENT = "spiffe://example.org/agent/writer"
 CHILD = "spiffe://example.org/agent/helper"
+LEAD = "spiffe://partner.example/agent/lead"  # bob answers for it
 STRANGER = "spiffe://example.org/agent/stranger"
 OWNER = "ann"
 NOW = 1_800_000_000_000_000_000
@@ -50,6 +51,8 @@ def entities(active: bool = True) -> str:
     rows = [_entity("Person", OWNER, {"active": active}), _entity("Person", "bob", {"active": True})]
     rows += [_entity("AgentClass", "worker"), _entity("AgentClass", "probe"), _entity("Server", "files")]
     rows += [_entity("Agent", id_, {"owner": owner}, ("AgentClass", kind)) for id_, kind in agents]
+    lead = {"owner": {"__entity": {"type": "Person", "id": "bob"}}}
+    rows += [_entity("Agent", LEAD, lead, ("AgentClass", "worker"))]
     rows += [_entity("Agent", "spiffe://example.org/agent/orphan", {}, ("AgentClass", "worker"))]
     rows += [
         _entity("Tool", f"files/{name}", {}, ("Server", "files"), ("ToolGroup", "docs"))

@@ -15,7 +15,18 @@ PATTERNS = (*HOSTS, "*.example", "*.mail.example", "*.a.mail.example")
 ZONES = {"bank.example": {"internal"}, "evil.example": {"public"}}
 LABELS = ("pii", "secret", "source")
 METHODS = ("GET", "POST")
-PATHS = ("amount", "to")
+PATHS = ("amount", "to", "risk")
+VARIANTS = ("Amount", "TO", "ri\u017fk", "ris\u212a", "amounts")
+URLS = (
+    "https://x.mail.example", "HTTPS://MAIL.EXAMPLE.:8443/a?b#c", "mail.example:443", "mail.example:", "//mail.example",
+    "https://evil.com;.mail.example", "https://evil.com\uff0f.mail.example", "https://evil.com\u3002mail.example",
+    "https://mail.example:443@evil.com", "https://evil.com\\.mail.example", "https://evil.com#.mail.example",
+    "https://evil.com,.mail.example", "https://mail.example\t.evil.com", "https://x.mail.example..", "x..mail.example",
+    "https://[::1].mail.example", "https:mail.example", "x/://mail.example", "1x://mail.example", "a:1:2",
+    "https://evil.com&.mail.example", "https://evil.com'.mail.example", "mail.example:x", "https://mai\u212a.example",
+    "javascript://mail.example/%0aalert(1)", "https://evil.com\x7f.mail.example", "*.mail.example", ".mail.example",
+)  # fmt: skip
+ADDRESSES = ("10.1.2.3/8", "10.0.0.0/4", "010.1.2.3", "::ffff:10.1.2.3", "10.1.2", " 10.1.2.3", "10.1.2.3%eth0", "::1")
 VALUES: tuple[ArgValue, ...] = (1, 5, 50, True, "a", "ab", "b", "x.mail.example", "10.1.2.3", "10.9.0.1")
 RULES = (
     ("eq", (5,)), ("eq", ("a",)), ("eq", (True,)), ("in", (1, 5)), ("in", ("a", "ab")), ("in", (1, "10.1.2.3")),
@@ -69,6 +80,16 @@ def near(rng: random.Random, parent: Scope) -> Scope:
     return Scope(**fields)
 
 
+def arguments(rng: random.Random) -> dict[str, object]:
+    """Mostly plain values; also hosts and addresses that readers differ about, and names but for case."""
+    given: dict[str, object] = {
+        path: rng.choice(rng.choice((VALUES, VALUES, URLS, ADDRESSES))) for path in some(rng, PATHS, 0.8)
+    }
+    if rng.random() < 0.1:
+        given[rng.choice(VARIANTS)] = rng.choice(VALUES)
+    return given
+
+
 def call(rng: random.Random) -> Call:
     """Any call."""
     tool, action, host = rng.choice(TOOLS), rng.choice(ACTIONS), rng.choice(HOSTS)
@@ -82,5 +103,5 @@ def call(rng: random.Random) -> Call:
         level=rng.choice((0, 0, 1, 2, 4)),
         labels=frozenset(some(rng, LABELS, 0.2)),
         method=rng.choice(METHODS),
-        arguments={path: rng.choice(VALUES) for path in some(rng, PATHS, 0.8)},
+        arguments=arguments(rng),
     )

@@ -90,6 +90,7 @@ class MemorySpending:
         self.rows: dict[str, dict[str, int | None]] = {}
         """Of a task what is left by axis, below zero when too much was spent; None: unlimited."""
         self.stopped: set[str] = set()
+        self.agents: dict[str, str] = {}
         self.owed: list[tuple[str, Budgets]] = []
 
     def put(self, task: str, amounts: Mapping[str, int]) -> None:
@@ -102,6 +103,9 @@ class MemorySpending:
         owed = [amount for id_, amount in self.owed if id_ == task]
         sums = {axis: sum(getattr(one, axis) for one in owed) for axis in AXES}
         return Budgets(**{axis: UNLIMITED if n is None else max(0, n) + sums[axis] for axis, n in row.items()})
+
+    def open_tasks(self, agent: str) -> int:
+        return sum(1 for id_, of in self.agents.items() if of == agent and id_ not in self.stopped)
 
     def owe(self, task: str, amount: Budgets) -> None:
         self.owed.append((task, amount))
@@ -169,6 +173,7 @@ class Book:
         for change, data in draft.live:
             if change == "task":
                 self.spending.put(data["id"], data)
+                self.spending.agents[data["id"]] = data["agent"]
             elif change == "budget":
                 self.spending.add(data["id"], Budgets(*(data[axis] for axis in AXES)))
         self.told += draft.live

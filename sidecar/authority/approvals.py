@@ -1,8 +1,10 @@
 """Approvals: a person looks before an action happens, as changes to a draft.
 
 A grant is bound to the digest of what was asked, to the generation of policies that asked for it and to the task, or to
-calls of no task where a policy needs none. It is used once unless more was granted, and nobody of the chain that asks
-can give it. Nobody's decision is a refusal: a question that waits too long expires.
+calls of no task where a policy needs none. It covers no call of more than was shown (level and labels of its data,
+cost), is used once unless more was granted, and nobody of the chain that asks can give it. Nobody's decision is a
+refusal: a question that waits too long expires. A call whose content did not reach the sidecar could be any, so it can only be
+granted by class.
 """
 
 from typing import NamedTuple
@@ -50,9 +52,9 @@ class Denial(NamedTuple):
 
     evaluation_id: str
     digest: bytes
-    """Of subject, action, resource, destination and arguments."""
+    """Of subject, action, resource, destination, arguments, and of an HTTP call method, path, query and body."""
     class_digest: bytes
-    """The same without destination and arguments."""
+    """Of subject, action and resource alone."""
     task: str
     agent: str
     action: str
@@ -68,6 +70,12 @@ class Denial(NamedTuple):
     """Who answers for the agent, by its entity."""
     generation: int = 0
     """Of the policies that asked for an approval."""
+    data_labels: tuple[str, ...] = ()
+    cost: int = 0
+    method: str = ""
+    path: str = ""
+    query: str = ""
+    content_unseen: bool = False
 
 
 class RequestApproval(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +253,9 @@ def live_approval(row: Approval) -> dict[str, object]:
         "action": row.action,
         "resource": row.resource,
         "destination": row.destination,
+        "data_level": row.data_level,
+        "data_labels": row.data_labels,
+        "cost": row.cost,
         "scope": row.scope,
         "uses": row.uses,
         "expires_unix_ns": row.expires_ns,
@@ -262,8 +273,10 @@ class _Asked(msgspec.Struct, frozen=True):
     id: str
 
 
-def _same(denial: Denial) -> bytes:
-    return hashed(denial.task, denial.action, denial.resource, denial.digest)
+def _same(asked: Denial | Approval) -> bytes:
+    """What makes two questions one: a call of more than was asked about is another."""
+    more = repr((asked.data_level, sorted(asked.data_labels), asked.cost))
+    return hashed(asked.task, asked.action, asked.resource, asked.digest, more)
 
 
 class _About(NamedTuple):
@@ -308,6 +321,12 @@ def _new(draft: Draft, asked: RequestApproval, about: _About, by: Caller, approv
         resource=denial.resource,
         destination=denial.destination,
         data_level=denial.data_level,
+        data_labels=denial.data_labels,
+        cost=denial.cost,
+        method=denial.method,
+        path=denial.path,
+        query=denial.query,
+        content_unseen=denial.content_unseen,
         reason=denial.reason,
         generation=denial.generation,
         justification=asked.justification,
@@ -336,6 +355,7 @@ def _break_glass(draft: Draft, asked: RequestApproval, about: _About, by: Caller
     row = msgspec.structs.replace(
         row,
         state=ApprovalState.GRANTED,
+        scope=CLASS if row.content_unseen else EXACT,
         uses=uses,
         decided_by=by.id,
         decided_ns=draft.now_ns,
@@ -364,6 +384,11 @@ def _granted(draft: Draft, row: Approval, asked: DecideApproval) -> Approval:
     limits = draft.limits
     if asked.scope not in (EXACT, CLASS):
         raise invalid("scope", f"`{asked.scope}` is neither {EXACT} nor {CLASS}")
+    if row.content_unseen and asked.scope == EXACT:
+        raise StateError(
+            f"approval `{row.id}`: content unseen: the call's body did not reach the sidecar, so this could be any "
+            f"call; approve with scope {CLASS}, or have Envoy send the body on this route (`remit envoy-config`)"
+        )
     uses = asked.uses or 1
     if not 1 <= uses <= limits.approval_uses_max:
         raise invalid("uses", f"is {uses}; 1 to {limits.approval_uses_max} can be")
@@ -406,7 +431,7 @@ def _put(draft: Draft, row: Approval) -> None:
 
 def _leave_queues(draft: Draft, row: Approval) -> None:
     key = row.id.encode()
-    draft.drop(ASKED, hashed(row.task, row.action, row.resource, row.digest))
+    draft.drop(ASKED, _same(row))
     draft.drop(QUEUE_APPROVER, hashed(row.approver) + key)
     draft.drop(QUEUE_AGENT, hashed(row.agent) + key)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from sidecar.authority.scope import ArgRule, Scope, holds, host_within, tool_within
 
+_FOLDS = {0x17F: "s", 0x212A: "k"}  # what Go's encoding/json folds besides ASCII
+
 
 @dataclass(frozen=True)
 class Call:
@@ -61,7 +63,21 @@ def _tool(scope: Scope, call: Call) -> bool:
 
 
 def _argument(rule: ArgRule, call: Call) -> bool:
+    if any(_is_variant(given, rule.path) for given in call.arguments):
+        return False
     return rule.path in call.arguments and holds(rule, call.arguments[rule.path])
+
+
+def _is_variant(given: str, path: str) -> bool:
+    """Whether the argument is on the way to `path` for a reader that ignores the case of letters, and for us is not."""
+    for ours, theirs in zip(path.split("."), given.split("."), strict=False):
+        if ours != theirs:
+            return _folded(ours) == _folded(theirs.translate(_FOLDS))
+    return False
+
+
+def _folded(name: str) -> str:
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
 def _action(scope: Scope, call: Call) -> bool:

@@ -70,6 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     depth_max: int = 7
     tree_max: int = 10_000
     """Tasks ever delegated below one root."""
+    agent_tasks_max: int = 1000
+    """Open tasks of one agent."""
     keep_closed_s: int = 86_400
     """How long a closed task or decided approval can still be looked up."""
     answer_s: int = 86_400
@@ -118,6 +120,9 @@ class Spending(Protocol):
 
     def owe(self, task: str, amount: Budgets) -> None:
         """`amount` goes to the task with this command: commands behind it find it there, calls once it is durable."""
+
+    def open_tasks(self, agent: str) -> int:
+        """How many open tasks the agent has in force; commands that become durable together are not counted yet."""
 
     def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Rest]:
         """Let no further call spend from these, and say what is left of each."""

@@ -142,6 +142,14 @@ class Approval(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     approver: str
     requested_ns: int
     expires_ns: int
+    data_labels: tuple[str, ...] = ()
+    cost: int = 0
+    method: str = ""
+    """Of an HTTP call, with path and query as sent."""
+    path: str = ""
+    query: str = ""
+    content_unseen: bool = False
+    """Part of the call did not reach the sidecar: no exact grant can fit it."""
     scope: str = "exact"
     uses: int = 0
     decided_by: str = ""

@@ -22,6 +22,10 @@ INT64 = 1 << 63
 
 ArgValue = int | bool | str
 Op = Literal["eq", "in", "range", "prefix", "host_suffix", "cidr"]
+# The host of a URL: a reader could strip, unfold or end by the first what another takes for a part of it.
+_DOUBTFUL = re.compile(r"[\x00-\x20\x7f\\@%]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NAME = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.?(?::[0-9]+)?")
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|[0-9a-f:]+")
 
 
@@ -251,16 +255,18 @@ def holds(rule: ArgRule, value: object) -> bool:
         return any(value.startswith(str(one)) for one in rule.values)
     if rule.op == "host_suffix":
         host = host_of(value)
-        return host is not None and any(_suffix_within(host, str(one)) for one in rule.values)
+        return host is not None and any(_suffix_within(host, str(one).lower()) for one in rule.values)
     return _in_networks(value, rule.values)
 
 
 def host_of(text: str) -> str | None:
-    """The host of a URL or of `host[:port]`, in lower case and without a trailing dot; None when there is none."""
-    rest = text.partition("://")[2] or text
-    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
-    host = re.sub(r":[0-9]*$", "", authority).lower().removesuffix(".")
-    return host if host and "@" not in host and _HOST.fullmatch(host) else None
+    """The host of a URL or of `host[:port]`, in lower case and without a trailing dot; None when there is none, or when
+    readers could differ about it."""
+    if _DOUBTFUL.search(text):
+        return None
+    authority = re.split("[/?#]", _SCHEME.sub("", text, count=1) if _SCHEME.match(text) else text, maxsplit=1)[0]
+    found = _NAME.fullmatch(authority)
+    return found[1].lower() if found else None
 
 
 def _in_networks(value: str, networks: Sequence[ArgValue]) -> bool:

@@ -131,6 +131,7 @@ def open_task(draft: Draft, asked: OpenTask, by: Caller) -> Task:
     if not 0 <= asked.max_depth <= draft.limits.depth_max:
         raise invalid("max_depth", f"is {asked.max_depth}; 0 to {draft.limits.depth_max} can be")
     require_active(draft, asked.owner)
+    _refuse_many(draft, asked.agent)
     task = Task(
         id=draft.new_id(),
         agent=asked.agent,
@@ -166,6 +167,7 @@ def delegate_task(draft: Draft, asked: DelegateTask, by: Caller) -> Task:
     scopes.check(asked.scope)
     _refuse_outside(scopes.outside(asked.scope, parent.scope))
     require_active(draft, parent.owner)
+    _refuse_many(draft, asked.agent)
     expires_ns = min(parent.expires_ns, draft.now_ns + _ttl(draft, asked.ttl_s) * SECOND_NS if asked.ttl_s else 1 << 63)
     _check_budgets(asked.budgets, "budgets")
     parent = _count(draft, _draw(draft, parent, asked.budgets))
@@ -232,6 +234,7 @@ def resume_task(draft: Draft, asked: ChangeTask, by: Caller) -> Task:
     if by.is_any(task.chain):
         raise DeniedError("an agent cannot resume its own task; let its owner do it")
     require_active(draft, task.owner)
+    _refuse_many(draft, task.agent)
     return _switch(draft, asked, "resume", by)
 
 
@@ -340,6 +343,15 @@ def balance(task: Task) -> Balance:
 
 
 # ---------------------------------------------------------------- parts
+
+
+def _refuse_many(draft: Draft, agent: str) -> None:
+    """What walks through an agent's open tasks must stay short."""
+    most = draft.limits.agent_tasks_max
+    if draft.spending.open_tasks(agent) >= most:
+        raise ExhaustedError(
+            f"agent `{agent}` has {most} open tasks; complete some of them, or raise `authority.agent_tasks_max`"
+        )
 
 
 def _opened(draft: Draft, task: Task, by: Caller) -> Task:

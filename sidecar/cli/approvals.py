@@ -27,6 +27,8 @@ SCOPES = {"exact": approvals_pb2.APPROVAL_SCOPE_EXACT, "class": approvals_pb2.AP
 def pending(approver: str, agent: str, review: bool, config_file: str, socket: str | None, as_json: bool) -> None:
     """List what waits for a decision. Only the last column is the asker's own words.
 
+    `content unseen`: the call's body did not reach the sidecar, so it can only be approved with --scope class.
+
     \b
     Example:
       remit pending --approver alice
@@ -50,7 +52,19 @@ def pending(approver: str, agent: str, review: bool, config_file: str, socket: s
         return
     table(
         f"{len(rows)} {'to review' if review else 'pending'}",
-        ("approval", "agent", "action", "resource", "destination", "level", "owner", "ends", "why (unverified)"),
+        (
+            "approval",
+            "agent",
+            "action",
+            "resource",
+            "destination",
+            "call",
+            "data",
+            "cost",
+            "owner",
+            "ends",
+            "why (unverified)",
+        ),
         (
             (
                 r.id,
@@ -58,7 +72,9 @@ def pending(approver: str, agent: str, review: bool, config_file: str, socket: s
                 r.action,
                 r.resource,
                 r.destination,
-                r.data_level,
+                call_text(r),
+                " ".join([str(r.data_level), *r.data_labels]),
+                r.cost,
                 r.owner,
                 until(r.expires_unix_ns),
                 r.justification,
@@ -93,7 +109,8 @@ def approve(
 ) -> None:
     """Grant what an agent asks for. Nobody of the chain that asks can.
 
-    `exact` is this call with these arguments; `class` is the action on the resource, whatever the arguments.
+    `exact` is this call with these arguments and, over HTTP, this method, path, query and body; `class` is the action
+    on the resource, whatever the arguments. Neither covers a call of more data level, labels or cost than was asked.
 
     With --break-glass nobody asked: APPROVAL is the evaluation id of a call that was answered STEP_UP, --comment says
     why it cannot wait, the grant lasts minutes, and somebody else must look at it (remit review).
@@ -178,6 +195,13 @@ def _said(row: approvals_pb2.Approval, as_json: bool) -> None:
         else ""
     )
     click.echo(f"{row.id} {state}{more}")
+
+
+def call_text(row: approvals_pb2.Approval) -> str:
+    """Method, path and query of an HTTP call, and whether its content was not seen."""
+    target = f"{row.path}?{row.query}" if row.query else row.path
+    unseen = "[content unseen]" if row.content_unseen else ""
+    return " ".join(part for part in (row.method, target, unseen) if part)
 
 
 def approval_state(row: approvals_pb2.Approval) -> str:

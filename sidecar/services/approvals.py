@@ -166,6 +166,7 @@ def denial_of(authority: Authority, evaluation_id: str) -> approvals.Denial:
     tasks.check_text("evaluation_id", evaluation_id)
     found = authority.step_up(evaluation_id)
     kind = found["resource_type"]
+    path, _, query = found["target"].partition("?")
     return approvals.Denial(
         evaluation_id=evaluation_id,
         digest=found["digest"],
@@ -181,6 +182,12 @@ def denial_of(authority: Authority, evaluation_id: str) -> approvals.Denial:
         truncated=found["truncated"],
         generation=found["generation"],
         owner=authority.owner_of(found["agent"]).id,
+        data_labels=tuple(found["data_labels"]),
+        cost=found["cost"],
+        method=found["http_method"],
+        path=path,
+        query=query,
+        content_unseen=found["content_unseen"],
     )
 
 

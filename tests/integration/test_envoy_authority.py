@@ -5,6 +5,7 @@ with what `remit envoy-config` prints, and its access logs settle what calls too
 """
 
 import http.client
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -291,3 +292,67 @@ def test_a_stream_does_not_outlive_its_task_for_long(actors: Actors, endless: En
             reply.read()  # to the end, which the upstream never sends
     wait_for("the upstream to see it", endless.ended.is_set)
     assert actors.stage.envoy.stat(counter) == before + 1
+
+
+# ---------------------------------------------------------------- what an approval is of
+
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+GRPC = {"content-type": "application/grpc", "te": "trailers"}
+
+
+@pytest.fixture
+def stepping_up(actors: Actors) -> Iterator[Actors]:
+    """Every call of alice needs an approval."""
+    kind, mode = revocations_pb2.REVOCATION_KIND_AGENT, revocations_pb2.REVOCATION_MODE_STEP_UP
+    actors.open()
+    actors.security.revocations.Revoke(
+        revocations_pb2.RevokeRequest(kind=kind, key=AGENT_A, mode=mode), timeout=TIMEOUT_S
+    )
+    yield actors
+    actors.security.revocations.Lift(revocations_pb2.LiftRequest(kind=kind, key=AGENT_A, mode=mode), timeout=TIMEOUT_S)
+
+
+def _said(answer: Answer) -> str:
+    """Where a denial says why: the body, of a gRPC call its message."""
+    return answer.headers.get("grpc-message", "") or answer.body.decode()
+
+
+def _is_stepped_up(answer: Answer) -> bool:
+    return "revoked.step_up" in _said(answer)
+
+
+def _evaluation(answer: Answer) -> str:
+    return re.findall("[0-9a-f]{32}", _said(answer))[0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "approved", "another"),
+    [
+        (FORM, ("/in", b"to=alice&amount=10"), ("/in", b"to=mallory&amount=999999")),
+        (FORM, ("/in?to=alice", b"amount=10"), ("/in?to=mallory", b"amount=10")),
+        (GRPC, ("/bank.Pay/SendMoney", b"\0\0\0\0\5alice"), ("/bank.Pay/SendMoney", b"\0\0\0\0\7mallory")),
+    ],
+)
+def test_an_exact_approval_is_of_one_http_or_grpc_call(
+    stepping_up: Actors, headers: dict[str, str], approved: tuple[str, bytes], another: tuple[str, bytes]
+) -> None:
+    """Another form, query or gRPC message is another call; the approver saw method, path and query."""
+
+    def call(what: tuple[str, bytes]) -> Answer:
+        return Caller(stepping_up.stage, "alice").http("POST", API_HOST, what[0], headers=headers, body=what[1])
+
+    denied = call(approved)
+    assert _is_stepped_up(denied)
+    asked = approvals_pb2.RequestApprovalRequest(evaluation_id=_evaluation(denied))
+    row = stepping_up.alice.approvals.Request(asked, timeout=TIMEOUT_S)
+    assert (row.method, row.path, row.query, row.content_unseen) == ("POST", *_parts(approved[0]), False)
+    decided = approvals_pb2.DecideApprovalRequest(id=row.id, approve=True, expected_digest=row.digest)
+    stepping_up.security.approvals.Decide(decided, timeout=TIMEOUT_S)
+    assert _is_stepped_up(call(another))
+    assert not _is_stepped_up(call(approved))
+    assert _is_stepped_up(call(approved))
+
+
+def _parts(target: str) -> tuple[str, str]:
+    path, _, query = target.partition("?")
+    return path, query

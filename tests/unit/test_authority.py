@@ -43,8 +43,9 @@ def approval(live: Live, evaluation: str, **more: Any) -> tuple[str, dict[str, A
     assert asked is not None
     digest = asked["class_digest"] if more.get("scope") == "class" else asked["digest"]
     return "approval", {
-        "id": "a1", "digest": digest, "task": asked["task"], "scope": "exact", "uses": 1, "state": "granted",
-        "expires_unix_ns": NOW + HOUR, "decided_unix_ns": NOW, **more,
+        "id": "a1", "digest": digest, "task": asked["task"], "agent": asked["agent"], "scope": "exact", "uses": 1,
+        "state": "granted", "expires_unix_ns": NOW + HOUR, "decided_unix_ns": NOW,
+        "data_level": asked["data_level"], "data_labels": asked["data_labels"], "cost": asked["cost"], **more,
     }  # fmt: skip
 
 

@@ -1,12 +1,18 @@
 """Ways to more authority than was given, each of them closed."""
 
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from envoy.service.auth.v3 import external_auth_pb2
 
+from fastpath.authority import Live
+from fastpath.call import Pdp
 from fastpath.decide import PeerKind
+from fastpath.journal import Journal
 from fastpath.peer import VerifiedPeer
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.demo.ca import Authority
@@ -16,6 +22,7 @@ from tests.fix_live import (
     BOOT,
     CHILD,
     HOUR,
+    LEAD,
     NOW,
     OWNER,
     SECOND,
@@ -25,7 +32,7 @@ from tests.fix_live import (
     outcome,
     task,
 )
-from tests.unit.test_authority import ALLOW, SETTLED, UNKNOWN, approval, report, revoke
+from tests.unit.test_authority import ALLOW, SETTLED, UNKNOWN, approval, last, report, revoke
 
 INT64_MAX = (1 << 63) - 1
 
@@ -252,3 +259,177 @@ def test_a_task_that_is_forgotten_and_put_at_once_is_there() -> None:
     assert [row[0] for row in live.snapshot()[0]] == ["t1"]
     live.apply([task(), ("forget", {"id": "t1"})], 3)
     assert outcome(ask(pdp)) == ("DENY", "task.none")
+
+
+# ------------------------------------------------------------ budgets of bytes and debts
+
+PEP = VerifiedPeer(PeerKind.PEER_ENVOY, "spiffe://example.org/envoy", "x509-svid:02", bundle_generation=2)
+CHUNKED = {"transfer-encoding": "chunked"}
+
+
+def through_envoy(pdp: Pdp, **call: Any) -> tuple[str, str, str]:
+    """(outcome, reason, evaluation id) of an HTTP call by AGENT."""
+    code, reply = pdp.ext_authz(envoy_call(**{"principal": AGENT, "method": "POST", "path": "/up", **call}), PEP)
+    assert code == 0, reply
+    said = external_auth_pb2.CheckResponse.FromString(reply).dynamic_metadata
+    return said["outcome"], said["reason"], said["decision_id"]
+
+
+def sent(pdp: Pdp, evaluation: str, bytes_out: int) -> None:
+    """Envoy's access log of an allowed call."""
+    report = authz_pb2.ReportRequest(evaluation_id=evaluation, executed=True, bytes_out=bytes_out)
+    code, reply = pdp.report(report.SerializeToString(), PEP)
+    assert (code, authz_pb2.ReportResponse.FromString(reply).result) == (0, SETTLED)
+
+
+def bytes_left(live: Live) -> int:
+    row = live.task("t1")
+    assert row is not None
+    left: int = row["bytes"]
+    return left
+
+
+def test_a_call_of_unknown_length_takes_all_bytes_that_are_left_until_it_is_settled() -> None:
+    """A chunked body could be of any length: it may not pass where a body of a known length would not."""
+    live = make_live(task(bytes=1000))
+    pdp = make_pdp(live)
+    assert through_envoy(pdp, headers={"content-length": "2000"})[:2] == ("DENY", "task.budget")
+    outcome_, _, first = through_envoy(pdp, headers=CHUNKED)
+    assert (outcome_, bytes_left(live)) == ("ALLOW", 0)
+    assert through_envoy(pdp, headers=CHUNKED)[:2] == ("DENY", "task.budget")
+    assert through_envoy(pdp, headers={"content-length": "1"})[:2] == ("DENY", "task.budget")
+    assert through_envoy(pdp, method="GET")[0] == "ALLOW"
+    sent(pdp, first, 300)
+    assert bytes_left(live) == 700
+    assert through_envoy(pdp, headers=CHUNKED)[0] == "ALLOW"
+    assert bytes_left(live) == 0
+
+
+def test_a_call_of_unknown_length_costs_an_unlimited_task_nothing() -> None:
+    live = make_live(task(calls=5))
+    assert through_envoy(make_pdp(live), headers=CHUNKED)[0] == "ALLOW"
+    assert bytes_left(live) == -1
+
+
+def test_a_task_that_owes_bytes_allows_nothing() -> None:
+    """More was sent than was left: until that is paid, no call goes, however small."""
+    live = make_live(task(bytes=1000))
+    pdp = make_pdp(live)
+    sent(pdp, through_envoy(pdp, headers=CHUNKED)[2], 10_000_000)
+    assert through_envoy(pdp, method="GET")[:2] == ("DENY", "task.budget")
+    live.apply([("budget", {"id": "t1", "bytes": 10_000_000})], 2)
+    assert bytes_left(live) == 1000
+    assert through_envoy(pdp, method="GET")[0] == "ALLOW"
+
+
+def test_a_task_that_owes_cost_allows_nothing() -> None:
+    """A call that names no cost and reports a large one is the last."""
+    live = make_live(task(cost=10))
+    pdp = make_pdp(live)
+    assert report(pdp, ask(pdp, cost=0).evaluation_id, executed=True, cost=1000) == SETTLED
+    assert outcome(ask(pdp, cost=0)) == ("DENY", "task.budget")
+
+
+# ------------------------------------------------------------ owners above
+
+
+def below_lead(**root: Any) -> Live:
+    """A task of LEAD, whom bob answers for, and what LEAD delegated to CHILD, whom ann answers for."""
+    return make_live(task("root", agent=LEAD, **root), task("t1", agent=CHILD, parent="root", depth=1))
+
+
+def test_what_was_delegated_ends_with_the_owner_of_who_delegated(tmp_path: Path) -> None:
+    """The parent may do nothing, so the child may not either; the record names whose owner it was."""
+    live = below_lead()
+    pdp = make_pdp(live, Journal(str(tmp_path)))
+    assert outcome(ask(pdp, agent=CHILD)) == ALLOW
+    live.apply([("owner", {"id": "bob", "active": False})], 2)
+    assert outcome(ask(pdp, agent=CHILD)) == ("DENY", "owner.inactive")
+    assert last(tmp_path).remediation == f"owner of {LEAD}"
+    live.apply([("owner", {"id": "bob", "active": True}), revoke("owner", "bob")], 3)
+    assert outcome(ask(pdp, agent=CHILD)) == ("DENY", "revoked.owner")
+    live.apply([("lift", {"kind": "owner", "key": "bob", "mode": "deny"})], 4)
+    assert outcome(ask(pdp, agent=CHILD)) == ALLOW
+
+
+def test_what_was_delegated_ends_with_the_owner_of_the_task_above() -> None:
+    live = below_lead(owner="bob")
+    pdp = make_pdp(live)
+    live.apply([("owner", {"id": "bob", "active": False})], 2)
+    assert outcome(ask(pdp, agent=CHILD)) == ("DENY", "owner.inactive")
+
+
+def test_nothing_is_delegated_by_an_agent_that_nobody_answers_for() -> None:
+    for parent in ("spiffe://example.org/agent/orphan", "spiffe://example.org/agent/unknown"):
+        live = make_live(task("root", agent=parent), task("t1", agent=CHILD, parent="root", depth=1))
+        assert outcome(ask(make_pdp(live), agent=CHILD)) == ("DENY", "owner.missing")
+
+
+# ------------------------------------------------------------ remembered answers and changes without an epoch
+
+
+def test_a_remembered_allow_ends_with_a_revocation_that_no_disk_took() -> None:
+    """B9: it is in force in memory under the epoch of before; the same request id must feel it as a new one does."""
+    live = make_live(task())
+    pdp = make_pdp(live)
+    assert outcome(ask(pdp, request_id="r1")) == ALLOW
+    live.apply([revoke("agent", AGENT)], live.epoch)
+    assert outcome(ask(pdp, request_id="r1")) == ("DENY", "revoked.agent")
+
+
+def test_a_remembered_allow_is_of_the_view_that_it_was_made_by() -> None:
+    pdp = make_pdp(make_live(task()))
+    assert outcome(ask(pdp, request_id="r1")) == ALLOW
+    pdp.put_authority(make_live())
+    assert outcome(ask(pdp, request_id="r1")) == ("DENY", "task.none")
+
+
+# ------------------------------------------------------------ work under the lock
+
+
+def in_pieces(live: Live, changes: list[tuple[str, dict[str, Any]]]) -> None:
+    for at in range(0, len(changes), 100):
+        live.apply(changes[at : at + 100], 2)
+
+
+def test_the_end_of_many_tasks_of_one_agent_is_as_much_work_as_they_are() -> None:
+    """Oldest first, as a tree ends: each is taken out at once, and no call waits for more than a few of them."""
+    live = make_live()
+    in_pieces(live, [task(f"t{n:05d}") for n in range(3000)])
+    before = live.work()["steps"]
+    live.apply([("state", {"id": f"t{n:05d}", "state": "completed"}) for n in range(3000)], 3)
+    assert live.work()["steps"] - before == 3000
+    assert live.work()["held_most"] <= 256
+    assert live.open_tasks(AGENT) == 0
+
+
+def test_open_tasks_are_counted_and_found_in_any_order() -> None:
+    live = make_live(*(task(f"t{n}") for n in range(5)))
+    pdp = make_pdp(live)
+    for n, left in ((2, 4), (4, 3), (0, 2), (3, 1)):
+        live.apply([("state", {"id": f"t{n}", "state": "suspended"})] * 2, 2)
+        assert live.open_tasks(AGENT) == left
+    assert outcome(ask(pdp)) == ALLOW
+    live.apply([("state", {"id": "t3", "state": "open"}), ("state", {"id": "t1", "state": "completed"})], 3)
+    assert (live.open_tasks(AGENT), live.open_tasks(CHILD)) == (1, 0)
+    assert outcome(ask(pdp)) == ALLOW
+    live.apply([("forget", {"id": "t3"})], 4)
+    assert live.open_tasks(AGENT) == 0
+
+
+@pytest.mark.parametrize(("kind", "ours"), [("class", "worker"), ("server", "files")])
+def test_a_call_costs_the_same_however_many_groups_are_revoked(kind: str, ours: str) -> None:
+    """What stands above a call's uids is looked up; nobody walks through all classes or servers that are revoked."""
+
+    def steps(revoked: int) -> int:
+        live = make_live(task())
+        in_pieces(live, [revoke(kind, f"other{n}") for n in range(revoked)])
+        pdp = make_pdp(live)
+        before = live.work()["steps"]
+        assert outcome(ask(pdp)) == ALLOW
+        walked: int = live.work()["steps"] - before
+        live.apply([revoke(kind, ours)], 3)
+        assert outcome(ask(pdp)) == ("DENY", f"revoked.{kind}")
+        return walked
+
+    assert steps(5000) == steps(1) <= 8

@@ -125,3 +125,16 @@ def test_what_fails_inside_is_logged_and_not_told(method: str, caplog: pytest.Lo
         list(getattr(_Failing(), method)(None, context) or ())
     assert context.told == (grpc.StatusCode.INTERNAL, "internal error")
     assert "authority.call_failed" in caplog.text
+
+
+def test_open_tasks_of_one_agent_are_bounded() -> None:
+    """Opened or delegated, by one owner or many; what ends makes room."""
+    book = Book(agent_tasks_max=3)
+    opened = [book.open(max_depth=1) for _ in range(3)]
+    with pytest.raises(ExhaustedError, match=rf"agent `{AGENT_A}` has 3 open tasks.*authority.agent_tasks_max"):
+        book.open()
+    with pytest.raises(ExhaustedError, match="agent_tasks_max"):
+        book.run(tasks.delegate_task, DelegateTask(parent=opened[0].id, agent=AGENT_A, scope=ALL), BY_A)
+    assert book.run(tasks.delegate_task, DelegateTask(parent=opened[0].id, agent=AGENT_B, scope=ALL), BY_A).depth == 1
+    book.run(tasks.complete_task, ChangeTask(id=opened[1].id), ALICE)
+    assert book.open().state == "open"

@@ -13,9 +13,9 @@ from tests.fix_live import (
     AGENT,
     BOOT,
     CHILD,
+    LEAD,
     NOW,
     SECOND,
-    STRANGER,
     ask,
     make_live,
     make_pdp,
@@ -41,7 +41,7 @@ def family() -> tuple[Live, dict[str, Any]]:
     """root, below it middle, below it leaf; each with a budget of its own."""
     rows = {"root": {"cost": 100, "calls": 50}, "middle": {"cost": 20, "calls": 10}, "leaf": {"cost": 5, "calls": 3}}
     changes = [
-        task("root", agent=STRANGER, **rows["root"]),
+        task("root", agent=LEAD, **rows["root"]),
         task("middle", agent=AGENT, parent="root", depth=1, **rows["middle"]),
         task("leaf", agent=CHILD, parent="middle", depth=2, **rows["leaf"]),
     ]
@@ -126,7 +126,7 @@ def test_a_late_cost_is_counted_once_after_a_restart(tmp_path: Path) -> None:
     report(pdp, late, agent=CHILD, executed=True, cost=9)
     effects.append(last_event(tmp_path).effects)
     again = make_live(
-        task("root", agent=STRANGER, **rows["root"]),
+        task("root", agent=LEAD, **rows["root"]),
         task("middle", agent=AGENT, parent="root", depth=1, **{**rows["middle"], "cost": 21}),
     )
     for some in effects:

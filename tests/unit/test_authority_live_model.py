@@ -143,6 +143,7 @@ class Model:
                 return "", f"revoked.{kind}"
         id_, fault = self.named(agent, name)
         refusal, at = "", id_
+        people = {OWNER}  # the agents' own owner, and those of every task
         while at and not fault.startswith("task.chain"):
             row = self.tasks.get(at)
             if row is None:
@@ -153,13 +154,17 @@ class Model:
             for kind, key in (("task", at), ("agent", row["agent"] if at != id_ else "")):
                 if (kind, key) in self.revoked and not refusal:
                     refusal = f"revoked.{kind}"
+            people |= {row["owner"]}
             at = row["parent"]
-        # The agent's own owner, and the task's.
-        people = {OWNER, self.tasks[id_]["owner"]} if id_ else {OWNER}
         fault = refusal or fault or ("owner.inactive" if people & self.inactive else "")
-        if not fault and any(0 <= self.tasks[id_][a] < n for a, n in (("calls", 1), ("cost", cost))):
+        if not fault and any(self.short(self.tasks[id_], axis, n) for axis, n in (("calls", 1), ("cost", cost))):
             fault = "task.budget"
         return id_, fault
+
+    @staticmethod
+    def short(row: dict[str, Any], axis: str, amount: int) -> bool:
+        """Whether there is not as much, or something is owed."""
+        return row[axis] >= 0 and (row[axis] < amount or row[f"over_{axis}"] > 0)
 
     def call(self) -> None:
         agent, tool = self.rng.choice(AGENTS), self.rng.choice(TOOLS)

@@ -126,7 +126,12 @@ def test_names_and_hosts_match_whole_labels_only() -> None:
         ("A.Example:443", "a.example"),
         ("a.example.", "a.example"),
         ("https://a.example@evil.example/", None),
-        ("https://evil.example\\.a.example/", "evil.example"),
+        ("https://evil.example\\.a.example/", None),
+        ("https://evil.example;.a.example/", None),
+        ("https://evil.example\uff0f.a.example/", None),
+        ("https://\u212a.example", None),
+        ("//a.example", None),
+        ("a.example/://evil.example", "a.example"),
         ("", None),
     ],
 )
