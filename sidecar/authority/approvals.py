@@ -3,8 +3,8 @@
 A grant is bound to the digest of what was asked, to the generation of policies that asked for it and to the task, or to
 calls of no task where a policy needs none. It covers no call of more than was shown (level and labels of its data,
 cost), is used once unless more was granted, and nobody of the chain that asks can give it. Nobody's decision is a
-refusal: a question that waits too long expires. A call whose content did not reach the sidecar could be any, so it can only be
-granted by class.
+refusal: a question that waits too long expires. A call whose content did not reach the sidecar could be any, so it can
+only be granted by class.
 """
 
 from typing import NamedTuple
