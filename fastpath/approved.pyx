@@ -84,6 +84,8 @@ cdef void digest_content(Digesting *d, const Content *content, Arena *arena) noe
     cdef uint8_t digest[32]
     digest_part(d, content.method.p, content.method.n)
     digest_part(d, content.target.p, content.target.n)
+    digest_part(d, content.media.p, content.media.n)
+    digest_part(d, content.coding.p, content.coding.n)
     if content.body.n:
         SHA256(<const unsigned char *> content.body.p, content.body.n, digest)
     digest_part(d, digest, 32 if content.body.n else 0)
@@ -101,9 +103,9 @@ cdef bint make_digests(const Request *request, Arena *arena, Standing *out) noex
     if out.has_digest:
         return True
     d.cap = (
-        256 + request.principal.type_len + request.principal.id_len + request.action.type_len + request.action.id_len
+        320 + request.principal.type_len + request.principal.id_len + request.action.type_len + request.action.id_len
         + request.resource.type_len + request.resource.id_len + request.destination.n
-        + request.content.method.n + request.content.target.n
+        + request.content.method.n + request.content.target.n + request.content.media.n + request.content.coding.n
     )
     d.p, d.n = <uint8_t *> arena_take(arena, d.cap), 0
     digest_uid(&d, request.principal)

@@ -66,7 +66,8 @@ cdef Text serial_text(X509 *leaf, Arena *arena) noexcept nogil:
 cdef Text certificate_serial(Text encoded, Arena *arena) noexcept nogil:
     cdef Text found = url_decoded(encoded, arena)
     cdef BIO *pem = BIO_new_mem_buf(found.p, <int> found.n) if found.n else NULL
-    cdef X509 *leaf = PEM_read_bio_X509(pem, NULL, NULL, NULL) if pem != NULL else NULL
+    # An empty password, so that OpenSSL asks nobody for one.
+    cdef X509 *leaf = PEM_read_bio_X509(pem, NULL, NULL, <void *> b"") if pem != NULL else NULL
     found.n = 0
     if leaf != NULL:
         found = serial_text(leaf, arena)

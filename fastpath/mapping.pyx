@@ -227,7 +227,8 @@ cdef int64_t body_bytes(const HttpCall *call) noexcept nogil:
         return call.body.n
     if header_single(call, b"content-length", &value) == 1:
         return digits(value)
-    return 0 if has_no_body(call) else call.size
+    # `size` is what Envoy has received so far, a beginning of what is to come.
+    return max(call.size, 0) if has_no_body(call) else -1
 
 
 cdef Text without_query(Text path) noexcept nogil:
@@ -385,6 +386,15 @@ cdef void map_destination(Mapper *m, const HttpCall *call) noexcept nogil:
 # ---------------------------------------------------------------- what an exact approval is bound to
 
 
+cdef bint overrides_method(const HttpCall *call) noexcept nogil:
+    """Whether a header asks some servers for another method than the one that is shown."""
+    cdef HeaderLine line
+    return (
+        envoy_header(call, b"x-http-method-override", &line) or envoy_header(call, b"x-http-method", &line)
+        or envoy_header(call, b"x-method-override", &line)
+    )
+
+
 cdef void note_content(Mapper *m, const HttpCall *call) noexcept nogil:
     """The whole call as it was sent. A body that we did not get, or not unaltered, could be any."""
     cdef Content *content = &m.request.content
@@ -392,14 +402,17 @@ cdef void note_content(Mapper *m, const HttpCall *call) noexcept nogil:
     content.seen = is_framed_bodiless(call)
     if call.body_complete and call.body_raw:
         content.body, content.seen = call.body, 1
+    if header_single(call, b"content-type", &content.media) > 1:
+        content.seen = 0
+    if header_single(call, b"content-encoding", &content.coding) > 1 or overrides_method(call):
+        content.seen = 0
 
 
 cdef void note_message(Mapper *m, const McpCall *mcp) noexcept nogil:
     """An MCP message that was read is what it asks for: its id is another one when it is sent again."""
     cdef Content *content = &m.request.content
-    if mcp.body_read:
-        content.body, content.seen = nothing(), 1
-        content.params = mcp.params if mcp.target != MCP_TOOL else NULL
+    if mcp.body_read and content.seen:
+        content.body, content.params = nothing(), mcp.params
 
 
 # ---------------------------------------------------------------- bodies of plain HTTP

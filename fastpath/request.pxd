@@ -32,8 +32,10 @@ cdef struct Content:         # what an exact approval is bound to, beside the su
     uint8_t seen             # all of it reached us, unaltered; 0: only an approval by class fits the call
     Text method              # HTTP method; empty: no HTTP call
     Text target              # path and query as sent
-    Text body                # as sent; empty where `params` or the arguments stand for it
-    const Json *params       # of an MCP call whose arguments are not in args_digest, or NULL
+    Text media               # content-type and content-encoding: what the body means
+    Text coding
+    Text body                # as sent; empty where `params` stands for it
+    const Json *params       # of an MCP message, or NULL
 
 
 cdef struct Request:

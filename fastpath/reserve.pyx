@@ -65,7 +65,7 @@ cdef inline Block *_head(void *p) noexcept nogil:
 cdef void *block_take(Reserve *reserve, size_t n) noexcept nogil:
     cdef size_t size_class = (n + STEP - 1) // STEP
     cdef Block *block
-    if size_class > CLASSES or n == 0:
+    if n > CLASSES * STEP or n == 0:
         block = <Block *> malloc(sizeof(Block) + n) if n < <size_t> -1 - sizeof(Block) else NULL
         size_class = 0
     elif reserve.idle[size_class] != NULL:

@@ -38,6 +38,7 @@ OFFERED_S = 60.0  # for the old one to offer its doors
 GIVEN_S = 660.0  # for it to let calls end: limits.grace_s may be 600
 GONE_S = 60.0
 AGAIN_S = 0.5  # until the next try to accept
+ENDS_S = 5.0  # for the thread that serves who asks to end
 MESSAGE_BYTES = 4096
 CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
@@ -60,6 +61,8 @@ class Handover:
         self._wanted = wanted
         self._next: socket.socket | None = None
         self._closing = threading.Event()
+        self._turn = threading.Lock()
+        """Whoever is ready is taken before the end or, at the end, not at all."""
         aside = f"{self._path}.{os.getpid()}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.suppress(FileNotFoundError):
@@ -68,7 +71,8 @@ class Handover:
         os.chmod(aside, MODE)
         self._socket.listen(1)
         os.rename(aside, self._path)
-        threading.Thread(target=self._run, name="handover", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="handover", daemon=True)
+        self._thread.start()
 
     def give(self, lock: int) -> None:
         """Hand over the journal's lock, and with it the right to write; the descriptor is ours no more."""
@@ -83,12 +87,16 @@ class Handover:
 
     def close(self) -> None:
         """End; who was given everything sees that we are gone."""
-        self._closing.set()
+        with self._turn:
+            self._closing.set()
         if self._next is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        # It wakes by this, and closes whom it serves; its sockets stay open until it has.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(ENDS_S)
         self._socket.close()
         if self._next is not None:
             self._next.close()
@@ -103,11 +111,16 @@ class Handover:
                     event(log, "handover.lost", logging.WARNING, cause=str(error.strerror))
                 continue
             asking.settimeout(READY_S)
-            if self._is_ready(asking):
-                self._next = asking
+            if self._is_ready(asking) and self._takes(asking):
                 self._wanted()
                 return
             asking.close()
+
+    def _takes(self, asking: socket.socket) -> bool:
+        with self._turn:
+            if not self._closing.is_set():
+                self._next = asking
+            return self._next is not None
 
     def _is_ready(self, asking: socket.socket) -> bool:
         """Offer the doors; whether the other side came to the end of its preparations."""

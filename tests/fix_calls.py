@@ -23,13 +23,15 @@ def envoy_call(
     metadata: Mapping[str, Any] | None = None,
     raw: bool = False,
     scheme: str = "https",
+    size: int = -1,
+    protocol: str = "HTTP/1.1",
 ) -> bytes:
     """An ext_authz CheckRequest. `headers` as pairs gives repeated lines; `raw`: the header_map form."""
     request = external_auth_pb2.CheckRequest()
     request.attributes.source.principal = principal
     http = request.attributes.request.http
     http.method, http.path, http.host, http.scheme = method, path, host, scheme
-    http.protocol, http.size, http.id = "HTTP/1.1", -1, "request-1"
+    http.protocol, http.size, http.id = protocol, size, "request-1"
     pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
     if raw:
         for name, value in pairs:

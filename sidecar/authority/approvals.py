@@ -274,8 +274,8 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 def _same(asked: Denial | Approval) -> bytes:
-    """What makes two questions one: a call of more than was asked about is another."""
-    more = repr((asked.data_level, sorted(asked.data_labels), asked.cost))
+    """What makes two questions one: more than was asked about is another question, as is one under new policies."""
+    more = repr((asked.data_level, sorted(asked.data_labels), asked.cost, asked.generation))
     return hashed(asked.task, asked.action, asked.resource, asked.digest, more)
 
 

@@ -50,7 +50,7 @@ class Feed:
         with self._changed:
             for one in changes:
                 if len(self._recent) == self._recent.maxlen:
-                    self._complete_from = self._recent[0].epoch
+                    self._complete_from = max(self._complete_from, self._recent[0].epoch)
                     self._first += 1
                 self._recent.append(one)
             self._epoch = epoch
@@ -59,10 +59,8 @@ class Feed:
     def tell(self, changes: list[Change]) -> None:
         """Changes that have no epoch of their own. Whoever begins again after them needs a snapshot."""
         with self._changed:
-            epoch = self._epoch
-        self.put(epoch, [Fed(epoch, one) for one in changes])
-        with self._changed:
-            self._complete_from = epoch + 1
+            self.put(self._epoch, [Fed(self._epoch, one) for one in changes])
+            self._complete_from = self._epoch + 1
 
     def close(self) -> None:
         with self._changed:

@@ -72,7 +72,9 @@ class Followed:
                     axis = AXES[kind - 1]
                     amounts = {name: getattr(before, name) + (value if name == axis else 0) for name in AXES}
                     self._spent[key] = Spent(**amounts)
-        self.epoch = max(self.epoch, redo.epoch)
+        if self.epoch:
+            # Without one of its own the file is new, and what the journal names may be another authority's.
+            self.epoch = max(self.epoch, redo.epoch)
         if redo.gap:
             # What was spent there is not known any more, so nothing of what was there has anything left.
             self._lost_before_ns = time.time_ns()

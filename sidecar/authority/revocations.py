@@ -92,6 +92,14 @@ def expire_revocation(draft: Draft, key: bytes, by: Caller) -> None:
     row = draft.find(REVOCATIONS, key, Revocation)
     if row is None or not row.expires_ns or row.expires_ns > draft.now_ns:
         return
+    kept = find_revocation(draft, key)
+    if kept is not None and kept != row:
+        # It was made longer while the disk was full: that is written now, where its shorter self would have ended.
+        draft.put(REVOCATIONS, key, kept)
+        draft.tell("revoke", live_revocation(kept))
+        if kept.expires_ns:
+            draft.due_surely(kept.expires_ns, EXPIRE, key)
+        return
     if row.expires_ns > draft.sure_ns:
         # One clock alone says so, which may have been set; what takes authority away does not end by a mistake.
         draft.due_surely(row.expires_ns, EXPIRE, key)

@@ -166,6 +166,8 @@ def test_a_thousand_questions_of_the_same_are_one(book: Book, task: Task) -> Non
         assert ask(book, task).id == first.id
     assert len(list(book.store.scan(APPROVALS))) == 1
     assert ask(book, task, digest=b"o" * 32).id != first.id
+    under_new_policies = RequestApproval(denial=denial(task, generation=first.generation + 1))
+    assert book.run(approvals.request_approval, under_new_policies, BY_A).id != first.id
     do(book, first, "deny")
     assert ask(book, task).id != first.id
 

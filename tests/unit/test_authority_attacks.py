@@ -305,6 +305,17 @@ def test_a_call_of_unknown_length_takes_all_bytes_that_are_left_until_it_is_sett
     assert bytes_left(live) == 0
 
 
+@pytest.mark.parametrize("size", [0, 37])
+@pytest.mark.parametrize("framing", [{"headers": CHUNKED}, {"protocol": "HTTP/2"}], ids=["chunked", "HTTP/2"])
+def test_what_has_arrived_of_a_body_is_not_its_length(framing: dict[str, Any], size: int) -> None:
+    """An Envoy that does not buffer says how many bytes it has received so far."""
+    live = make_live(task(bytes=1000))
+    pdp = make_pdp(live)
+    assert through_envoy(pdp, size=size, **framing)[0] == "ALLOW"
+    assert bytes_left(live) == 0
+    assert through_envoy(pdp, size=size, **framing)[:2] == ("DENY", "task.budget")
+
+
 def test_a_call_of_unknown_length_costs_an_unlimited_task_nothing() -> None:
     live = make_live(task(calls=5))
     assert through_envoy(make_pdp(live), headers=CHUNKED)[0] == "ALLOW"
@@ -369,7 +380,7 @@ def test_nothing_is_delegated_by_an_agent_that_nobody_answers_for() -> None:
 
 
 def test_a_remembered_allow_ends_with_a_revocation_that_no_disk_took() -> None:
-    """B9: it is in force in memory under the epoch of before; the same request id must feel it as a new one does."""
+    """It is in force in memory under the epoch of before; the same request id must feel it as a new one does."""
     live = make_live(task())
     pdp = make_pdp(live)
     assert outcome(ask(pdp, request_id="r1")) == ALLOW

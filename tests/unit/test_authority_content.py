@@ -77,6 +77,11 @@ def grpc_message(text: bytes) -> bytes:
         ),
         (tool(1, arguments={"to": "alice"}), tool(2, arguments={"to": "mallory"})),
         (tool(1, "tools/call", arguments={"to": "alice"}), tool(2, "tools/call", arguments={"to": "mallory"})),
+        (tool(1, "tools/call"), tool(2, "tools/call", requestState="paused")),
+        (tool(1, "tools/call"), tool(2, "tools/call", inputResponses={"sure": True})),
+        (call(headers=FORM, body=b"a"), call(headers=JSON, body=b"a")),
+        (call(headers=FORM, body=b"a"), call(headers={**FORM, "content-encoding": "gzip"}, body=b"a")),
+        (call(headers=FORM, body=b"a"), call(headers={**FORM, "x-http-method-override": "DELETE"}, body=b"a")),
     ],
 )
 def test_an_exact_approval_is_of_one_call(pdp: Pdp, live: Live, approved: bytes, another: bytes) -> None:
@@ -112,6 +117,8 @@ def as_text(message: bytes) -> bytes:
         call(headers={**FORM, "x-envoy-auth-partial-body": "true"}, body=b"to=alice"),
         call(headers={**FORM, "content-length": "100"}, body=b"to=alice"),
         as_text(call(headers=FORM, body=b"to=!")),
+        as_text(tool(1, arguments={"to": "!"})),
+        call(headers={**FORM, "x-http-method-override": "DELETE"}, body=b"a"),
         call(path="/bank.Pay/Delete", headers={**GRPC, "content-length": "10"}),
         network_call(principal=AGENT, sni="db.example"),
     ],
@@ -146,7 +153,7 @@ def test_an_approver_sees_the_call_and_what_is_cut(pdp: Pdp, live: Live) -> None
     "more", [{"data_level": 2}, {"cost": 11}, {"data_labels": ["pii", "secret"]}, {"data_labels": ["secret"]}]
 )
 def test_a_call_of_more_than_was_approved_is_not_covered(scope: str, more: dict[str, Any]) -> None:
-    """B19: level, labels and cost are shown to the approver and bound; less of each is covered."""
+    """Level, labels and cost are shown to the approver and bound; less of each is covered."""
     live = make_live(task())
     pdp = make_pdp(live)
     shown = {"data_level": 1, "cost": 10, "data_labels": ["pii"]}

@@ -199,6 +199,16 @@ def test_a_feed_gives_every_change_once_in_order_and_says_when_it_cannot() -> No
     assert waiting == [None]
 
 
+def test_who_missed_what_has_no_epoch_begins_with_a_snapshot_however_full_the_feed_is() -> None:
+    feed = Feed(keep=3)
+    feed.start(0)
+    for epoch in (1, 2, 3):
+        feed.put(epoch, [fed(epoch)])
+    feed.tell([Change("owners", ROW, False)])
+    feed.put(4, [fed(4)])
+    assert (feed.behind(3), feed.behind(4)) == (None, 6)
+
+
 def test_a_beat_is_no_younger_than_the_picture_that_it_vouches_for() -> None:
     """A follower that reads slowly holds a stream up; what was revoked meanwhile is not what the next beat is about."""
     feed = Feed()

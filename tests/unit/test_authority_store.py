@@ -650,6 +650,24 @@ def test_what_is_revoked_in_memory_alone_is_lifted_there_and_heard_of(
         assert one.live.counts()["revocations"] == 0
 
 
+def test_what_is_revoked_for_longer_in_memory_alone_does_not_end_by_its_durable_date(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once there is room again the sweep of the shorter one makes the longer one durable."""
+    hands = Hands()
+    with kept(tmp_path / "s", clock=hands.clock()) as one:
+        one.run(revoke, Revoke(kind=Kind.AGENT, key=AGENT_A, ttl_s=60), ALICE)
+        mend = commit_fails(monkeypatch, lmdb.DiskError("mdb_txn_commit: No space left on device"))
+        with pytest.raises(ExhaustedError, match="in force"):
+            one.run(revoke, Revoke(kind=Kind.AGENT, key=AGENT_A), ALICE)
+        mend()
+        hands.pass_s(61)
+        wait_for("it to be durable", lambda: not one.store.unwritten)
+        (row,) = one.run(lambda draft: matching(draft, Kind.AGENT, AGENT_A))
+        assert row.expires_ns == 0
+        assert one.live.counts()["revocations"] == 1
+
+
 def test_a_sweep_that_fails_is_tried_again_after_a_while(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

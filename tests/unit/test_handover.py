@@ -83,6 +83,20 @@ def test_a_journal_that_is_kept_is_said(old: Old, monkeypatch: pytest.MonkeyPatc
     assert old.asked == 1
 
 
+def test_who_is_ready_as_the_old_one_ends_is_not_left_waiting(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old process ends between the word of the new one and its look at it: that hears of the end."""
+    is_ready = old.handover._is_ready
+
+    def slow(asking: socket.socket) -> bool:
+        ready = is_ready(asking)
+        old.handover.close()
+        return ready
+
+    monkeypatch.setattr(old.handover, "_is_ready", slow)
+    assert TakeOver(old.control).journal() == -1
+    assert old.asked == 0
+
+
 def test_a_journal_whose_owner_died_is_free(old: Old) -> None:
     after = TakeOver(old.control)
     old.handover.close()
