@@ -34,6 +34,8 @@ NATIVE = {
     "fastpath.approved": ["libcrypto"],
     "fastpath.certificate": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
+    "fastpath.loop": ["libnghttp2", "libcrypto"],
+    "fastpath.answers": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],
     "bench.load": ["libnghttp2", "libssl", "libcrypto"],
@@ -41,7 +43,7 @@ NATIVE = {
 # What is built in place alone and never installed.
 BENCH = ("bench/load.pyx", "bench/constant.pyx")
 # The native doors; without their libraries everything else is built, and `listeners.listener: grpcio` serves.
-DOORS = ("fastpath.http2", "fastpath.tls", "fastpath.listener")
+DOORS = ("fastpath.http2", "fastpath.tls", "fastpath.loop", "fastpath.answers", "fastpath.listener")
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 

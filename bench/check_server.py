@@ -89,7 +89,8 @@ class Doors:
 
     def _serve(self, listening: socket.socket, verifier: Verifier | None) -> None:
         # Imported late: `--constant` must come first.
-        from fastpath.listener import Listener, PepList
+        from fastpath.listener import Listener
+        from fastpath.loop import PepList
         from fastpath.tls import TlsIdentity
 
         # Connections of one side wait while another one is measured.

@@ -1,4 +1,4 @@
-"""Stands in for fastpath.call in a door: `install` before fastpath.listener is imported, which takes it from there."""
+"""Stands in for fastpath.call in a door: `install` before fastpath.answers is imported, which takes it from there."""
 from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp
 from fastpath.decide cimport Peer
 from fastpath.value cimport Arena
@@ -25,8 +25,8 @@ cdef void call_answer(
 def install(bytes answer not None):
     """Every native door of this process answers `answer` from now on."""
     global _answer, _p, _n
-    if "fastpath.listener" in sys.modules:
-        raise RuntimeError("fastpath.listener is imported already, and has taken the real decision")
+    if "fastpath.answers" in sys.modules:
+        raise RuntimeError("fastpath.answers is imported already, and has taken the real decision")
     import fastpath.call as call
 
     _answer = answer

@@ -1,68 +1,9 @@
 """A native door: threads with an epoll loop each, from the listening socket to the decision without Python."""
 from fastpath.admission cimport Admission
-from fastpath.c.openssl_ssl cimport SSL_CTX
-from fastpath.call cimport Pdp
-from fastpath.handshakes cimport Handshakes
 from fastpath.held cimport Slot
-from fastpath.http2 cimport Conn, Door
+from fastpath.http2 cimport Door
 from fastpath.lane cimport Lane
 from fastpath.strangers cimport Strangers
-from fastpath.turns cimport Turns
-from fastpath.value cimport Arena
-from fastpath.verify cimport REFUSALS
-from fastpath.wire cimport Text
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-
-
-cdef struct Peps:            # SPIFFE IDs that may assert another principal
-    uint32_t count
-    Text *ids                # owned by the PepList
-
-
-cdef class PepList:
-    cdef Peps peps
-    cdef list _names         # keeps the bytes of the IDs
-
-
-cdef class Loop:             # one thread of a door; connections stay with it
-    cdef Pdp pdp
-    cdef Slot trust          # of the Verifier; None on a Unix socket
-    cdef Slot identity       # of TlsIdentity; empty: no handshake succeeds
-    cdef Slot peps           # of PepList
-    cdef Admission admission    # of the door
-    cdef Lane lane           # of the door
-    cdef Strangers strangers    # of the door
-    cdef Door door
-    cdef uint64_t refusals[REFUSALS]   # chains refused in handshakes
-    cdef Arena arena         # of the call under way
-    cdef uint8_t *reply      # CALL_REPLY_BYTES
-    cdef uint8_t *record     # RECORD_BYTES_MAX
-    cdef uint8_t *inbox
-    cdef uint8_t *outbox
-    cdef Conn *first         # open connections
-    cdef Conn *ticking       # the next one at whose clocks the tick under way looks; NULL: none is under way
-    cdef Turns turns         # of connections with more to do
-    cdef Handshakes handshakes
-    cdef Conn *closed        # closed while events were at hand that may name them
-    cdef int epoll
-    cdef int wake            # eventfd: something is in another thread's hand for this loop
-    cdef int listening       # the caller's socket while `serve` runs
-    cdef int accepting       # it is in epoll
-    cdef int spare           # closed for a moment to accept and refuse when no descriptor is left
-    cdef int local           # the socket is a Unix one: who may enter is judged by uid and gid
-    cdef uint32_t group      # gid that may enter
-    cdef int ready           # health; set by any thread
-    cdef int stopping        # `stop` was called; set by any thread
-    cdef int64_t grace_ns    # of it
-    cdef int64_t notice_ns   # of it: how long a peer may take to hear that the end is near
-    cdef int64_t stop_at_ns  # when what is open is closed; 0: not stopping
-    cdef int secure          # mutual TLS
-    cdef bytes _spiffe_id    # whom the Unix socket belongs to
-    cdef const char *_spiffe_id_p
-    cdef uint32_t _spiffe_id_n
-
-    cdef int _memory(self, size_t arena_bytes) except -1
-    cdef int _join(self, int fd) except -1
 
 
 cdef class Listener:

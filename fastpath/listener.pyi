@@ -1,27 +1,15 @@
 """A native door: HTTP/2 and gRPC without Python between the bytes of a call and those of its answer."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from typing_extensions import disjoint_base
 
 from fastpath.call import Pdp
 from fastpath.lane import Lane
+from fastpath.loop import PepList
 from fastpath.strangers import Strangers
 from fastpath.tls import TlsIdentity
 from fastpath.verify import Verifier
-
-@disjoint_base
-class PepList:
-    """The SPIFFE IDs of the Envoys that may assert another principal."""
-
-    def __init__(self, ids: Iterable[str]) -> None: ...
-
-@disjoint_base
-class Loop:
-    """One thread of a Listener, which makes and runs it."""
-
-    def run(self) -> None: ...
 
 @disjoint_base
 class Listener:

@@ -9,47 +9,39 @@ from fastpath.admission cimport (
     Admission, Guest, admission_count, admission_enter, admission_hand_over, admission_least, admission_leave,
     admission_left, admission_open, admission_over, admission_take,
 )
+from fastpath.answers cimport answer_call
 from fastpath.c.inet cimport AF_INET6, sockaddr_in, sockaddr_in6
 from fastpath.c.linux cimport (
-    AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
-    EPOLL_CTL_MOD, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_DOMAIN, SO_PEERCRED,
-    SO_PEERGROUPS, SO_PEERPIDFD, TCP_NODELAY, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
-    eventfd_read, eventfd_write, getpeername, getsockopt, recv, setsockopt, shutdown, socklen_t, ucred,
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOL_SOCKET, SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD, TCP_NODELAY, accept4, epoll_ctl, epoll_event,
+    epoll_wait, eventfd_read, eventfd_write, getpeername, getsockopt, recv, setsockopt, shutdown, socklen_t, ucred,
 )
 from fastpath.c.openssl_ssl cimport SSL_CTX
-from fastpath.call cimport CALL_REPLY_BYTES, Call, Pdp, call_answer
-from fastpath.decide cimport PEER_AGENT, PEER_ENVOY
-from fastpath.grpc_text cimport (
-    CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED,
-    CODE_UNAVAILABLE,
-)
+from fastpath.call cimport Pdp
+from fastpath.decide cimport PEER_AGENT
 from fastpath.handshakes cimport handshakes_add, handshakes_drop, handshakes_oldest_of
-from fastpath.held cimport Held, Slot, slot_enter, slot_leave, slot_puts
+from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
-    CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, FRAME_ROOM,
-    METHOD_BATCH, METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_REPORT, METHOD_WATCH, STATUSES, Stats, Stream, http2_close,
-    http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_full, http2_message, http2_next, http2_open,
-    http2_over, http2_pull, http2_push, http2_refuse, http2_reply, http2_setup, http2_tick,
+    CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, FRAME_ROOM, STATUSES,
+    Stats, Stream, http2_close, http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_next, http2_open,
+    http2_over, http2_pull, http2_push, http2_tick,
 )
-from fastpath.lane cimport Answer, Lane, lane_ask, lane_fetch
-from fastpath.record cimport RECORD_BYTES_MAX
-from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT
-from fastpath.reserve cimport reserve_close, reserve_open, reserve_trim
+from fastpath.lane cimport Answer, Lane, lane_fetch
+from fastpath.loop cimport INBOX, Loop, OUTBOX, PepList, remit_flag, remit_flag_set
+from fastpath.reserve cimport reserve_trim
 from fastpath.strangers cimport Strangers, strangers_add
-from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_identify, tls_pending, tls_read, tls_write
+from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
     LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_NS, turn_took, turns_add, turns_drop,
 )
-from fastpath.verify cimport (
-    REFUSALS, REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust, Verifier, refusal_text,
-)
-from fastpath.wire cimport Reader, Text, WIRE_BYTES, WireField, reader_next, reader_open, text_is, text_of
+from fastpath.verify cimport REFUSALS, Trust, Verifier, refusal_text
+from fastpath.wire cimport Text, text_of
 from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOPROTOOPT, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memcmp, memcpy
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as open_file
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, geteuid
@@ -69,19 +61,13 @@ cdef extern from * nogil:
     static inline ssize_t remit_send(int fd, const void *p, size_t n, int flags) {
         return syscall(SYS_sendto, fd, p, n, flags, NULL, 0);
     }
-    static inline int remit_flag(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline void remit_flag_set(int *p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     """
     ssize_t remit_recv(int fd, void *p, size_t n)
     ssize_t remit_send(int fd, const void *p, size_t n, int flags)
-    int remit_flag(const int *p)
-    void remit_flag_set(int *p, int v)
 
 cdef enum:
     EVENTS = 64              # taken from epoll at once
     ACCEPTS = 8              # connections accepted between two looks at the others
-    INBOX = 16384            # bytes read at once, at most
-    OUTBOX = 131072
     TICKED = 64              # connections of a tick between two looks at what arrived
     TICK_MS = 250            # how late a deadline may be noticed
     MAPPED_N = 12
@@ -91,154 +77,10 @@ cdef enum:
 
 cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"   # before an address of IPv4 (RFC 4291 section 2.5.5.2)
 cdef int64_t MS_NS = 1000000
-cdef int64_t MICROSECOND_NS = 1000
 NOTICE_MS = 1000         # how long a draining peer may take to hear of it
 
 CAUSE_NAMES = ("none", "peer", "protocol", "resets", "faults", "flood", "handshake", "settings", "idle", "stall", "age",
                "drain", "memory", "credentials", "full", "crowd", "died")
-
-
-# ---------------------------------------------------------------- one call
-
-cdef bint _pep(Loop self, Conn *conn) noexcept nogil:
-    """Whether the caller is a PEP by the list now in force."""
-    cdef Held *held = slot_enter(self.peps)
-    cdef const Peps *peps
-    cdef uint32_t i
-    cdef bint found = False
-    if held == NULL:
-        return False
-    peps = <const Peps *> held.data
-    for i in range(peps.count):
-        if peps.ids[i].n == conn.peer.spiffe_id.n and (
-            memcmp(peps.ids[i].p, conn.peer.spiffe_id.p, conn.peer.spiffe_id.n) == 0
-        ):
-            found = True
-            break
-    slot_leave(held)
-    return found
-
-
-cdef void _identify(Loop self, Conn *conn) noexcept nogil:
-    """Who calls, as of now: the chain again when the bundles changed, the kind by the list of PEPs."""
-    cdef Held *held
-    cdef const Trust *trust
-    cdef int refusal = conn.refusal
-    cdef uint64_t puts = slot_puts(self.peps)
-    if conn.tls != NULL:
-        held = slot_enter(self.trust)
-        trust = <const Trust *> held.data
-        # The clock alone changes these verdicts, so they are not remembered.
-        if trust.generation != conn.peer.bundle_generation or refusal == REFUSED_EXPIRED or (
-            refusal == REFUSED_NOT_YET_VALID or refusal == REFUSED_INTERNAL
-        ):
-            tls_identify(conn, trust)
-            conn.listed_at = 0
-        slot_leave(held)
-    if conn.peer.refusal.n == 0 and conn.listed_at != puts + 1:
-        conn.peer.kind = PEER_ENVOY if _pep(self, conn) else PEER_AGENT
-        conn.listed_at = puts + 1
-
-
-cdef bint _late(const Stream *stream, int64_t now, int64_t deadline_ns) noexcept nogil:
-    cdef int64_t timeout = stream.timeout_ns if stream.timeout_ns >= 0 else deadline_ns
-    # No answer can arrive within a microsecond.
-    return timeout < MICROSECOND_NS or now - stream.opened_ns >= timeout
-
-
-cdef void _health(Loop self, Conn *conn, Stream *stream, Text message) noexcept nogil:
-    """grpc.health.v1.Health/Check: HealthCheckRequest{service = 1} to HealthCheckResponse{status = 1}."""
-    cdef Reader reader
-    cdef WireField field
-    cdef Text service = text_of(b"")
-    cdef uint8_t answer[2]
-    reader_open(&reader, message)
-    while reader_next(&reader, &field):
-        if field.number == 1 and field.type == WIRE_BYTES:
-            service = field.bytes
-    if reader.error:
-        http2_refuse(conn, stream, CODE_INVALID_ARGUMENT, text_of(b"request.malformed"))
-        return
-    answer[0] = 8
-    if text_is(service, b"live"):
-        answer[1] = 1
-    elif service.n == 0 or text_is(service, b"ready"):
-        answer[1] = 1 if remit_flag(&self.ready) and not self.stop_at_ns else 2
-    else:
-        http2_refuse(conn, stream, CODE_NOT_FOUND, text_of(b""))
-        return
-    self.door.stats.health += 1
-    http2_reply(conn, stream, answer, 2)
-
-
-cdef void _slow(Loop self, Conn *conn, Stream *stream, const char *method, Text message) noexcept nogil:
-    """Leave a call to Python; a lane without room, for all or for this peer, is an ERROR."""
-    cdef Guest *guest = <Guest *> conn.guest
-    cdef uint32_t *share = &guest.tickets if guest != NULL else &conn.tickets
-    stream.ticket = lane_ask(
-        &self.lane.table, self.door.loop, conn, stream, method, message, share, self.door.limits.tickets)
-    if stream.ticket != NULL:
-        self.door.stats.slow += 1
-        return
-    self.door.stats.slow_full += 1
-    http2_refuse(conn, stream, CODE_UNAVAILABLE, text_of(b"slow.full"))
-
-
-cdef void _ask(Loop self, Conn *conn, int door, Text message, Call *call) noexcept nogil:
-    self.arena.used, self.arena.failed = 0, 0
-    call_answer(self.pdp, door, message, &conn.peer, self.door.now_ns, &self.arena, self.reply, self.record, call)
-
-
-cdef bint _is_bundle_change(const Call *call) noexcept nogil:
-    cdef const char *reason = "identity.bundle_changed"
-    return call.reply.n == strlen(reason) and memcmp(call.reply.p, reason, call.reply.n) == 0
-
-
-cdef void _decide(Loop self, Conn *conn, Stream *stream, Text message) noexcept nogil:
-    cdef Call call
-    cdef Text why
-    cdef int door = DOOR_CHECK
-    if stream.method == METHOD_EXT_AUTHZ:
-        door = DOOR_EXT_AUTHZ
-    elif stream.method == METHOD_BATCH:
-        door = DOOR_BATCH
-    elif stream.method == METHOD_REPORT:
-        door = DOOR_REPORT
-    _identify(self, conn)
-    self.door.stats.calls += 1
-    _ask(self, conn, door, message, &call)
-    if conn.tls != NULL and call.code == CODE_UNAUTHENTICATED and _is_bundle_change(&call):
-        # Other bundles came into force between the two steps: the caller is verified again, by those.
-        _identify(self, conn)
-        _ask(self, conn, door, message, &call)
-    if call.code:
-        why.p, why.n = <const char *> call.reply.p, <uint32_t> call.reply.n
-        http2_refuse(conn, stream, call.code, why)
-    elif call.reply.n == 0:
-        # Envoy takes an empty answer for ALLOW.
-        self.door.stats.internal += 1
-        http2_refuse(conn, stream, CODE_UNAVAILABLE, text_of(b"unavailable"))
-    else:
-        http2_reply(conn, stream, call.reply.p, call.reply.n)
-
-
-cdef void _answer(Loop self, Conn *conn, Stream *stream) noexcept nogil:
-    cdef Text message
-    if not http2_message(stream, &message):
-        self.door.stats.refused += 1
-        http2_refuse(conn, stream, stream.refusal, text_of(stream.why))
-    elif _late(stream, self.door.now_ns, self.door.limits.deadline_ns):
-        self.door.stats.refused += 1
-        http2_refuse(conn, stream, CODE_DEADLINE_EXCEEDED, text_of(b"late"))
-    elif http2_full(conn):
-        self.door.stats.refused += 1
-        http2_refuse(conn, stream, CODE_RESOURCE_EXHAUSTED, text_of(b"request.memory"))
-    elif stream.method == METHOD_HEALTH:
-        _health(self, conn, stream, message)
-    elif stream.method == METHOD_WATCH:
-        _slow(self, conn, stream, b"grpc.health.v1.Health/Watch", message)
-    else:
-        _decide(self, conn, stream, message)
 
 
 # ---------------------------------------------------------------- one connection
@@ -330,7 +172,7 @@ cdef int _answer_some(Loop self, Conn *conn, int most) noexcept nogil:
         stream = http2_next(conn)
         if stream == NULL:
             break
-        _answer(self, conn, stream)
+        answer_call(self, conn, stream)
         count += 1
     return count
 
@@ -861,13 +703,6 @@ cdef void _loop(Loop self) noexcept nogil:
                 return
 
 
-cdef int _family(int fd) noexcept nogil:
-    cdef int family = 0
-    cdef socklen_t n = sizeof(int)
-    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &n)
-    return family
-
-
 cdef void _close_all(Loop self) noexcept nogil:
     while self.first != NULL:
         self.first.cause = CAUSE_DRAIN
@@ -877,77 +712,11 @@ cdef void _close_all(Loop self) noexcept nogil:
 
 # ---------------------------------------------------------------- the Python face
 
-cdef class PepList:
-
-    def __init__(self, ids):
-        cdef bytes name
-        self._names = [one.encode() for one in ids]
-        self.peps.ids = <Text *> calloc(len(self._names) or 1, sizeof(Text))
-        if self.peps.ids == NULL:
-            raise MemoryError
-        for name in self._names:
-            self.peps.ids[self.peps.count].p = name
-            self.peps.ids[self.peps.count].n = <uint32_t> len(name)
-            self.peps.count += 1
-
-    def __dealloc__(self):
-        free(self.peps.ids)
-
-
-cdef class Loop:
-
-    def __cinit__(self):
-        self.epoll = self.wake = self.listening = self.spare = -1
-
-    def __dealloc__(self):
-        for fd in (self.wake, self.epoll, self.spare):
-            if fd >= 0:
-                close(fd)
-        reserve_close(&self.door.reserve)
-        free(self.arena.base)
-        free(self.reply)
-        free(self.record)
-        free(self.inbox)
-        free(self.outbox)
-
-    cdef int _memory(self, size_t arena_bytes) except -1:
-        self.arena.base = <uint8_t *> malloc(arena_bytes)
-        self.arena.cap = arena_bytes
-        self.reply = <uint8_t *> malloc(CALL_REPLY_BYTES)
-        self.record = <uint8_t *> malloc(RECORD_BYTES_MAX)
-        self.inbox = <uint8_t *> malloc(INBOX)
-        self.outbox = <uint8_t *> malloc(OUTBOX)
-        if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
-            raise MemoryError
-        if self.inbox == NULL or self.outbox == NULL or reserve_open(&self.door.reserve) or http2_setup():
-            raise MemoryError
-        self.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        self.spare = open_file(b"/dev/null", O_RDONLY | O_CLOEXEC)
-        if self.wake < 0 or self.epoll < 0:
-            raise OSError(errno, "no descriptor is left for a listener")
-        return 0
-
-    cdef int _join(self, int fd) except -1:
-        """Wait for connections on `fd` beside the other loops."""
-        cdef epoll_event event
-        cdef int failed
-        self.listening = fd
-        self.local = _family(fd) == AF_UNIX
-        event.events = EPOLLIN | EPOLLEXCLUSIVE
-        event.data.ptr = &self.listening
-        failed = epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event)
-        event.events = EPOLLIN
-        event.data.ptr = &self.wake
-        if failed or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, &event):
-            raise OSError(errno, "cannot wait for the listening socket")
-        self.accepting = 1
-        return 0
-
-    def run(self):
-        with nogil:
-            _loop(self)
-            _close_all(self)
+def _run(Loop loop not None):
+    """Serve until the loop is stopped."""
+    with nogil:
+        _loop(loop)
+        _close_all(loop)
 
 
 cdef int _limit(Door *door, dict limits) except -1:
@@ -1045,11 +814,11 @@ cdef class Listener:
         os.set_blocking(fd, False)
         for loop in self._loops:
             loop._join(fd)
-        others = [threading.Thread(target=loop.run, name="door", daemon=True) for loop in self._loops[1:]]
+        others = [threading.Thread(target=_run, args=(loop,), name="door", daemon=True) for loop in self._loops[1:]]
         try:
             for other in others:
                 other.start()
-            self._loops[0].run()
+            _run(self._loops[0])
         finally:
             # When a thread cannot be started those that were are ended: they work on memory of ours.
             if any(other.ident is None for other in others):

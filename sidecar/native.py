@@ -11,7 +11,8 @@ import socket
 import threading
 
 from fastpath.call import Pdp
-from fastpath.listener import Listener, PepList
+from fastpath.listener import Listener
+from fastpath.loop import PepList
 from fastpath.tls import TlsIdentity
 from fastpath.verify import Verifier
 from sidecar.config import HostPort, Limits

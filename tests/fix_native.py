@@ -15,7 +15,8 @@ import pytest
 from hpack import Decoder, Encoder
 
 from fastpath.call import Pdp
-from fastpath.listener import Listener, PepList
+from fastpath.listener import Listener
+from fastpath.loop import PepList
 from fastpath.mapping import Mapping
 from fastpath.table import Generation
 from sidecar.config_mapping import mapping_config
