@@ -49,7 +49,6 @@ from fastpath.live_state cimport (
     live_boot_ns,
     live_unix_ns,
     remaining,
-    remit_load,
 )
 from fastpath.revoked cimport in_group, revoked_above, revoked_call, revoked_key
 from fastpath.rowmap cimport rows_find
@@ -429,7 +428,9 @@ cdef void enter_locked(
     cdef Task *task
     out.epoch, out.version = s.epoch, s.version
     out.boot_ns, out.unix_ns = live_boot_ns(s), live_unix_ns(s)
-    if out.refusal.n:
+    if s.revoked[<int> REVOKED_CREDENTIAL] and out.certificate_read and out.credential.n == 0:
+        # It may be the one that was revoked.
+        out.refusal = text_of(b"identity.certificate")
         return
     if s.fresh_until_ns and out.boot_ns > s.fresh_until_ns:
         out.refusal = text_of(b"not_ready.authority_stale")
@@ -448,24 +449,41 @@ cdef void enter_locked(
         fill_approval(s, request, arena, out)
 
 
+cdef bint lacks_serial(const LiveState *s, const Request *request, const Standing *out) noexcept nogil:
+    """Whether a credential is revoked, and which one an Envoy's caller has was not read yet."""
+    return s.revoked[<int> REVOKED_CREDENTIAL] > 0 and request.certificate.n > 0 and not out.certificate_read
+
+
+cdef void enter_ready(LiveState *s, const Request *request, Arena *arena, Standing *out) noexcept nogil:
+    """Take the lock with all at hand that what is under it is compared with.
+
+    A certificate is parsed and a body hashed only for a state that asks for it, and for neither does another call
+    wait. So the state may have begun to ask meanwhile: it is looked at again, until it is one that we are ready for.
+    """
+    cdef bint digested = False
+    cdef bint serial, digests
+    while True:
+        pthread_mutex_lock(&s.lock)
+        serial = lacks_serial(s, request, out)
+        digests = not digested and has_approvals(s, request)
+        if not serial and not digests:
+            return
+        pthread_mutex_unlock(&s.lock)
+        if serial:
+            out.credential = certificate_serial(request.certificate, arena)
+            out.certificate_read = 1
+        if digests:
+            make_digests(request, arena, out)
+            digested = True
+
+
 cdef void authority_enter(
     LiveState *live, Request *request, Text credential, const Table *t, Arena *arena, Standing *out
 ) noexcept nogil:
     out.live = live
     out.generation = t.generation if t != NULL else 0
     out.enforced = 1
-    # Read before the lock, since it takes its time: what is revoked meanwhile is so for the calls that start later.
-    if request.certificate.n and remit_load(&live.revoked[<int> REVOKED_CREDENTIAL]):
-        out.credential = certificate_serial(request.certificate, arena)
-        if out.credential.n == 0:
-            # It may be the one that was revoked.
-            out.refusal = text_of(b"identity.certificate")
-    pthread_mutex_lock(&live.lock)
-    if has_approvals(live, request):
-        # What they are bound to costs a hash over the body, for which no other call waits.
-        pthread_mutex_unlock(&live.lock)
-        make_digests(request, arena, out)
-        pthread_mutex_lock(&live.lock)
+    enter_ready(live, request, arena, out)
     enter_locked(live, request, credential, t, arena, out)
     pthread_mutex_unlock(&live.lock)
     if arena.failed:

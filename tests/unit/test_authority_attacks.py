@@ -1,5 +1,7 @@
 """Ways to more authority than was given, each of them closed."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -127,6 +129,45 @@ def test_a_revoked_credential_behind_envoy_is_the_callers() -> None:
     live.apply([revoke("credential", serial)], 3)
     assert answered(encoded) == answered(quote(pem)) == "revoked.credential"
     assert answered("") == "ok"
+
+
+def test_a_call_in_flight_is_judged_by_the_epoch_that_its_record_names() -> None:
+    """While its body is hashed for approvals the first credential is revoked: allowed under the epoch before, or not.
+
+    The hash takes long enough for the revocation to come first; where it does not, the call is allowed as it should.
+    """
+    leaf = x509.load_der_x509_certificate(Authority("example.org").issue(AGENT).chain_der[0])
+    serial = leaf.serial_number.to_bytes((leaf.serial_number.bit_length() + 7) // 8, "big").hex()
+    request = external_auth_pb2.CheckRequest.FromString(
+        envoy_call(principal=AGENT, method="POST", body=bytes(48 << 20), headers={"content-type": "application/x-raw"})
+    )
+    request.attributes.source.certificate = quote(leaf.public_bytes(Encoding.PEM).decode(), safe="")
+    message = request.SerializeToString()
+    envoy = VerifiedPeer(PeerKind.PEER_ENVOY, "spiffe://example.org/envoy", "x509-svid:02", bundle_generation=2)
+    live = make_live(task())
+    pdp = make_pdp(live)
+    denied = ask(pdp, "delete")
+    # Any approval makes calls of its agent be hashed.
+    live.apply([approval(live, denied.evaluation_id)], 2)
+    began = threading.Event()
+
+    def call() -> external_auth_pb2.CheckResponse:
+        began.set()
+        code, reply = pdp.ext_authz(message, envoy)
+        assert code == 0
+        return external_auth_pb2.CheckResponse.FromString(reply)
+
+    answers = []
+    with ThreadPoolExecutor(1) as threads:
+        for epoch in range(3, 13, 2):
+            began.clear()
+            answer = threads.submit(call)
+            began.wait()
+            live.apply([revoke("credential", serial)], epoch)
+            found = answer.result().dynamic_metadata
+            live.apply([("lift", {"kind": "credential", "key": serial, "mode": "deny"})], epoch + 1)
+            answers.append((found["reason"], found["epoch"] < epoch))
+    assert set(answers) <= {("ok", True), ("revoked.credential", False)}
 
 
 def test_an_address_that_is_mapped_into_ipv6_is_that_address() -> None:
