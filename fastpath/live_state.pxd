@@ -225,7 +225,7 @@ cdef struct Standing:        # where one call stands; texts in its arena or stat
     Text chain[CHAIN_MAX]    # SPIFFE IDs, outermost first
     uint32_t chain_count
     Text credential          # serial of the principal's certificate that an Envoy passed on; empty: not readable
-    uint8_t certificate_read # which is done when some credential is revoked
+    uint8_t serial_read      # which is done when some credential is revoked
     Text remediation         # revocation in force and its cause
     uint8_t has_digest
     uint8_t digest[32]

@@ -12,9 +12,7 @@ cdef void revoked_call(
     LiveState *s, const Request *request, Text credential, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil
-cdef void revoked_key(
-    const LiveState *s, uint32_t kind, Text key, int64_t now, Arena *arena, Standing *out
-) noexcept nogil
+cdef void revoked_key(LiveState *s, uint32_t kind, Text key, int64_t now, Arena *arena, Standing *out) noexcept nogil
 # An agent that delegated, and may do nothing any more, takes what it delegated with it; so does its owner.
 cdef void revoked_above(
     LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,

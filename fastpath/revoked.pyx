@@ -18,7 +18,7 @@ from fastpath.live_state cimport (
     id_of,
     kept,
 )
-from fastpath.rowmap cimport RowProbe, rows_begin, rows_find, rows_finish
+from fastpath.rowmap cimport RowProbe, rows_begin, rows_finish
 from fastpath.rows cimport list_rows, node_uid, table_node
 from fastpath.table cimport table_find, table_is_in, table_resolve
 from fastpath.value cimport KIND_ENTITY, Cell, cell_at, uid_equal, uid_make, uid_type
@@ -26,7 +26,7 @@ from fastpath.wire cimport text_equal, text_of
 from libc.string cimport memchr
 
 cdef enum:
-    PROBES_MAX = 9           # revoked_call makes no more
+    LOOKS = 16               # lookups on their way together; more of them wait for these
 
 
 cdef inline Text revoked_reason(uint32_t kind) noexcept nogil:
@@ -70,15 +70,50 @@ cdef void apply_revocation(const Revocation *row, int64_t now, Arena *arena, Sta
         out.remediation = kept(row.reason, arena) if row.reason.n else revoked_reason(row.key.kind)
 
 
-cdef void revoked_key(
-    const LiveState *s, uint32_t kind, Text key, int64_t now, Arena *arena, Standing *out
-) noexcept nogil:
+# ---------------------------------------------------------------- lookups, all begun before any is waited for
+
+
+cdef struct Look:            # of one call, under the lock
+    LiveState *s
+    int64_t now
+    Arena *arena
+    Standing *out
+    RowProbe items[LOOKS]    # begun and not finished
+    uint32_t n
+
+
+cdef inline void look_open(Look *look, LiveState *s, int64_t now, Arena *arena, Standing *out) noexcept nogil:
+    look.s, look.now, look.arena, look.out, look.n = s, now, arena, out, 0
+
+
+cdef void look_close(Look *look) noexcept nogil:
+    """Apply what the lookups find, in the order that they were begun in."""
     cdef const Revocation *row
-    if s.revoked[kind] == 0 or key.n == 0:
+    cdef uint32_t i
+    for i in range(look.n):
+        row = <const Revocation *> rows_finish(&look.s.revocations, &look.items[i])
+        if row != NULL:
+            apply_revocation(row, look.now, look.arena, look.out)
+    look.n = 0
+
+
+cdef void look_up(Look *look, uint32_t kind, Text key) noexcept nogil:
+    if look.s.revoked[kind] == 0 or key.n == 0:
         return
-    row = <const Revocation *> rows_find(&s.revocations, kind, key)
-    if row != NULL:
-        apply_revocation(row, now, arena, out)
+    if look.n == LOOKS:
+        look_close(look)
+    rows_begin(&look.s.revocations, kind, key, &look.items[look.n])
+    look.n += 1
+
+
+cdef void revoked_key(LiveState *s, uint32_t kind, Text key, int64_t now, Arena *arena, Standing *out) noexcept nogil:
+    cdef Look look
+    look_open(&look, s, now, arena, out)
+    look_up(&look, kind, key)
+    look_close(&look)
+
+
+# ---------------------------------------------------------------- what holds others by the entity store
 
 
 cdef bint in_group(const Table *t, const Uid *uid, const Uid *group) noexcept nogil:
@@ -90,65 +125,58 @@ cdef struct Group:           # revocations of what holds others by the entity st
     Text type
 
 
-cdef void look_uid(
-    LiveState *s, const Group *group, const Uid *uid, int64_t now, Arena *arena, Standing *out
-) noexcept nogil:
+cdef void look_uid(Look *look, const Group *group, const Uid *uid) noexcept nogil:
     cdef Text type_
     type_.p, type_.n = uid_type(uid), uid.type_len
-    s.steps += 1
+    look.s.steps += 1
     if text_equal(type_, group.type):
-        revoked_key(s, group.kind, id_of(uid), now, arena, out)
+        look_up(look, group.kind, id_of(uid))
 
 
-cdef void look_rows(
-    LiveState *s, const Group *group, const Table *t, const List *rows, int64_t now, Arena *arena, Standing *out
-) noexcept nogil:
+cdef void look_rows(Look *look, const Group *group, const Table *t, const List *rows) noexcept nogil:
     cdef const uint32_t *row = list_rows(t, rows)
     cdef uint32_t i
     for i in range(rows.n):
-        look_uid(s, group, node_uid(t, row[i]), now, arena, out)
+        look_uid(look, group, node_uid(t, row[i]))
 
 
-cdef void look_groups(
-    LiveState *s, const Group *group, const Uid *uid, const Table *t, int64_t now, Arena *arena, Standing *out
-) noexcept nogil:
+cdef void look_groups(Look *look, const Group *group, const Uid *uid, const Table *t) noexcept nogil:
     """The uid and all above it, each looked up: however many are revoked, it costs what stands above."""
     cdef const Node *node
     cdef const uint32_t *parents
     cdef uint32_t i
-    if s.revoked[group.kind] == 0:
+    if look.s.revoked[group.kind] == 0:
         return
-    look_uid(s, group, uid, now, arena, out)
+    look_uid(look, group, uid)
     node = table_node(t, uid.index)
     if node == NULL:
         return
     if node.flags & NODE_PARENT:
-        look_rows(s, group, t, &node.closure, now, arena, out)
+        look_rows(look, group, t, &node.closure)
         return
-    look_rows(s, group, t, &node.parents, now, arena, out)
+    look_rows(look, group, t, &node.parents)
     parents = list_rows(t, &node.parents)
     for i in range(node.parents.n):
-        look_rows(s, group, t, &table_node(t, parents[i]).closure, now, arena, out)
+        look_rows(look, group, t, &table_node(t, parents[i]).closure)
 
 
-cdef void look_classes(
-    LiveState *s, const Uid *agent, const Table *t, int64_t now, Arena *arena, Standing *out
-) noexcept nogil:
+cdef void look_classes(Look *look, const Uid *agent, const Table *t) noexcept nogil:
     """Classes hold agents."""
     cdef Group classes
-    classes.kind, classes.type = REVOKED_CLASS, s.class_type
-    look_groups(s, &classes, agent, t, now, arena, out)
+    classes.kind, classes.type = REVOKED_CLASS, look.s.class_type
+    look_groups(look, &classes, agent, t)
 
 
-cdef void look_servers(
-    LiveState *s, const Request *request, const Table *t, int64_t now, Arena *arena, Standing *out
-) noexcept nogil:
+cdef void look_servers(Look *look, const Request *request, const Table *t) noexcept nogil:
     """Servers hold tools."""
     cdef Group servers
-    servers.kind, servers.type = REVOKED_SERVER, s.server_type
-    look_groups(s, &servers, request.resource, t, now, arena, out)
+    servers.kind, servers.type = REVOKED_SERVER, look.s.server_type
+    look_groups(look, &servers, request.resource, t)
     if request.resource_parent != NULL:
-        look_groups(s, &servers, request.resource_parent, t, now, arena, out)
+        look_groups(look, &servers, request.resource_parent, t)
+
+
+# ---------------------------------------------------------------- what a call names
 
 
 cdef Text server_of(const Request *request) noexcept nogil:
@@ -192,23 +220,12 @@ cdef Text trust_domain_of(Text spiffe_id) noexcept nogil:
     return name
 
 
-cdef struct Probes:          # what is looked up of one call
-    RowProbe items[PROBES_MAX]
-    uint32_t n
-
-
-cdef inline void probe(const LiveState *s, uint32_t kind, Text key, Probes *out) noexcept nogil:
-    if s.revoked[kind] and key.n and out.n < PROBES_MAX:
-        rows_begin(&s.revocations, kind, key, &out.items[out.n])
-        out.n += 1
-
-
-cdef void probe_destinations(const LiveState *s, const Request *request, Probes *out) noexcept nogil:
+cdef void look_destinations(Look *look, const Request *request) noexcept nogil:
     cdef const Cell *dest = request.columns + <int> COL_DEST
-    probe(s, REVOKED_DESTINATION, request.destination, out)
-    probe(s, REVOKED_DESTINATION, without_port(request.destination), out)
+    look_up(look, REVOKED_DESTINATION, request.destination)
+    look_up(look, REVOKED_DESTINATION, without_port(request.destination))
     if dest.kind == KIND_ENTITY and not text_equal(id_of(<const Uid *> cell_at(dest)), request.destination):
-        probe(s, REVOKED_DESTINATION, id_of(<const Uid *> cell_at(dest)), out)
+        look_up(look, REVOKED_DESTINATION, id_of(<const Uid *> cell_at(dest)))
 
 
 cdef void revoked_call(
@@ -216,36 +233,33 @@ cdef void revoked_call(
     Standing *out
 ) noexcept nogil:
     cdef Text agent = id_of(request.principal)
-    cdef const Revocation *row
-    cdef Probes probes
-    cdef uint32_t i
-    probes.n = 0
-    probe(s, REVOKED_AGENT, agent, &probes)
-    probe(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), &probes)
-    probe(s, REVOKED_CREDENTIAL, serial_of(credential), &probes)
-    probe(s, REVOKED_CREDENTIAL, out.credential, &probes)
-    probe(s, REVOKED_TOOL, id_of(request.resource), &probes)
-    probe(s, REVOKED_SERVER, server_of(request), &probes)
-    probe_destinations(s, request, &probes)
-    for i in range(probes.n):
-        row = <const Revocation *> rows_finish(&s.revocations, &probes.items[i])
-        if row != NULL:
-            apply_revocation(row, now, arena, out)
-    look_classes(s, request.principal, t, now, arena, out)
-    look_servers(s, request, t, now, arena, out)
+    cdef Look look
+    look_open(&look, s, now, arena, out)
+    look_up(&look, REVOKED_AGENT, agent)
+    look_up(&look, REVOKED_TRUST_DOMAIN, trust_domain_of(agent))
+    look_up(&look, REVOKED_CREDENTIAL, serial_of(credential))
+    look_up(&look, REVOKED_CREDENTIAL, out.credential)
+    look_up(&look, REVOKED_TOOL, id_of(request.resource))
+    look_up(&look, REVOKED_SERVER, server_of(request))
+    look_destinations(&look, request)
+    look_classes(&look, request.principal, t)
+    look_servers(&look, request, t)
+    look_close(&look)
 
 
 cdef void revoked_above(
     LiveState *s, Text agent, Text owner, const Request *request, const Table *t, int64_t now, Arena *arena,
     Standing *out
 ) noexcept nogil:
-    cdef Uid *uid
-    revoked_key(s, REVOKED_AGENT, agent, now, arena, out)
-    revoked_key(s, REVOKED_TRUST_DOMAIN, trust_domain_of(agent), now, arena, out)
-    revoked_key(s, REVOKED_OWNER, owner, now, arena, out)
-    if s.revoked[<int> REVOKED_CLASS] == 0:
-        return
-    uid = uid_make(arena, uid_type(request.principal), request.principal.type_len, agent.p, agent.n)
+    cdef Look look
+    cdef Uid *uid = NULL
+    look_open(&look, s, now, arena, out)
+    look_up(&look, REVOKED_AGENT, agent)
+    look_up(&look, REVOKED_TRUST_DOMAIN, trust_domain_of(agent))
+    look_up(&look, REVOKED_OWNER, owner)
+    if s.revoked[<int> REVOKED_CLASS]:
+        uid = uid_make(arena, uid_type(request.principal), request.principal.type_len, agent.p, agent.n)
     if uid != NULL:
         table_resolve(t, uid)
-        look_classes(s, uid, t, now, arena, out)
+        look_classes(&look, uid, t)
+    look_close(&look)

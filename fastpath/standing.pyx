@@ -428,7 +428,7 @@ cdef void enter_locked(
     cdef Task *task
     out.epoch, out.version = s.epoch, s.version
     out.boot_ns, out.unix_ns = live_boot_ns(s), live_unix_ns(s)
-    if s.revoked[<int> REVOKED_CREDENTIAL] and out.certificate_read and out.credential.n == 0:
+    if s.revoked[<int> REVOKED_CREDENTIAL] and out.serial_read and out.credential.n == 0:
         # It may be the one that was revoked.
         out.refusal = text_of(b"identity.certificate")
         return
@@ -451,7 +451,7 @@ cdef void enter_locked(
 
 cdef bint lacks_serial(const LiveState *s, const Request *request, const Standing *out) noexcept nogil:
     """Whether a credential is revoked, and which one an Envoy's caller has was not read yet."""
-    return s.revoked[<int> REVOKED_CREDENTIAL] > 0 and request.certificate.n > 0 and not out.certificate_read
+    return s.revoked[<int> REVOKED_CREDENTIAL] > 0 and request.certificate.n > 0 and not out.serial_read
 
 
 cdef void enter_ready(LiveState *s, const Request *request, Arena *arena, Standing *out) noexcept nogil:
@@ -471,7 +471,7 @@ cdef void enter_ready(LiveState *s, const Request *request, Arena *arena, Standi
         pthread_mutex_unlock(&s.lock)
         if serial:
             out.credential = certificate_serial(request.certificate, arena)
-            out.certificate_read = 1
+            out.serial_read = 1
         if digests:
             make_digests(request, arena, out)
             digested = True

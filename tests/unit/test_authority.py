@@ -1,6 +1,7 @@
 """Authority in force: no task, no owner or a revocation, and no policy's ALLOW stands; what is allowed is paid for."""
 
 import itertools
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,25 @@ def test_many_revocations_are_kept_apart() -> None:
     assert outcome(ask(pdp, tool="files/open4999")) == ("DENY", "revoked.tool")
     live.apply([revoke("agent", AGENT)], 5)
     assert outcome(ask(pdp)) == ("DENY", "revoked.agent")
+
+
+def test_revocations_that_come_and_go_are_found_while_they_are_there() -> None:
+    """RT-04: put and lifted at random, so that what is left moves to fill the holes: each is found, and no other."""
+    rng = random.Random(5)
+    live = make_live(task())
+    pdp = make_pdp(live)
+    revoked: set[int] = set()
+    for epoch in range(2, 2002):
+        number = rng.randrange(200)
+        if number in revoked:
+            revoked.remove(number)
+            live.apply([("lift", {"kind": "tool", "key": f"files/x{number}", "mode": "deny"})], epoch)
+        else:
+            revoked.add(number)
+            live.apply([revoke("tool", f"files/x{number}")], epoch)
+        if epoch % 100 == 0:
+            denied = {n for n in range(200) if outcome(ask(pdp, tool=f"files/x{n}")) == ("DENY", "revoked.tool")}
+            assert denied == revoked
 
 
 def test_no_call_that_starts_after_the_change_is_allowed() -> None:
