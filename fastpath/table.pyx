@@ -48,6 +48,7 @@ from libc.string cimport memcmp, memset
 
 from fastpath.errors import RuleTableError
 from fastpath.lmdb_file import fault_of, open_regular
+from fastpath.resident import keep
 
 IMAGE_KEY = b"image"
 DELTA_KEY = b"delta"
@@ -246,6 +247,7 @@ class _File:
         self.state = None        # of the file when all of it gave `digest`
         self.digest = ""
         self.values = {}         # by key: the aligned value
+        self.unlocked = ""       # why its pages are not held in memory, as the name of an errno
         self.checked = set()     # SHA-256 of values whose structure is sound by themselves
 
     def value(self, key):
@@ -253,6 +255,8 @@ class _File:
         if key not in self.values:
             found = self.txn.get(key)
             self.values[key] = None if found is None else _aligned(found)
+            if found is not None and self.values[key] is found:
+                self.unlocked = self.unlocked or keep(found)
         return self.values[key]
 
 
@@ -491,6 +495,13 @@ cdef class Generation:
     @property
     def closed(self):
         return self.table.header is NULL
+
+    @property
+    def unlocked(self):
+        """Why the table's pages are not locked into memory, as the name of an errno: EPERM, ENOMEM and EAGAIN speak of
+        RLIMIT_MEMLOCK. Empty: they are, or it was not made from files.
+        """
+        return next((file.unlocked for file in (self._file, self._delta_file) if file and file.unlocked), "")
 
     @property
     def policy_count(self):

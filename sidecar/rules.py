@@ -110,6 +110,9 @@ class Rules:
         else:
             fresh = self._store.open_current(strict=config.policy.evaluation == "strict")
         changed = fresh is not self._current
+        if changed and fresh.unlocked:
+            advice = "raise the limit on locked memory: LimitMEMLOCK=infinity in the unit, ulimit -l in a shell"
+            event(log, "generation.unlocked", logging.WARNING, cause=fresh.unlocked, advice=advice)
         # The old generation is closed by the last call that uses it.
         self._pdp.put_rules(fresh, mapping)
         self._current, self._mapping = fresh, mapping

@@ -30,7 +30,7 @@ ALLOWED = {
         link linkat lseek lstat mkdir mkdirat msync newfstatat open openat openat2 pread64 preadv pwrite64 pwritev read
         readlink readlinkat readv rename renameat renameat2 rmdir sendfile stat statfs statx sync_file_range truncate
         umask unlink unlinkat utimensat write writev""",
-    "memory": "brk madvise memfd_create mincore mremap munmap",
+    "memory": "brk madvise memfd_create mincore mlock mremap munmap",
     "events": """epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 pipe pipe2 poll ppoll
         pselect6 select timerfd_create timerfd_gettime timerfd_settime""",
     "sockets": """accept accept4 bind connect getpeername getsockname getsockopt recvfrom recvmmsg recvmsg sendmmsg

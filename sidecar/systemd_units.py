@@ -47,10 +47,11 @@ RemoveIPC=yes
 KeyringMode=private
 SystemCallArchitectures=native
 SystemCallFilter=@system-service seccomp
-SystemCallFilter=~@keyring @memlock @setuid process_vm_readv process_vm_writev
+SystemCallFilter=~@keyring @setuid process_vm_readv process_vm_writev
 SystemCallErrorNumber=EPERM
 UMask=0027
 LimitCORE=0
+LimitMEMLOCK=infinity
 """
 
 

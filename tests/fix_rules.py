@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import cedarpy
@@ -62,3 +64,10 @@ def cedar_verdict(expression: str, entities: list[dict] | None = None, context: 
     policy = f"permit(principal, action, resource) when {{ {expression} }};"
     answer = cedarpy.is_authorized(request, policy, entities or [])
     return None if answer.diagnostics.errors else answer.decision == cedarpy.Decision.Allow
+
+
+def locked_bytes() -> int:
+    """Memory of this process that is locked."""
+    found = re.search(r"^VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return 1024 * int(found[1])

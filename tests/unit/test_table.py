@@ -23,7 +23,7 @@ from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, ScopeRow, Source, write_image
 from sidecar.policy.program import Program
 from sidecar.policy.rows import NodeFlag
-from tests.fix_rules import ALICE, DOC, READ, ask, entity, image
+from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, locked_bytes
 
 POLICIES = """
 @id("a") permit(principal == User::"alice", action in [Action::"read", Action::"list"], resource)
@@ -114,6 +114,17 @@ def test_an_image_is_read_from_its_file(tmp_path: Path, size: str):
         assert table.generation == 7
         assert ask(Evaluator(table)).outcome in ("ALLOW", "DENY")
     assert table.closed
+
+
+def test_an_open_table_is_locked_into_memory(tmp_path: Path):
+    """From when it is verified until the last call lets go of it no call can wait for the disk."""
+    path = stored(tmp_path / "1.mdb", IMAGE)
+    before = locked_bytes()
+    table = opened(path)
+    assert table.unlocked == ""
+    assert locked_bytes() - before >= len(IMAGE)
+    table.close()
+    assert locked_bytes() == before
 
 
 def test_a_file_can_be_opened_again_after_it_was_closed(tmp_path: Path):
