@@ -107,6 +107,9 @@ class MemorySpending:
     def open_tasks(self, agent: str) -> int:
         return sum(1 for id_, of in self.agents.items() if of == agent and id_ not in self.stopped)
 
+    def opening(self, agent: str) -> None:
+        """Each command is kept before the next one runs, and counted by `agents` then."""
+
     def owe(self, task: str, amount: Budgets) -> None:
         self.owed.append((task, amount))
 

@@ -6,6 +6,7 @@ raises leaves nothing behind. It scans before it writes: scans do not see its ow
 """
 
 import functools
+import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
@@ -122,7 +123,10 @@ class Spending(Protocol):
         """`amount` goes to the task with this command: commands behind it find it there, calls once it is durable."""
 
     def open_tasks(self, agent: str) -> int:
-        """How many open tasks the agent has in force; commands that become durable together are not counted yet."""
+        """How many open tasks the agent has in force, or will have by the commands before this one."""
+
+    def opening(self, agent: str) -> None:
+        """The agent has one open task more with this command."""
 
     def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Rest]:
         """Let no further call spend from these, and say what is left of each."""
@@ -158,7 +162,7 @@ class Draft:
         self.sure_ns = sure_ns or now_ns
         """What every clock has reached: earlier than `now_ns` where one was set forward."""
         self.unwritten = unwritten
-        """Rows that are in force in memory alone, because the disk is full."""
+        """Rows that are in force and not in the store, because the disk is full."""
         self.epoch = epoch
         """That this command gets when it becomes durable."""
         self.new_id = new_id
@@ -197,6 +201,19 @@ class Draft:
         self.writes[table, key] = None
         if row is not None:
             self.changed.append(Change(table, row, True))
+
+    def scan_with(
+        self, table: str, prefix: bytes, after: bytes, held: Callable[[bytes, msgspec.Struct], msgspec.Struct | None]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As Rows.scan, with the rows of `unwritten` among them; `held` makes what is given from each."""
+        mine = {
+            key: row
+            for (name, key), row in self.unwritten.items()
+            if name == table and key.startswith(prefix) and key > after
+        }
+        stored = ((key, value) for key, value in self.rows.scan(table, prefix, after) if key not in mine)
+        made = ((key, held(key, row)) for key, row in sorted(mine.items()))
+        return heapq.merge(stored, ((key, encode(row)) for key, row in made if row is not None))
 
     def names(self, table: str, prefix: bytes) -> Iterator[str]:
         """The ids that an index holds behind `prefix`."""

@@ -1,11 +1,13 @@
 """Owners: the people who answer for agents and tasks."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 from sidecar.authority.draft import OWNERS, Caller, Draft, hashed_name
-from sidecar.authority.errors import DeniedError, missing
+from sidecar.authority.errors import DeniedError, StateError, missing
 from sidecar.authority.rows import Owner
-from sidecar.authority.tasks import check_text
+from sidecar.authority.texts import check_text
 
 
 class ChangeOwner(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,10 +31,22 @@ def enable_owner(draft: Draft, asked: ChangeOwner, by: Caller) -> Owner:
 
 
 def find_owner(draft: Draft, id_: str) -> Owner | None:
-    """The person's row, if there is one: durable or, when the disk is full, in memory alone."""
+    """The person's row, if there is one: the one that a full disk refused before the one that is durable."""
     place = (OWNERS, hashed_name(id_))
     unwritten = draft.unwritten.get(place)
     return unwritten if isinstance(unwritten, Owner) else draft.find(*place, Owner)
+
+
+def scan_owners(draft: Draft, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """As Rows.scan of all owners, with those that a full disk refused in the place of what is durable."""
+    return draft.scan_with(OWNERS, b"", after, lambda _, row: row)
+
+
+def require_active(draft: Draft, owner: str) -> None:
+    """FAILED_PRECONDITION when the person is disabled."""
+    row = find_owner(draft, owner)
+    if row is not None and not row.active:
+        raise StateError(f"owner `{owner}` is disabled; name another, or enable them")
 
 
 def live_owner(row: Owner) -> dict[str, object]:

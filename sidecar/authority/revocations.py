@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Iterator
 
 import msgspec
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
@@ -11,7 +12,8 @@ from fastpath.envoy import decode
 from sidecar.authority.draft import REVOCATIONS, SECOND_NS, Caller, Draft, hashed
 from sidecar.authority.errors import DeniedError, invalid, missing
 from sidecar.authority.rows import LIVING, Kind, Mode, Revocation
-from sidecar.authority.tasks import check_text, close_tasks, get_task
+from sidecar.authority.tasks import close_tasks, get_task
+from sidecar.authority.texts import check_text
 from sidecar.errors import IdentityError
 
 EXPIRE = "R"
@@ -92,20 +94,36 @@ def expire_revocation(draft: Draft, key: bytes, by: Caller) -> None:
     row = draft.find(REVOCATIONS, key, Revocation)
     if row is None or not row.expires_ns or row.expires_ns > draft.now_ns:
         return
-    kept = find_revocation(draft, key)
-    if kept is not None and kept != row:
+    if (REVOCATIONS, key) in draft.unwritten:
         # It was made longer while the disk was full: that is written now, where its shorter self would have ended.
-        draft.put(REVOCATIONS, key, kept)
-        draft.tell("revoke", live_revocation(kept))
-        if kept.expires_ns:
-            draft.due_surely(kept.expires_ns, EXPIRE, key)
-        return
-    if row.expires_ns > draft.sure_ns:
+        keep_held(draft, key, by)
+    elif row.expires_ns > draft.sure_ns:
         # One clock alone says so, which may have been set; what takes authority away does not end by a mistake.
         draft.due_surely(row.expires_ns, EXPIRE, key)
     else:
-        _drop(draft, key, row)
-        draft.event("revocation.expired", by, kind=row.kind, key=row.key, mode=row.mode)
+        drop_ended(draft, key, row, by)
+
+
+def keep_held(draft: Draft, key: bytes, by: Caller) -> None:
+    """Make durable what a full disk refused, if its time is not over."""
+    row = find_revocation(draft, key)
+    if row is None or drop_ended(draft, key, row, by):
+        return
+    row = msgspec.structs.replace(row, epoch=draft.epoch)
+    draft.put(REVOCATIONS, key, row)
+    draft.tell("revoke", live_revocation(row))
+    if row.expires_ns:
+        draft.due_surely(row.expires_ns, EXPIRE, key)
+    draft.event("revocation.kept", by, kind=row.kind, key=row.key, mode=row.mode)
+
+
+def drop_ended(draft: Draft, key: bytes, row: Revocation, by: Caller) -> bool:
+    """Take the revocation out when every clock says that its time is over; whether it is."""
+    if not row.expires_ns or row.expires_ns > draft.sure_ns:
+        return False
+    _drop(draft, key, row)
+    draft.event("revocation.expired", by, kind=row.kind, key=row.key, mode=row.mode)
+    return True
 
 
 def drop_all(draft: Draft, kind: Kind, key: str) -> None:
@@ -199,7 +217,7 @@ def find(draft: Draft, kind: Kind, key: str, mode: Mode) -> Revocation | None:
 
 
 def find_revocation(draft: Draft, key: bytes) -> Revocation | None:
-    """The revocation that is in force at `row_key`, durable or, when the disk is full, in memory alone."""
+    """The revocation that is in force at `row_key`, with what a full disk refused."""
     row = draft.find(REVOCATIONS, key, Revocation)
     unwritten = draft.unwritten.get((REVOCATIONS, key))
     if not isinstance(unwritten, Revocation):
@@ -207,6 +225,11 @@ def find_revocation(draft: Draft, key: bytes) -> Revocation | None:
     if row is None:
         return unwritten
     return msgspec.structs.replace(row, expires_ns=_later(row.expires_ns, unwritten.expires_ns))
+
+
+def scan_revocations(draft: Draft, prefix: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """As Rows.scan of the revocations, with what a full disk refused among what is durable."""
+    return draft.scan_with(REVOCATIONS, prefix, after, lambda key, _: find_revocation(draft, key))
 
 
 def matching(draft: Draft, kind: Kind, key: str) -> list[Revocation]:

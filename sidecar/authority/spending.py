@@ -13,6 +13,7 @@ from sidecar.authority.rows import UNLIMITED, Budgets, Spent, TaskState
 from sidecar.authority.tasks import AXES
 
 Change = tuple[str, dict[str, Any]]
+Mark = tuple[int, int, int]
 
 
 class LiveView(Protocol):
@@ -38,6 +39,7 @@ class LiveSpending:
         self._live = live
         self._undo: list[Change] = []
         self._owed: list[tuple[str, Budgets]] = []
+        self._opening: list[str] = []
 
     def left(self, task: str) -> Budgets | None:
         row = self._live.task(task)
@@ -46,7 +48,11 @@ class LiveSpending:
         return self._rest(task, row).left
 
     def open_tasks(self, agent: str) -> int:
-        return self._live.open_tasks(agent)
+        # What commands before this one end is still counted: more than there may be is refused, never the other way.
+        return self._live.open_tasks(agent) + self._opening.count(agent)
+
+    def opening(self, agent: str) -> None:
+        self._opening.append(agent)
 
     def owe(self, task: str, amount: Budgets) -> None:
         self._owed.append((task, amount))
@@ -86,14 +92,15 @@ class LiveSpending:
         left = Budgets(*(_with(row[axis], [getattr(one, axis) for one in owed]) for axis in AXES))
         return Rest(left, Budgets(*(row[f"over_{axis}"] for axis in AXES)))
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> Mark:
         """Where `undo` goes back to."""
-        return len(self._undo), len(self._owed)
+        return len(self._undo), len(self._owed), len(self._opening)
 
-    def undo(self, mark: tuple[int, int] = (0, 0)) -> None:
+    def undo(self, mark: Mark = (0, 0, 0)) -> None:
         """Take back what was changed since `mark`."""
-        changes, owed = mark
+        changes, owed, opening = mark
         del self._owed[owed:]
+        del self._opening[opening:]
         if len(self._undo) > changes:
             self._live.apply(self._undo[changes:][::-1], self._live.epoch)
             del self._undo[changes:]
@@ -102,6 +109,7 @@ class LiveSpending:
         """What was changed is durable now."""
         self._undo.clear()
         self._owed.clear()
+        self._opening.clear()
 
 
 def with_spent(has: Mapping[str, int | None], spent: Spent) -> dict[str, int]:

@@ -8,7 +8,8 @@ thread; the writer thread takes it for what queued meanwhile, for a crowd, for w
 
 A commit that fails in the disk's hardware latches the store: what needs it is refused, and calls get ERROR, until all
 that was acknowledged stands in a fresh file (the kernel forgets a page that it could not write, so a later success
-proves nothing). On a full disk only that commit fails, and a revocation in it is in force all the same, in memory.
+proves nothing). On a full disk only that commit fails; a revocation in it is in force all the same, and stands in a
+file whose room was taken before (held.py) until there is room in the store.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +34,8 @@ from sidecar.authority.draft import DUE, META, OWNERS, REVOCATIONS, SECOND_NS, S
 from sidecar.authority.due import sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, StoreError
 from sidecar.authority.feed import Fed, Feed
+from sidecar.authority.held import FILE as HELD
+from sidecar.authority.held import Held, Place, drop_ended, held_change, keep_held
 from sidecar.authority.ids import Ids
 from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live, verify_rows
 from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
@@ -69,7 +72,7 @@ def still(draft: Draft, answer: object) -> bool:  # noqa: ARG001  # of every ans
 class Ticket(Generic[Result]):
     """One command in the queue, and its answer."""
 
-    __slots__ = ("_done", "_result", "command", "epoch", "error", "pack", "repeat", "stands", "unpack")
+    __slots__ = ("_done", "_first", "_result", "command", "epoch", "error", "pack", "repeat", "stands", "unpack")
 
     def __init__(
         self,
@@ -87,10 +90,12 @@ class Ticket(Generic[Result]):
         self._result: Result | None = None
         self._done = threading.Lock()
         self._done.acquire()
+        self._first = threading.Lock()
+        """Never given back: whoever takes it answers."""
 
     def answer(self, result: Result | None = None, error: SidecarError | None = None) -> None:
         """Let the caller go on; the first answer counts."""
-        if self._done.locked():
+        if self._first.acquire(blocking=False):
             self._result, self.error = result, error
             self._done.release()
 
@@ -135,8 +140,9 @@ class AuthorityStore:
         self.clock = clock or Clock()
         self.problem = "the authority store is not loaded yet"
         """Why the store cannot be used; empty: it can."""
-        self.unwritten: dict[tuple[str, bytes], msgspec.Struct] = {}
-        """Revocations and disabled owners that are in force until a restart: the disk was full."""
+        self._held = Held(folder / HELD)
+        self.unwritten: Mapping[tuple[str, bytes], msgspec.Struct] = self._held.rows
+        """Revocations and disabled owners that are in force and not in the store: the disk was full."""
         self.effect = Counter[int]()
         self.totals: Counter[str] = Counter()
         self._map_bytes_max = map_bytes_max
@@ -160,7 +166,7 @@ class AuthorityStore:
         self._turn = threading.Lock()
         """Whoever holds it writes; the queue is looked at again after it was given back."""
         self._next_due = self._next_sure_due = LOOK
-        self._snapshot_due = 0.0
+        self._snapshot_due = self._held_due = 0.0
         self._young = 1
         """Commands since the tasks were indexed, more or less; 0: all are."""
         self._sequence: Callable[[], int] = lambda: 0
@@ -169,6 +175,11 @@ class AuthorityStore:
         self._latched = False
         self._attempts = 0
         self._writer = threading.Thread(target=self._write_all, name="authority", daemon=True)
+
+    @property
+    def id(self) -> str:
+        """Of this store and its backups, and of no other."""
+        return self._manifest.id
 
     @property
     def epoch(self) -> int:
@@ -201,12 +212,16 @@ class AuthorityStore:
         try:
             with database.read() as rows:
                 seen = load_live(rows, self.live, self.clock, journal)
-        except DamagedRow as error:
-            raise StoreError(f"`{self.folder}`: {error}") from None
+            self._held.open()
+        except (OSError, DamagedRow) as error:
+            raise StoreError(f"`{self.folder}`: {_cause(error)}") from None
+        self.live.apply([held_change(row) for row in self.unwritten.values()], self._epoch)
         self._refuse_older(seen)
         if journal is not None:
             self._sequence = journal.last_sequence
         self.feed.start(self._epoch)
+        # What was in force in memory alone is not known here any more: followers begin with a snapshot.
+        self.feed.tell([])
         self._snapshot_due = time.monotonic() + self._snapshot_s
         self.problem = ""
         self._writer.start()
@@ -223,6 +238,7 @@ class AuthorityStore:
         if self._database is not None:
             self._database.close()
             self._database = None
+        self._held.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -321,10 +337,12 @@ class AuthorityStore:
         database = self._database
         if database is None or (self.problem and not self._latched):
             raise StoreError(self.problem or "the authority store is closed")
+        # First: what is made durable meanwhile is in one of both.
+        unwritten = dict(self.unwritten)
         with database.read(READ_S) as rows:
-            yield self._draft(rows, self._epoch)
+            yield self._draft(rows, self._epoch, unwritten)
 
-    def _draft(self, rows: DatabaseRows, epoch: int) -> Draft:
+    def _draft(self, rows: DatabaseRows, epoch: int, unwritten: Mapping[Place, msgspec.Struct]) -> Draft:
         now_ns = self.clock.now()
         new_id = functools.partial(self._ids.make, now_ns)
         return Draft(
@@ -335,7 +353,7 @@ class AuthorityStore:
             sure_ns=self.clock.sure(),
             epoch=epoch,
             new_id=new_id,
-            unwritten=self.unwritten,
+            unwritten=unwritten,
         )
 
     # ------------------------------------------------------------ the writer
@@ -434,14 +452,6 @@ class AuthorityStore:
                     self._spending.undo(mark)
                     refused.append((ticket, error))
                     continue
-                except (lmdb.Error, OSError, DamagedRow):
-                    raise
-                except Exception:
-                    # The boundary of a command: its caller gets a refusal, the others go on.
-                    log.error("authority.command_failed", exc_info=True)
-                    self._spending.undo(mark)
-                    refused.append((ticket, StoreError("internal error; nothing was changed")))
-                    continue
                 rows.write(done.draft.writes)
                 ran.append(done)
             if ran:
@@ -453,7 +463,18 @@ class AuthorityStore:
         return ran
 
     def _run(self, rows: DatabaseRows, ticket: Ticket[Any], epoch: int) -> _Ran:
-        draft = self._draft(rows, epoch)
+        """The command on the transaction, with nothing written. AuthorityError when it is refused."""
+        try:
+            return self._run_command(rows, ticket, epoch)
+        except (AuthorityError, lmdb.Error, OSError, DamagedRow):
+            raise
+        except Exception:
+            # The boundary of a command: its caller gets a refusal, the others go on.
+            log.error("authority.command_failed", exc_info=True)
+            raise StoreError("internal error; nothing was changed") from None
+
+    def _run_command(self, rows: DatabaseRows, ticket: Ticket[Any], epoch: int) -> _Ran:
+        draft = self._draft(rows, epoch, self.unwritten)
         repeat = ticket.repeat
         if repeat is None:
             result = ticket.command(draft)
@@ -498,8 +519,7 @@ class AuthorityStore:
                 self.totals[name] += 1
             fed.extend([Fed(draft.epoch, change) for change in draft.changed])
             if self.unwritten:
-                for place, _ in draft.rows_of(REVOCATIONS, OWNERS):
-                    self.unwritten.pop(place, None)
+                self._held.drop([place for place, _ in draft.rows_of(REVOCATIONS, OWNERS)])
             for due in draft.dues:
                 if due.at_ns < self._next_due:
                     self._next_due = due.at_ns
@@ -522,65 +542,76 @@ class AuthorityStore:
         self._failed(batch, StoreError(self.problem))
 
     def _failed(self, batch: list[Ticket[Any]], error: AuthorityError) -> None:
-        """Nothing is durable. What only takes authority away is in force all the same (RT-02)."""
+        """Nothing is in the store. What only takes authority away is in force all the same (RT-02)."""
         event(log, "authority.commit_failed", logging.ERROR, cause=str(error), commands=len(batch))
         for ticket in batch:
-            if self._let_go(ticket):
-                continue
-            taken = self._take_away(ticket)
-            text = f"{error}; nothing was changed; make room and try again"
-            if taken:
-                text = f"{error}; it is in force until a restart but it is not durable; make room and ask again"
-            ticket.answer(error=type(error)(text))
+            self._without_store(ticket, error, "nothing was changed; make room and try again", "make room")
 
-    def _take_away(self, ticket: Ticket[Any]) -> bool:
-        """Put the revocations of a command in force in memory alone; whether there were any."""
+    def _without_store(self, ticket: Ticket[Any], error: AuthorityError, undone: str, more: str) -> None:
+        """Answer a command that cannot be made durable, after what can be done of it."""
+        try:
+            ran = self._alone(ticket)
+        except AuthorityError as refusal:
+            ticket.answer(error=error if self._latched else refusal)
+            return
+        if ran is not None and self._let_go(ran):
+            return
+        taken = ran is not None and self._take_away(ran)
+        said = [str(error), *([taken, more] if taken else [undone])]
+        ticket.answer(error=type(error)("; ".join(text for text in said if text)))
+
+    def _alone(self, ticket: Ticket[Any]) -> _Ran | None:
+        """What the command would do; None when the store cannot be read. AuthorityError when it is refused."""
         if self._database is None:
-            return False
+            return None
         try:
             with self._database.read() as rows:
-                draft = self._run(rows, ticket, self._epoch).draft
-        except (lmdb.Error, SidecarError):
-            return False
+                return self._run(rows, ticket, self._epoch)
+        except (lmdb.Error, OSError, DamagedRow):
+            return None
         finally:
             self._spending.undo()
-        changes = [(n, d) for n, d in draft.live if n == "revoke" or (n == "owner" and not d["active"])]
-        if changes:
-            self._hold(draft, changes)
-            self._note("authority.not_durable", "; ".join(detail for _, detail in draft.events), self._epoch)
-        return bool(changes)
 
-    def _hold(self, draft: Draft, changes: list[tuple[str, dict[str, Any]]]) -> None:
-        """Put `changes` of a draft in force in memory alone, and tell those who watch."""
-        held = {place: row for place, row in draft.rows_of(REVOCATIONS, OWNERS) if row is not None}
-        self.unwritten.update(held)
+    def _take_away(self, ran: _Ran) -> str:
+        """Put the revocations of a command in force without the store; what is to be said of it, if there are any."""
+        draft = ran.draft
+        changes = [(n, d) for n, d in draft.live if n == "revoke" or (n == "owner" and not d["active"])]
+        if not changes:
+            return ""
+        kept = self._held.put({place: row for place, row in draft.rows_of(REVOCATIONS, OWNERS) if row is not None})
+        self._held_due = time.monotonic() + IDLE_S
         self.live.apply(changes, self._epoch)
         self.feed.tell([one for one in draft.changed if one.table in (REVOCATIONS, OWNERS)])
+        self._note("authority.not_durable", "; ".join(detail for _, detail in draft.events), self._epoch)
+        if kept:
+            return "it is in force all the same, and after a restart, but not yet in the store"
+        return "it is in force until a restart but it is not durable"
 
-    def _let_go(self, ticket: Ticket[Any]) -> bool:
-        """Whether the command only undid what is in force in memory alone: nothing of it need be durable."""
-        if self._database is None or not self.unwritten:
+    def _let_go(self, ran: _Ran) -> bool:
+        """Whether the command only undid what is in force without the store: nothing of it need be durable."""
+        draft = ran.draft
+        places = [place for place, _ in draft.rows_of(REVOCATIONS, OWNERS)]
+        undoes = all(n == "lift" or (n == "owner" and d["active"]) for n, d in draft.live)
+        if not places or not undoes or not all(place in self.unwritten for place in places):
             return False
+        if self._stores(places):
+            return False
+        self._held.drop(places)
+        self.live.apply(draft.live, self._epoch)
+        self.feed.tell(draft.changed)
+        for name, detail in draft.events:
+            self._note(name, detail, self._epoch)
+        ran.ticket.answer(ran.result)
+        return True
+
+    def _stores(self, places: list[Place]) -> bool:
+        """Whether the store has any of these rows, or cannot say."""
+        assert self._database is not None
         try:
             with self._database.read() as rows:
-                done = self._run(rows, ticket, self._epoch)
-                places = [place for place, _ in done.draft.rows_of(REVOCATIONS, OWNERS)]
-                durable = any(rows.get(*place) is not None for place in places)
+                return any(rows.get(*place) is not None for place in places)
         except (lmdb.Error, SidecarError):
-            return False
-        finally:
-            self._spending.undo()
-        undoes = all(n == "lift" or (n == "owner" and d["active"]) for n, d in done.draft.live)
-        if durable or not places or not undoes or not all(place in self.unwritten for place in places):
-            return False
-        for place in places:
-            del self.unwritten[place]
-        self.live.apply(done.draft.live, self._epoch)
-        self.feed.tell(done.draft.changed)
-        for name, detail in done.draft.events:
-            self._note(name, detail, self._epoch)
-        ticket.answer(done.result)
-        return True
+            return True
 
     def _latch(self, problem: str) -> None:
         self._latched = True
@@ -590,11 +621,7 @@ class AuthorityStore:
 
     def _refuse(self, batch: list[Ticket[Any]]) -> None:
         for ticket in batch:
-            if self._let_go(ticket):
-                continue
-            taken = self._take_away(ticket)
-            more = "; it is in force until a restart but it is not durable" if taken else ""
-            ticket.answer(error=StoreError(self.problem + more))
+            self._without_store(ticket, StoreError(self.problem), "", "")
 
     def _heal(self) -> None:
         """Write all that was acknowledged into a fresh file, read it back, and go on with that (DB-03, DB-04)."""
@@ -672,6 +699,9 @@ class AuthorityStore:
                 done = swept.error is None
                 self._next_due = LOOK if done else now + int(IDLE_S * SECOND_NS)
                 self._next_sure_due = LOOK if done else sure + int(IDLE_S * SECOND_NS)
+        if self.unwritten and time.monotonic() >= self._held_due:
+            self._held_due = time.monotonic() + IDLE_S
+            self._keep_held()
         if self._young >= INDEX_EVERY or (self._young and time.monotonic() >= self._snapshot_due):
             self._aside(self._index)
         if not self._latched and time.monotonic() >= self._snapshot_due:
@@ -680,6 +710,12 @@ class AuthorityStore:
             # Also when nothing happens: a clock that is set back while we are down goes on from here.
             if self._epoch > self._manifest.epoch or now - self._manifest.unix_ns >= CLOCK_EVERY_NS:
                 self._note_progress()
+
+    def _keep_held(self) -> None:
+        """Make durable what a full disk refused, now that there may be room; what has ended meanwhile is dropped."""
+        self._without_store(Ticket(drop_ended), StoreError("nothing has ended"), "", "")
+        if self.unwritten:
+            self._aside(lambda _: self._in_force(self._transact([Ticket(keep_held)])))
 
     def _aside(self, work: Callable[[Database], None]) -> None:
         """Write something that nobody waits for; when the disk is full it is done another time."""

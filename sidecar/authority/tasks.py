@@ -17,7 +17,6 @@ from sidecar.authority.draft import (
     AGENT_TASKS,
     CHILDREN,
     OWNER_TASKS,
-    OWNERS,
     SECOND_NS,
     TASKS,
     Caller,
@@ -26,11 +25,12 @@ from sidecar.authority.draft import (
     hashed_name,
 )
 from sidecar.authority.errors import ChangedError, DeniedError, ExhaustedError, StateError, invalid, missing
-from sidecar.authority.rows import LIVING, UNLIMITED, Budgets, Owner, Task, TaskState
+from sidecar.authority.owners import require_active
+from sidecar.authority.rows import LIVING, UNLIMITED, Budgets, Task, TaskState
 from sidecar.authority.scope import Scope, as_live
+from sidecar.authority.texts import check_text
 from sidecar.errors import IdentityError
 
-TEXT_BYTES_MAX = 1024
 ORIGINS = ("user", "agent", "schedule", "event")
 AXES = ("calls", "cost", "bytes")
 NOTHING = Budgets(0, 0, 0)
@@ -235,7 +235,9 @@ def resume_task(draft: Draft, asked: ChangeTask, by: Caller) -> Task:
         raise DeniedError("an agent cannot resume its own task; let its owner do it")
     require_active(draft, task.owner)
     _refuse_many(draft, task.agent)
-    return _switch(draft, asked, "resume", by)
+    task = _switch(draft, asked, "resume", by)
+    draft.spending.opening(task.agent)
+    return task
 
 
 def complete_task(draft: Draft, asked: ChangeTask, by: Caller) -> Closed:
@@ -356,6 +358,7 @@ def _refuse_many(draft: Draft, agent: str) -> None:
 
 def _opened(draft: Draft, task: Task, by: Caller) -> Task:
     _store(draft, task)
+    draft.spending.opening(task.agent)
     draft.due(task.expires_ns, EXPIRE, task.id.encode())
     name = "task.delegated" if task.parent else "task.opened"
     draft.event(name, by, task=task.id, agent=task.agent, owner=task.owner, parent=task.parent)
@@ -560,22 +563,6 @@ def _check_agent(agent: str) -> None:
         raise invalid("agent", str(error)) from None
     if not found.path:
         raise invalid("agent", f"`{agent}` names a trust domain; write spiffe://trust-domain/path")
-
-
-def check_text(field: str, text: str, *, empty: bool = False) -> None:
-    """Refuse what cannot be stored and shown."""
-    if not text and not empty:
-        raise invalid(field, "is empty")
-    # What is printable has no surrogates.
-    if not text.isprintable() or len(text) > TEXT_BYTES_MAX or len(text.encode()) > TEXT_BYTES_MAX:
-        raise invalid(field, f"is longer than {TEXT_BYTES_MAX} bytes, or not printable")
-
-
-def require_active(draft: Draft, owner: str) -> None:
-    """FAILED_PRECONDITION when the person is disabled."""
-    row = draft.find(OWNERS, hashed_name(owner), Owner)
-    if row is not None and not row.active:
-        raise StateError(f"owner `{owner}` is disabled; name another, or enable them")
 
 
 def _check_budgets(budgets: Budgets, field: str) -> None:

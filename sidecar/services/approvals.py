@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from sidecar._proto.remit.authority.v1 import approvals_pb2, approvals_pb2_grpc
-from sidecar.authority import approvals, tasks
+from sidecar.authority import approvals
 from sidecar.authority.authority import Authority
 from sidecar.authority.draft import (
     APPROVALS,
@@ -18,6 +18,7 @@ from sidecar.authority.draft import (
 from sidecar.authority.errors import invalid
 from sidecar.authority.messages import APPROVAL_SCOPES, APPROVAL_STATES, approval_message
 from sidecar.authority.rows import WAITING, Approval, ApprovalState, Task, decode
+from sidecar.authority.texts import check_text
 from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
 
 WATCH: Watch[Approval, approvals_pb2.ApprovalsChange] = Watch(
@@ -163,7 +164,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
 
 def denial_of(authority: Authority, evaluation_id: str) -> approvals.Denial:
     """What was answered STEP_UP. MissingError when nobody remembers."""
-    tasks.check_text("evaluation_id", evaluation_id)
+    check_text("evaluation_id", evaluation_id)
     found = authority.step_up(evaluation_id)
     kind = found["resource_type"]
     path, _, query = found["target"].partition("?")

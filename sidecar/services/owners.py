@@ -1,5 +1,6 @@
 """The service Owners (proto/remit/authority/v1/owners.proto)."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 from sidecar._proto.remit.authority.v1 import owners_pb2, owners_pb2_grpc
@@ -7,7 +8,7 @@ from sidecar.authority import owners
 from sidecar.authority.draft import OWNERS, Caller
 from sidecar.authority.messages import owner_message
 from sidecar.authority.rows import Owner, decode
-from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
+from sidecar.services.authority_calls import Service, Watch, answered, page_of, streamed
 
 WATCH: Watch[Owner, owners_pb2.OwnersChange] = Watch(
     OWNERS,
@@ -51,7 +52,8 @@ class Owners(Service, owners_pb2_grpc.OwnersServicer):
         self.authority.require(caller, "owner.read")
         self.authority.looked(caller, "owner.read")
         with self.authority.store.read() as draft:
-            found = page(draft, OWNERS, b"", request.page_size, request.page_token, lambda _, __: True)
+            scan = functools.partial(owners.scan_owners, draft)
+            found = page_of(scan, b"", request.page_size, request.page_token, lambda _, __: True)
             rows = [owner_message(decode(stored, Owner)) for _, stored in found.rows]
             return owners_pb2.ListOwnersResponse(owners=rows, next_page_token=found.token)
 

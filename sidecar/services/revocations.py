@@ -1,5 +1,6 @@
 """The service Revocations (proto/remit/authority/v1/revocations.proto)."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ from sidecar.authority import revocations
 from sidecar.authority.draft import REVOCATIONS, Caller, Draft
 from sidecar.authority.messages import mode_of, revocation_kind, revocation_message
 from sidecar.authority.rows import Revocation, decode
-from sidecar.services.authority_calls import Service, Watch, answered, page, streamed
+from sidecar.services.authority_calls import Service, Watch, answered, page_of, streamed
 
 WATCH: Watch[Revocation, revocations_pb2.RevocationsChange] = Watch(
     REVOCATIONS,
@@ -70,7 +71,8 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
         self.authority.looked(caller, "revocation.read")
         prefix = revocation_kind(request.kind).encode() + b"\0" if request.kind else b""
         with self.authority.store.read() as draft:
-            found = page(draft, REVOCATIONS, prefix, request.page_size, request.page_token, lambda _, __: True)
+            scan = functools.partial(revocations.scan_revocations, draft, prefix)
+            found = page_of(scan, prefix, request.page_size, request.page_token, lambda _, __: True)
             rows = [revocation_message(decode(stored, Revocation)) for _, stored in found.rows]
             return revocations_pb2.ListRevocationsResponse(
                 revocations=rows, next_page_token=found.token, epoch=draft.epoch
