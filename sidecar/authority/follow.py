@@ -3,7 +3,8 @@
 What a stream says is in force as soon as it came. A beat says that nothing older is still to come, so the oldest beat
 of the three streams is how old our picture can be: past `stale_s` calls get ERROR. A stream that ends is opened again
 from its last beat or snapshot; a snapshot replaces what we had. An authority whose epoch is lower than one that was
-followed before was rolled back: nothing of it is believed. The clocks of both machines must agree within `stale_s`.
+followed before was rolled back, and one with another store never had what we know: nothing of them is believed. The
+clocks of both machines must agree within `stale_s`.
 """
 
 import logging
@@ -54,6 +55,8 @@ class Stream(ABC):
     def __init__(self) -> None:
         self.epoch = 0
         """All up to here was applied; 0 until the first snapshot is whole."""
+        self.store = ""
+        """Id of the store that it is an epoch of."""
         self.beat_ns = 0
         """When the last beat came, on CLOCK_BOOTTIME; 0: none yet."""
         self.held: dict[object, Change] = {}
@@ -108,7 +111,9 @@ class TaskStream(Stream):
         self._budgets: dict[str, dict[str, int]] = {}
 
     def open(self, channel: grpc.Channel) -> Any:
-        return tasks_pb2_grpc.TasksStub(channel).Watch(tasks_pb2.WatchTasksRequest(from_epoch=self.epoch))
+        return tasks_pb2_grpc.TasksStub(channel).Watch(
+            tasks_pb2.WatchTasksRequest(from_epoch=self.epoch, store=self.store)
+        )
 
     def changes(self, message: tasks_pb2.TasksChange) -> Iterator[Change]:
         if message.HasField("put"):
@@ -153,7 +158,7 @@ class RevocationStream(Stream):
     name = "revocations"
 
     def open(self, channel: grpc.Channel) -> Any:
-        request = revocations_pb2.WatchRevocationsRequest(from_epoch=self.epoch)
+        request = revocations_pb2.WatchRevocationsRequest(from_epoch=self.epoch, store=self.store)
         return revocations_pb2_grpc.RevocationsStub(channel).Watch(request)
 
     def changes(self, message: revocations_pb2.RevocationsChange) -> Iterator[Change]:
@@ -177,7 +182,8 @@ class OwnerStream(Stream):
     name = "owners"
 
     def open(self, channel: grpc.Channel) -> Any:
-        return owners_pb2_grpc.OwnersStub(channel).Watch(owners_pb2.WatchOwnersRequest(from_epoch=self.epoch))
+        request = owners_pb2.WatchOwnersRequest(from_epoch=self.epoch, store=self.store)
+        return owners_pb2_grpc.OwnersStub(channel).Watch(request)
 
     def changes(self, message: owners_pb2.OwnersChange) -> Iterator[Change]:
         if message.HasField("put"):
@@ -288,7 +294,9 @@ class Follower:
             if self._stop.is_set():
                 call.cancel()
             waiting: list[Change] = []
-            for message in call:
+            for number, message in enumerate(call):
+                if number == 0:
+                    self._refuse_other(stream, message.store)
                 if message.snapshot or message.HasField("beat"):
                     self._refuse_older(message.epoch, least)
                     least = message.epoch
@@ -297,6 +305,17 @@ class Follower:
                     self._apply(stream, waiting, message)
                     waiting = []
         raise StoreError("the stream ended")
+
+    def _refuse_other(self, stream: Stream, store: str) -> None:
+        """Before anything of a stream is taken. However far its epoch is, another store does not know what we know."""
+        with self._lock:
+            known = self._kept.adopt(store)
+        if store != known:
+            raise StoreError(
+                f"its store `{store}` is another one than was followed, `{known}`: what was revoked in that may be"
+                f" missing; restore a backup of it, or stop this sidecar and remove `{FILE}` from its `authority.store`"
+            )
+        stream.store = store
 
     def _refuse_older(self, epoch: int, least: int) -> None:
         if epoch < least:

@@ -2,7 +2,8 @@
 
 Tasks, revocations and owners come anew with every start. What calls spent here is known here alone: snapshots of it
 stand in a file beside the journal's records behind the last one, as in a store. The highest epoch that was followed is
-durable before the next one comes, so an authority that was rolled back or emptied is told from the one we knew.
+durable before the next one comes, and so is the id of its store, so an authority that was rolled back, emptied or
+replaced is told from the one we knew.
 """
 
 import logging
@@ -26,6 +27,7 @@ from sidecar.logs import event
 log = logging.getLogger("remit.authority")
 
 FILE = "followed.mdb"
+STORE = b"store"
 NOTHING = Spent(0, 0, 0)
 
 
@@ -43,6 +45,8 @@ class Followed:
         self._lost_before_ns = 0
         self.epoch = 0
         """The highest that was followed."""
+        self.store = ""
+        """Id of the store that was followed; empty: of none yet."""
 
     def open(self, journal: JournalTail | None) -> None:
         """Read what was kept, and what the journal says was spent since. StoreError when that cannot be."""
@@ -52,6 +56,7 @@ class Followed:
             self._database = Database(path, self._map_bytes_max)
             with self._database.read() as rows:
                 self.epoch = rows.epoch
+                self.store = (rows.get(META, STORE) or b"").decode()
                 self._spent = {key.decode(): decode(value, Spent) for key, value in rows.scan(SPENT)}
                 sequence = int.from_bytes(rows.get(META, SEQUENCE) or b"", "big")
                 settled = int.from_bytes(rows.get(META, SETTLED) or b"", "big")
@@ -92,12 +97,19 @@ class Followed:
         """What calls spent of a task before this start; None: nobody knows any more."""
         return None if opened_ns <= self._lost_before_ns else self._spent.get(task, NOTHING)
 
+    def adopt(self, store: str) -> str:
+        """The id of the store that is followed: from now on `store`, if it is the first."""
+        if store and not self.store:
+            self.store = store
+            self._write(lambda database: _put(database, STORE, store.encode()))
+        return self.store
+
     def reach(self, epoch: int) -> None:
         """Keep that this epoch was followed."""
         if epoch <= self.epoch:
             return
         self.epoch = epoch
-        self._write(lambda database: _put_epoch(database, epoch))
+        self._write(lambda database: _put(database, EPOCH, epoch.to_bytes(8, "big")))
 
     def snapshot(self, live: LiveView) -> None:
         """Keep what calls have spent. Only once all tasks are there: what is missing is not kept."""
@@ -105,14 +117,19 @@ class Followed:
 
     def _write(self, work: Callable[[Database], None]) -> None:
         """Do `work`; what the disk refuses stands in the journal as well, and is tried again with the next."""
-        if self._database is None:
-            return
+        database = self._database
         try:
-            work(self._database)
+            while database is not None:
+                try:
+                    work(database)
+                    return
+                except lmdb.MapFullError:
+                    if not database.grow():
+                        raise
         except (lmdb.Error, OSError) as error:
             event(log, "follow.not_kept", logging.WARNING, cause=str(error).lower())
 
 
-def _put_epoch(database: Database, epoch: int) -> None:
+def _put(database: Database, key: bytes, value: bytes) -> None:
     with database.write() as rows:
-        rows.put(META, EPOCH, epoch.to_bytes(8, "big"))
+        rows.put(META, key, value)

@@ -144,7 +144,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
     ) -> Iterator[approvals_pb2.ApprovalsChange]:
         self.authority.require(caller, "approval.read")
         self.authority.looked(caller, "approval.watch")
-        yield from WATCH.stream(self.authority, request.from_epoch, is_active)
+        yield from WATCH.stream(self.authority, request, is_active)
 
     def _require(self, caller: Caller, action: str, id_: str) -> None:
         with self.authority.store.read() as draft:

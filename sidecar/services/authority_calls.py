@@ -42,6 +42,13 @@ class Keyed(Protocol):
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
 
 
+class Watching(Protocol):
+    """A request for a stream."""
+
+    from_epoch: int
+    store: str
+
+
 Scan = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
 
 
@@ -186,13 +193,16 @@ class Watch(Generic[Row, Message]):
         """`message` makes one of the stream from an epoch and the field that `put` or `gone` names."""
         self.table, self.kind, self.message, self.put, self.gone, self.keep = table, kind, message, put, gone, keep
 
-    def stream(self, authority: Authority, from_epoch: int, is_active: Callable[[], bool]) -> Iterator[Message]:
+    def stream(self, authority: Authority, request: Watching, is_active: Callable[[], bool]) -> Iterator[Message]:
         """What a follower is sent. StateError when it falls behind: it begins again, with a snapshot."""
-        feed, beat_s = authority.store.feed, authority.section.beat_ms / 1000
-        number = feed.behind(from_epoch) if from_epoch else None
-        if number is None:
+        feed, beat_s, store = authority.store.feed, authority.section.beat_ms / 1000, authority.store.id
+        known = request.from_epoch if request.store in ("", store) else 0
+        number = feed.behind(known) if known else None
+        if number is not None:
+            yield self.message(epoch=known, store=store)
+        else:
             epoch, number = feed.position()
-            yield self.message(epoch=epoch, snapshot=tasks_pb2.SNAPSHOT_MARK_BEGIN)
+            yield self.message(epoch=epoch, store=store, snapshot=tasks_pb2.SNAPSHOT_MARK_BEGIN)
             yield from self._snapshot(authority, epoch)
             yield self.message(epoch=epoch, snapshot=tasks_pb2.SNAPSHOT_MARK_END)
         while is_active():

@@ -63,4 +63,4 @@ class Owners(Service, owners_pb2_grpc.OwnersServicer):
     ) -> Iterator[owners_pb2.OwnersChange]:
         self.authority.require(caller, "owner.read")
         self.authority.looked(caller, "owner.watch")
-        yield from WATCH.stream(self.authority, request.from_epoch, is_active)
+        yield from WATCH.stream(self.authority, request, is_active)

@@ -84,4 +84,4 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
     ) -> Iterator[revocations_pb2.RevocationsChange]:
         self.authority.require(caller, "revocation.read")
         self.authority.looked(caller, "revocation.watch")
-        yield from WATCH.stream(self.authority, request.from_epoch, is_active)
+        yield from WATCH.stream(self.authority, request, is_active)

@@ -149,7 +149,7 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
     ) -> Iterator[tasks_pb2.TasksChange]:
         self.authority.require(caller, "task.read")
         self.authority.looked(caller, "task.watch")
-        yield from WATCH.stream(self.authority, request.from_epoch, is_active)
+        yield from WATCH.stream(self.authority, request, is_active)
 
     def _switch(
         self, request: tasks_pb2.ChangeTaskRequest, caller: Caller, action: str, change: Changing

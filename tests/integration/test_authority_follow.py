@@ -103,7 +103,7 @@ def test_a_restart_of_the_follower_refills_no_budget_and_an_emptied_authority_is
             shutil.rmtree(first.folder / name)
         first.start_ready()
         assert first.status().revocation_epoch == 0
-        wait_for("the cause", lambda: any("rolled back" in str(line.get("cause")) for line in second.log()))
+        wait_for("the cause", lambda: any("another one than was" in str(line.get("cause")) for line in second.log()))
         wait_for("stale", lambda: outcome(agent, question())[0] == "UNAVAILABLE")
 
 

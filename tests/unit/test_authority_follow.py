@@ -38,6 +38,12 @@ def task(id_: str = "t", left: Budgets = UNLIMITED, state: TaskState = TaskState
     return tasks_pb2.TasksChange(epoch=1, put=task_message(row, left))
 
 
+def live_row(id_: str) -> dict[str, Any]:
+    """A task for the native view."""
+    row = {"id": id_, "agent": AGENT_A, "owner": "alice", "purpose": "p", "state": "open", "scope": {"any_tool": True}}
+    return {**row, "depth": 0, "max_depth": 0, "expires_unix_ns": FAR_NS, "calls": 5, "cost": -1, "bytes": -1}
+
+
 def revocation(key: str, **more: Any) -> revocations_pb2.Revocation:
     return revocations_pb2.Revocation(kind=revocations_pb2.REVOCATION_KIND_TOOL, key=key, **more)
 
@@ -161,9 +167,9 @@ def beat(kind: Any, epoch: int) -> Any:
     return kind(epoch=epoch, beat=tasks_pb2.Beat(time_unix_ns=time.time_ns(), interval_ms=100))
 
 
-def steady(kind: Any, epoch: int) -> Iterator[Any]:
+def steady(kind: Any, epoch: int, store: str = "") -> Iterator[Any]:
     """An empty snapshot, and beats until somebody ends the stream."""
-    yield kind(epoch=epoch, snapshot=BEGIN)
+    yield kind(epoch=epoch, store=store, snapshot=BEGIN)
     yield kind(epoch=epoch, snapshot=END)
     while True:
         yield beat(kind, epoch)
@@ -273,6 +279,86 @@ def test_an_authority_that_was_rolled_back_is_not_believed(
             wait_for("another try", lambda: len(script.asked["revocations"]) >= 4)
             assert follower.problem
     assert not asked.is_set()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_an_authority_with_another_store_is_not_believed_however_far_it_is(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, restart: bool, snapshot: bool
+) -> None:
+    """It overtook the epoch while the follower was cut off: what was revoked in the store before is not in it."""
+    change = revocations_pb2.RevocationsChange
+
+    def first(_: int) -> Iterator[Any]:
+        yield change(epoch=7, store="one", snapshot=BEGIN)
+        yield change(epoch=7, put=revocation("x/1"))
+        yield change(epoch=7, snapshot=END)
+        yield beat(change, 7)
+
+    believed = threading.Event()
+
+    def other(_: int) -> Iterator[Any]:
+        yield change(epoch=9, store="two", **({"snapshot": BEGIN} if snapshot else {}))
+        believed.set()  # never: the first of these ends the stream
+        yield change(epoch=9, lifted=revocation("x/1"))
+        if snapshot:
+            yield change(epoch=9, snapshot=END)
+        yield beat(change, 9)
+
+    script = Scripted()
+    script.scripts["revocations"] = [first] if restart else [first, other, other]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+        wait_for("the store", lambda: follower._kept.store == "one")
+        if not restart:
+            wait_for("another try", lambda: len(script.asked["revocations"]) >= 3)
+            assert live.counts()["revocations"] == 1
+    if restart:
+        tries = len(script.asked["revocations"])
+        script.scripts["revocations"] = [other, other]
+        with following(tmp_path / "s", script, monkeypatch) as (follower, _):
+            wait_for("another try", lambda: len(script.asked["revocations"]) >= tries + 2)
+            assert follower.problem
+    assert not believed.is_set()
+
+
+def test_a_new_file_takes_no_epoch_from_its_journal(tmp_path: pathlib.Path) -> None:
+    """Who removed the file takes the authority as it is; a journal may name another one's epochs."""
+    with Journal(tmp_path / "journal", helper=False) as journal:
+        tail = JournalTail(journal)
+        decision(journal, 70)
+        kept = Followed(tmp_path, MAP_BYTES)
+        kept.open(tail)
+        assert kept.epoch == 0
+        kept.reach(3)
+        kept.close()
+        again = Followed(tmp_path, MAP_BYTES)
+        again.open(tail)
+        assert again.epoch == 70
+        again.close()
+
+
+def test_what_is_kept_of_an_authority_grows_with_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full map is doubled while the sidecar runs, up to its cap; what is beyond that is said and not kept."""
+    monkeypatch.setattr("sidecar.authority.database.MAP_BYTES", 64 * 1024)
+    said: list[str] = []
+    monkeypatch.setattr("sidecar.authority.followed.event", lambda _log, name, *_, **__: said.append(name))
+    live = Live()
+    calls = int(EffectKind.EFFECT_CALLS)
+    with Journal(tmp_path / "journal", helper=False) as journal:
+        kept = Followed(tmp_path, 1 << 20)
+        kept.open(JournalTail(journal))
+        for first, most, complaints in ((0, 2_000, []), (2_000, 50_000, ["follow.not_kept"])):
+            ids = [f"{number:032x}" for number in range(first, most)]
+            live.apply([("task", live_row(id_)) for id_ in ids], 1)
+            live.redo([(calls, id_, 1) for id_ in ids])
+            decision(journal, 1)
+            kept.snapshot(live)
+            assert said == complaints
+        kept.close()
+        again = Followed(tmp_path, 1 << 20)
+        again.open(None)
+        assert again.spent(f"{1_999:032x}", 1) == Spent(1, 0, 0)
+        again.close()
 
 
 def test_what_was_spent_here_is_kept_over_a_restart(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from fastpath.peer import VerifiedPeer
-from sidecar._proto.remit.authority.v1 import tasks_pb2
+from sidecar._proto.remit.authority.v1 import owners_pb2, tasks_pb2
 from sidecar.authority.callers import Callers
 from sidecar.authority.draft import SYSTEM, Caller, Change, hashed, quoted
 from sidecar.authority.errors import DeniedError, InvalidError
@@ -213,8 +213,10 @@ def test_a_beat_is_no_younger_than_the_picture_that_it_vouches_for() -> None:
     """A follower that reads slowly holds a stream up; what was revoked meanwhile is not what the next beat is about."""
     feed = Feed()
     feed.start(1)
-    kept_open = SimpleNamespace(store=SimpleNamespace(feed=feed), section=SimpleNamespace(beat_ms=100))
-    stream = WATCH.stream(kept_open, 1, lambda: True)  # type: ignore[arg-type]  # all that a stream needs of it
+    kept_open = SimpleNamespace(store=SimpleNamespace(feed=feed, id="s"), section=SimpleNamespace(beat_ms=100))
+    asked = owners_pb2.WatchOwnersRequest(from_epoch=1, store="s")
+    stream = WATCH.stream(kept_open, asked, lambda: True)  # type: ignore[arg-type]  # all that a stream needs of it
+    assert next(stream).store == "s"
     feed.put(2, [fed(2)])
     assert next(stream).put.id == ROW.id
     before_ns = time.time_ns()
@@ -222,6 +224,21 @@ def test_a_beat_is_no_younger_than_the_picture_that_it_vouches_for() -> None:
     beat = next(stream)
     assert (beat.epoch, beat.beat.time_unix_ns <= before_ns) == (2, True)
     assert next(stream).epoch == 3
+
+
+def test_an_epoch_of_another_store_says_nothing_here() -> None:
+    """Who knows it begins with a snapshot, and hears first whose it is; so does who goes on."""
+    feed = Feed()
+    feed.start(7)
+    authority = SimpleNamespace(store=SimpleNamespace(feed=feed, id="s"), section=SimpleNamespace(beat_ms=100))
+
+    def first(store: str) -> tuple[str, int]:
+        asked = owners_pb2.WatchOwnersRequest(from_epoch=7, store=store)
+        message = next(WATCH.stream(authority, asked, lambda: True))  # type: ignore[arg-type]  # all that it needs
+        return message.store, message.snapshot
+
+    assert first("s") == first("") == ("s", tasks_pb2.SNAPSHOT_MARK_UNSPECIFIED)
+    assert first("other") == ("s", tasks_pb2.SNAPSHOT_MARK_BEGIN)
 
 
 # ---------------------------------------------------------------- rows and messages

@@ -16,6 +16,7 @@ import pytest
 
 from fastpath.journal import Journal
 from fastpath.spending import EffectKind
+from sidecar._proto.remit.authority.v1 import revocations_pb2
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority import tasks
@@ -619,7 +620,8 @@ def test_what_is_revoked_in_memory_alone_is_lifted_there_and_heard_of(
     def watched() -> list[tuple[str, str]]:
         """What a watcher who begins from the epoch that it knows is sent."""
         seen = []
-        for message in REVOCATIONS_WATCH.stream(section, one.store.epoch, lambda: True):  # type: ignore[arg-type]
+        asked = revocations_pb2.WatchRevocationsRequest(from_epoch=one.store.epoch)
+        for message in REVOCATIONS_WATCH.stream(section, asked, lambda: True):  # type: ignore[arg-type]
             if message.HasField("beat"):
                 return seen
             seen += [(message.WhichOneof("change"), message.put.key)]
