@@ -38,7 +38,7 @@ from sidecar.services.control import Control
 from sidecar.services.doors import Resolve, authz_service, ext_authz_service, make_server
 from sidecar.services.explain import Explanation
 from sidecar.services.health import Health
-from sidecar.services.options import server_options
+from sidecar.services.options import CONTROL_MESSAGE_BYTES, server_options
 from sidecar.services.sockets import BoundSocket, check_folders
 from sidecar.services.uid_door import UidDoor
 from sidecar.status import StatusView
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("remit.listening")
 
 CONTROL_THREADS = 64  # decision tails and watchers keep theirs, and are bounded to leave some
-CONTROL_MESSAGE_BYTES = 1 << 20
 # Addresses are named by the field of the configuration that asked for them.
 EXT_AUTHZ_TLS, EXT_AUTHZ_SOCKET = "listeners.ext_authz.address", "listeners.ext_authz.socket"
 CHECK, CONTROL, METRICS = "listeners.check_address", "control.socket", "metrics.address"
@@ -305,33 +304,17 @@ class Listening:
     def _open_control(self) -> None:
         section = self._runtime.config.control
         server = self._control_server("control")
-        control_pb2_grpc.add_ControlServicer_to_server(Control(self._runtime, self.view), server)
+        door = self._uid_door = UidDoor()
+        control_pb2_grpc.add_ControlServicer_to_server(Control(self._runtime, self.view, door.uid), server)
         authz_pb2_grpc.add_ExplanationServicer_to_server(Explanation(self._runtime), server)
         decisions_pb2_grpc.add_DecisionTailServicer_to_server(self._tail, server)
         reflection.enable_server_reflection(_reflected(), server)
-        if self._runtime.authority is None:
-            self._serve_socket(CONTROL, server, section.socket, section.group)
-        else:
-            add_authority(server, self._runtime.authority, self._uid_resolve())
-            self._serve_uid_socket(server, section.socket, section.group)
+        authority = self._runtime.authority
+        if authority is not None:
+            add_authority(server, authority, _by_uid(door, authority.callers.of_uid))
+        self._serve_uid_socket(door, server, section.socket, section.group)
 
-    def _uid_resolve(self) -> ResolveCaller:
-        """Who calls at the control socket, by the kernel's word."""
-        authority, door = self._runtime.authority, UidDoor()
-        assert authority is not None
-        self._uid_door = door
-
-        def resolve(context: grpc.ServicerContext) -> Caller:
-            uid = door.uid(context.peer())
-            if uid is None:
-                raise DeniedError("the caller of this connection is not known")
-            return authority.callers.of_uid(uid)
-
-        return resolve
-
-    def _serve_uid_socket(self, server: grpc.Server, path: str, group: str) -> None:
-        door = self._uid_door
-        assert door is not None
+    def _serve_uid_socket(self, door: UidDoor, server: grpc.Server, path: str, group: str) -> None:
         socket = BoundSocket(path, group)
         self._sockets.append(socket)
         self._start(CONTROL, server, lambda: _bind(CONTROL, server, f"unix:{door.inner}", None))
@@ -371,6 +354,18 @@ def _bind(name: str, server: grpc.Server, address: str, credentials: grpc.Server
         return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _not_bound(name, address) from error
+
+
+def _by_uid(door: UidDoor, caller_of: Callable[[int], Caller]) -> ResolveCaller:
+    """Who calls at the control socket, by the kernel's word."""
+
+    def resolve(context: grpc.ServicerContext) -> Caller:
+        uid = door.uid(context.peer())
+        if uid is None:
+            raise DeniedError("the caller of this connection is not known")
+        return caller_of(uid)
+
+    return resolve
 
 
 def _always(caller: Caller) -> ResolveCaller:

@@ -12,8 +12,10 @@ from sidecar.authority.authority import NOBODY, AgentOwner
 from sidecar.config import Config
 from sidecar.errors import PolicyError, RuleTableError, SidecarError
 from sidecar.logs import event
+from sidecar.policy.compilers import Work
+from sidecar.policy.jobs import Change
 from sidecar.policy.source import PolicySource, SourceTexts
-from sidecar.policy.store import GenerationStore
+from sidecar.policy.store import GenerationStore, Published
 
 log = logging.getLogger("remit.rules")
 
@@ -26,7 +28,7 @@ class Rules:
 
     def __init__(self, config: Config, pdp: Pdp) -> None:
         self._pdp = pdp
-        self._store = GenerationStore(config.policy.store)
+        self._store = GenerationStore(config.policy.store, stays=True)
         if self._store.volatile:
             event(log, "store.volatile", logging.WARNING, folder=config.policy.store, filesystem=self._store.volatile)
         self._current: Generation | None = None
@@ -81,6 +83,10 @@ class Rules:
         """End a publish in progress; no other begins. Thread-safe."""
         self._store.stop()
 
+    def close(self) -> None:
+        """End the compilers. What is in force stays so."""
+        self._store.close()
+
     def publish(self, config: Config) -> bool:
         """Compile what the configuration names and put it in force with its mapping; whether the generation changed.
 
@@ -92,6 +98,22 @@ class Rules:
         for warning in manifest.report.warnings:
             event(log, "policy.warning", logging.WARNING, text=warning)
         return self._put(config, mapping)
+
+    def edit(self, config: Config, change: Change, by: str) -> Published:
+        """Put a change that the account `by` asks for in force, durably.
+
+        Raises PolicyError or RuleTableError, and then calls are decided as before; when the change is durable all the
+        same, the error says so.
+        """
+        done = self._store.edit(change, PolicySource(config.policy), Work(config.policy.compile_s), by)
+        try:
+            self._put(config, self._mapping)
+        except SidecarError as error:
+            raise PolicyError(
+                f"generation {done.manifest.generation} was published, but generation {self.generation} still decides:"
+                f" {error}; run remit reload"
+            ) from error
+        return done
 
     def reopen(self, config: Config) -> bool:
         """Put the last published generation in force, as it is; whether there is one that can be used."""

@@ -31,6 +31,8 @@ from sidecar.identity.snapshot import Identity
 from sidecar.identity.source import WorkloadSource
 from sidecar.identity.upstream import Upstream
 from sidecar.logs import event
+from sidecar.policy.jobs import Change
+from sidecar.policy.store import Published
 from sidecar.readiness import NO_JOURNAL, STARTING, Conditions, Freshness, reason
 from sidecar.rules import Rules
 from sidecar.services.errors import ErrorCounts
@@ -143,6 +145,7 @@ class Runtime:
         if self._watcher.is_alive():
             self._watcher.join()
         self.source.stop()
+        self.rules.close()
         if self.authority is not None:
             self.authority.close()
         if self.shipper is not None and self._shipping:
@@ -210,6 +213,21 @@ class Runtime:
             self.reloads["refused" if problems else "applied"] += 1
         self.refresh()
         return Reloaded(self.rules.generation, self.rules.digest, changed, problems)
+
+    def edit(self, change: Change, by: str) -> Published:
+        """Put a change of single policies, links or entities in force. Raises PolicyError or RuleTableError as
+        Rules.edit does.
+        """
+        with self._reload_lock:
+            try:
+                done = self.rules.edit(self.config, change, by)
+            except SidecarError as error:
+                event(log, "edit.refused", logging.ERROR, cause=str(error), by=by, generation=self.rules.generation)
+                self._journal_event("edit.refused", f"{by}: {type(error).__name__}")
+                raise
+            self._record("edit.applied", f"{by}: {', '.join(edit.title for edit in done.edits)}")
+        self.refresh()
+        return done
 
     @contextlib.contextmanager
     def _told_of_reload(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 import grpc
@@ -43,6 +44,30 @@ def live_status(socket: str) -> control_pb2.StatusResponse | None:
         if failure.exit_code != EXIT_UNREACHABLE:
             raise
         return None
+
+
+def edited(socket: str, change: Any) -> control_pb2.EditResponse | None:
+    """What a running sidecar made of a change, or None when none runs. Ends the command when it was refused."""
+    from sidecar.services.edit_messages import request_of
+    from sidecar.services.options import CONTROL_MESSAGE_BYTES
+
+    request = request_of(change)
+    if request.ByteSize() > CONTROL_MESSAGE_BYTES:
+        raise Failure(
+            f"the edit has {request.ByteSize()} bytes, a running sidecar takes {CONTROL_MESSAGE_BYTES} at a time; make"
+            " it in parts, or change the files and run remit reload"
+        )
+    try:
+        with channel(socket) as made:
+            answer = control_pb2_grpc.ControlStub(made).Edit(request, timeout=RELOAD_TIMEOUT_S)
+    except Failure as failure:
+        if failure.exit_code != EXIT_UNREACHABLE:
+            raise
+        return None
+    if answer.problems:
+        kept = f"generation {answer.generation} stays in force" if answer.generation else "no generation is in force"
+        raise Failure(f"the edit was refused; {kept}", EXIT_NO, answer.problems)
+    return answer
 
 
 def control_socket(config: str, socket: str | None) -> str:

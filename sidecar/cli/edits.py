@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,27 +58,53 @@ def _stdin() -> str:
 
 
 def apply(config_file: str, **change: Any) -> None:
-    """Make an edit and say what came of it."""
-    from sidecar.policy.publish import Change, GenerationStore, PolicySource
+    """Make an edit and say what came of it: in the sidecar that runs by this configuration, else in its store."""
+    from sidecar.cli.control import edited
+    from sidecar.config_file import load
+    from sidecar.policy.publish import Change
 
-    section = section_of(config_file)
+    config = load(config_file)
+    asked = Change(**change)
+    answer = edited(config.control.socket, asked)
+    if answer is None:
+        _edit_store(config.policy, asked)
+        return
+    _say_edits(answer.edits, answer.compiled)
+    _say_unneeded(answer.unneeded)
+    _say_generation(answer.generation, answer.generation_digest, answer.standing)
+
+
+def _edit_store(section: Any, asked: Any) -> None:
+    from sidecar.policy.publish import GenerationStore, PolicySource
+
     with GenerationStore(section.store) as store, compiling(section) as work:
-        done = store.edit(Change(**change), PolicySource(section), work)
-    for edit in done.edits:
-        click.echo(f"{'removed' if edit.removed else 'put'} {edit.title}")
-    if done.compiled:
-        click.echo(f"files and edits were compiled together: {done.compiled}")
+        done = store.edit(asked, PolicySource(section), work)
+    _say_edits(done.edits, done.compiled)
     in_force(done)
+    click.echo("no sidecar runs here; one that starts decides by it")
+
+
+def _say_edits(edits: Iterable[Any], compiled: str) -> None:
+    for edit in edits:
+        click.echo(f"{'removed' if edit.removed else 'put'} {edit.title}")
+    if compiled:
+        click.echo(f"files and edits were compiled together: {compiled}")
+
+
+def _say_unneeded(titles: Iterable[str]) -> None:
+    for title in titles:
+        click.echo(f"no longer needed: the removal of {title}, which the files do not hold")
+
+
+def _say_generation(number: int, digest: str, count: int) -> None:
+    click.echo(f"generation {number} {digest}{f'; {standing(count)}' if count else ''}")
 
 
 def in_force(done: Any) -> None:
     """Say which generation is in force, and which edits need not stand any more."""
     own = {edit.key for edit in done.edits}
-    for edit in done.unneeded:
-        if edit.key not in own:
-            click.echo(f"no longer needed: the removal of {edit.title}, which the files do not hold")
-    over = f"; {standing(done.standing)}" if done.standing else ""
-    click.echo(f"generation {done.manifest.generation} {done.manifest.digest_in_force}{over}")
+    _say_unneeded(edit.title for edit in done.unneeded if edit.key not in own)
+    _say_generation(done.manifest.generation, done.manifest.digest_in_force, done.standing)
 
 
 def standing(count: int) -> str:
@@ -97,12 +123,12 @@ def put(files: tuple[str, ...], config_file: str) -> None:
 
     FILES are Cedar text; `-` reads standard input. The edit is checked as a publish is, costs the change and not the
     set, and stands over the files of the configuration until `remit policy edits --drop`: every publish keeps it. A
-    template with links is replaced together with them, which compiles files and edits anew. A running sidecar decides
-    by it after `remit reload`.
+    template with links is replaced together with them, which compiles files and edits anew. A sidecar that runs by the
+    configuration makes the edit itself and decides by it when this command ends.
 
     \b
     Example:
-      remit policy put urgent.cedar --config remit.yaml && remit reload --config remit.yaml
+      remit policy put urgent.cedar --config remit.yaml
       echo '@id("freeze") forbid (principal, action, resource);' | remit policy put -
     """
     apply(config_file, policies=texts_of(files))

@@ -19,11 +19,11 @@ def put(files: tuple[str, ...], config_file: str) -> None:
 
     FILES are Cedar JSON, one entity or a list; `-` reads standard input. An entity is replaced whole: attributes, tags
     and parents. Entities are validated against the schema in force. The edit stands over the files of the configuration
-    until `remit policy edits --drop`; a running sidecar decides by it after `remit reload`.
+    until `remit policy edits --drop`. A sidecar that runs by the configuration decides by it when this command ends.
 
     \b
     Example:
-      remit entity put clerk.json --config remit.yaml && remit reload --config remit.yaml
+      remit entity put clerk.json --config remit.yaml
       echo '{"uid": {"type": "Agent", "id": "a"}, "attrs": {}, "parents": []}' | remit entity put -
     """
     apply(config_file, entities=texts_of(files))

@@ -106,9 +106,9 @@ def same_content(edits: Iterable[Edit], others: Iterable[Edit]) -> bool:
     return [edit.content for edit in edits] == [edit.content for edit in others]
 
 
-def account() -> str:
-    """Who runs this process, as edits name them."""
-    number = os.getuid()
+def account(uid: int | None = None) -> str:
+    """A user, by default who runs this process, as edits name them."""
+    number = os.getuid() if uid is None else uid
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

@@ -191,13 +191,14 @@ class GenerationStore:
                 return Published(before, len(edits))
             return self._compile(source, msgspec.structs.replace(texts, edits=edits), before, work)
 
-    def edit(self, change: Change, source: PolicySource, work: Work) -> Published:
+    def edit(self, change: Change, source: PolicySource, work: Work, by: str = "") -> Published:
         """Put a change of single policies, links or entities in force, as a delta that costs the change.
 
         When this returns, the edits and the generation that holds them are durable; a power cut before leaves both as
         they were. Where a delta cannot hold them (Published.compiled says why), files and edits are compiled together,
         for which the files must be those of the generation in force. Raises PolicyError, and changes nothing, as
-        `publish` does, and RuleTableError when there is nothing to edit.
+        `publish` does, and RuleTableError when there is nothing to edit. `by` is who asks for it, by default
+        the account of this process.
         """
         with self._writing(WAIT_S):
             before = self._in_force()
@@ -206,7 +207,7 @@ class GenerationStore:
             base = self._base_file(Draft(before))
             result = self._compilers.delta(base, pending, change, path, source, work)
             now = int(time.time())
-            made = [msgspec.structs.replace(one, by=account(), at_unix_s=now) for one in result.edits]
+            made = [msgspec.structs.replace(one, by=by or account(), at_unix_s=now) for one in result.edits]
             if same_content(merged(standing, made), standing):
                 remove(path)
                 self._folder.sync()

@@ -1,23 +1,51 @@
 """The control service: what the operator asks, on the control socket only (proto/remit/control/v1/control.proto)."""
 
+from collections.abc import Callable
+
 import grpc
 
 from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
+from sidecar.errors import PolicyError, RuleTableError
+from sidecar.policy.edits import account
 from sidecar.runtime import Runtime
+from sidecar.services.edit_messages import change_of
 from sidecar.status import StatusView
+
+UidOf = Callable[[str], int | None]
+"""The user behind a call, by what grpcio calls its peer."""
 
 
 class Control(control_pb2_grpc.ControlServicer):
     """Answers for one runtime. A reload that is refused is an answer, not an error: the caller reads why."""
 
-    def __init__(self, runtime: Runtime, view: StatusView) -> None:
+    def __init__(self, runtime: Runtime, view: StatusView, uid_of: UidOf) -> None:
         self._runtime = runtime
         self._view = view
+        self._uid_of = uid_of
 
     def Reload(self, _: control_pb2.ReloadRequest, __: grpc.ServicerContext) -> control_pb2.ReloadResponse:
         done = self._runtime.reload()
         return control_pb2.ReloadResponse(
             generation=done.generation, generation_digest=done.digest, changed=done.changed, problems=done.problems
+        )
+
+    def Edit(self, request: control_pb2.EditRequest, context: grpc.ServicerContext) -> control_pb2.EditResponse:
+        rules, uid = self._runtime.rules, self._uid_of(context.peer())
+        if uid is None:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller of this connection is not known")
+        try:
+            done = self._runtime.edit(change_of(request), account(uid))
+        except (PolicyError, RuleTableError) as error:
+            return control_pb2.EditResponse(
+                generation=rules.generation, generation_digest=rules.digest, problems=[str(error)]
+            )
+        return control_pb2.EditResponse(
+            generation=rules.generation,
+            generation_digest=rules.digest,
+            edits=[control_pb2.Edited(title=edit.title, removed=edit.removed) for edit in done.edits],
+            standing=done.standing,
+            compiled=done.compiled,
+            unneeded=[edit.title for edit in done.unneeded if edit.key not in {one.key for one in done.edits}],
         )
 
     def Status(self, _: control_pb2.StatusRequest, __: grpc.ServicerContext) -> control_pb2.StatusResponse:

@@ -7,6 +7,8 @@ from sidecar.config import Limits
 
 PING_INTERVAL_MIN_MS = 10_000  # a client may ping this often
 PING_STRIKES = 2
+CONTROL_MESSAGE_BYTES = 1 << 20
+"""Of a message to the control socket."""
 
 Option = tuple[str, int]
 
