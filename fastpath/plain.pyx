@@ -1,7 +1,7 @@
 """Cells as Python objects (Cedar JSON entity format: values, `__entity`, `__extn`)."""
 from fastpath.image cimport NODE_PRESENT, Node
 from fastpath.rows cimport Table, node_attrs, table_node
-from fastpath.table cimport Generation, table_find
+from fastpath.table cimport Generation, table_is_in, table_resolve
 from fastpath.value cimport (
     KIND_BOOL, KIND_DATETIME, KIND_DECIMAL, KIND_DURATION, KIND_ENTITY, KIND_IP, KIND_LONG, KIND_RECORD, KIND_SET,
     KIND_STRING, Arena, Cell, Field, Ip, Uid, cell_at, uid_id, uid_make, uid_type,
@@ -90,24 +90,37 @@ cdef object cell_plain(const Cell *c):
     return None
 
 
+cdef class _Named:
+    """A uid by its type and id, resolved against a generation's table; it lives as long as this object."""
+    cdef bytearray room
+    cdef Uid *uid
+
+    def __cinit__(self, Generation generation not None, str type_, str id_):
+        cdef bytes kind = type_.encode()
+        cdef bytes name = id_.encode()
+        cdef Arena arena
+        if generation.table.header is NULL:
+            raise RuleTableError("the generation is closed")
+        self.room = bytearray(UID_ROOM + len(kind) + len(name))
+        arena.base, arena.cap, arena.used, arena.failed = <uint8_t *> <char *> self.room, len(self.room), 0, 0
+        self.uid = uid_make(&arena, kind, <uint32_t> len(kind), name, <uint32_t> len(name))
+        if self.uid is NULL:
+            raise MemoryError
+        table_resolve(&generation.table, self.uid)
+
+
 def attributes_of(Generation generation not None, str type_, str id_):
     """The entity's attributes as calls see them, with a delta; None when the store does not have it."""
+    cdef _Named named = _Named(generation, type_, id_)
     cdef const Table *t = &generation.table
-    cdef bytes kind = type_.encode()
-    cdef bytes name = id_.encode()
-    cdef bytearray room = bytearray(UID_ROOM + len(kind) + len(name))
-    cdef Arena arena
-    cdef const Uid *uid
-    cdef const Node *node
-    cdef uint32_t row
-    if t.header is NULL:
-        raise RuleTableError("the generation is closed")
-    arena.base, arena.cap, arena.used, arena.failed = <uint8_t *> <char *> room, len(room), 0, 0
-    uid = uid_make(&arena, kind, <uint32_t> len(kind), name, <uint32_t> len(name))
-    if uid is NULL:
-        raise MemoryError
-    row = table_find(t, uid)
-    node = table_node(t, row)
+    cdef const Node *node = table_node(t, named.uid.index)
     if node is NULL or not node.flags & NODE_PRESENT:
         return None
-    return cell_plain(node_attrs(t, row))
+    return cell_plain(node_attrs(t, named.uid.index))
+
+
+def is_in(Generation generation not None, str type_, str id_, str group_type, str group_id):
+    """Whether the entity is in the group, by whatever way, as calls see it."""
+    cdef _Named named = _Named(generation, type_, id_)
+    cdef _Named group = _Named(generation, group_type, group_id)
+    return table_is_in(&generation.table, named.uid, group.uid.index)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from fastpath.peer import VerifiedPeer
 from sidecar.authority.draft import Caller
 from sidecar.authority.errors import DeniedError
@@ -29,7 +31,8 @@ class Callers:
         """The caller of a mutual TLS connection. DeniedError when the peer does not verify."""
         if peer.refusal:
             raise DeniedError(peer.refusal)
-        return self.of_spiffe_id(peer.spiffe_id)
+        caller = self.of_spiffe_id(peer.spiffe_id)
+        return msgspec.structs.replace(caller, serial=peer.credential.partition(":")[2])
 
     def of_spiffe_id(self, spiffe_id: str) -> Caller:
         """The person that an SVID belongs to, else the workload."""

@@ -55,6 +55,8 @@ class Caller(msgspec.Struct, frozen=True):
     kind: Literal["person", "workload", "system"]
     id: str
     spiffe_id: str = ""
+    serial: str = ""
+    """Of the certificate that the connection showed, as calls name it."""
 
     def is_any(self, spiffe_ids: tuple[str, ...]) -> bool:
         """Whether the caller is one of these agents."""

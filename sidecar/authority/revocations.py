@@ -9,10 +9,10 @@ from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
 
 from fastpath import spiffe_id
 from fastpath.envoy import decode
-from sidecar.authority.draft import REVOCATIONS, SECOND_NS, Caller, Draft, hashed
+from sidecar.authority.draft import REVOCATIONS, SECOND_NS, TASKS, Caller, Draft, hashed
 from sidecar.authority.errors import DeniedError, invalid, missing
-from sidecar.authority.rows import LIVING, Kind, Mode, Revocation
-from sidecar.authority.tasks import close_tasks, get_task
+from sidecar.authority.rows import LIVING, Kind, Mode, Revocation, Task
+from sidecar.authority.tasks import close_tasks, get_task, subtree
 from sidecar.authority.texts import check_text
 from sidecar.errors import IdentityError
 
@@ -34,6 +34,8 @@ class Lift(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     mode: Mode = Mode.DENY
     reason: str = ""
+    own_class: bool = False
+    """Whether `key` is a class that the caller is in: the entities in force know, and not the store."""
 
 
 class Revoked(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,13 +82,27 @@ def lift(draft: Draft, asked: Lift, by: Caller) -> Revocation:
     check_text("reason", asked.reason, empty=True)
     key = row_key(asked.kind, canonical_key(asked.kind, asked.key), asked.mode)
     row = find_revocation(draft, key)
-    if row is not None and row.kind in (Kind.OWNER, Kind.AGENT) and by.is_any((row.key,)):
-        raise DeniedError("nobody can lift a revocation of themselves; let somebody else do it")
     if row is None:
         raise missing(f"revocation ({asked.mode}) of {asked.kind}", asked.key)
+    if asked.own_class or _meets(draft, row, by):
+        raise DeniedError("nobody can lift a revocation of themselves; let somebody else do it")
     _drop(draft, key, row)
     draft.event("lifted", by, kind=row.kind, key=row.key, mode=row.mode, reason=asked.reason)
     return row
+
+
+def _meets(draft: Draft, row: Revocation, by: Caller) -> bool:
+    """Whether calls of the caller can be what the revocation is about; tools and servers are what is called."""
+    if row.kind in (Kind.OWNER, Kind.AGENT, Kind.DESTINATION):
+        return by.is_any((row.key,))
+    if row.kind is Kind.TRUST_DOMAIN:
+        return trust_domain_of(by.spiffe_id) == row.key
+    if row.kind is Kind.CREDENTIAL:
+        return by.serial == row.key
+    if row.kind is Kind.TASK:
+        task = draft.find(TASKS, row.key.encode(), Task)
+        return task is not None and any(by.is_any((one.agent,)) for one in subtree(draft, task))
+    return False
 
 
 def expire_revocation(draft: Draft, key: bytes, by: Caller) -> None:
@@ -135,6 +151,11 @@ def drop_all(draft: Draft, kind: Kind, key: str) -> None:
 def row_key(kind: Kind, key: str, mode: Mode) -> bytes:
     """Where a revocation is stored: those of a kind stand together."""
     return kind.encode() + b"\0" + hashed(key) + mode[:1].encode()
+
+
+def trust_domain_of(agent: str) -> str:
+    """Of a SPIFFE ID; empty when it is none."""
+    return agent.removeprefix("spiffe://").partition("/")[0] if agent.startswith("spiffe://") else ""
 
 
 def live_revocation(row: Revocation) -> dict[str, object]:

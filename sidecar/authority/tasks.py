@@ -288,7 +288,7 @@ def purge_task(draft: Draft, key: bytes) -> bool:
 
 def close_tasks(draft: Draft, root: Task, command: str, reason: str, by: Caller) -> Closed:
     """End `root` and all below it. What is left goes to the parent of `root`."""
-    tree = _subtree(draft, root)
+    tree = subtree(draft, root)
     ends = {task.id: _next_state(task, command if task is root else _inherited(command)) for task in tree}
     rests = draft.spending.stop(ends)
     undone: list[str] = []
@@ -410,7 +410,7 @@ def _inherited(command: str) -> str:
     return "cancel" if command == "complete" else command
 
 
-def _subtree(draft: Draft, root: Task) -> list[Task]:
+def subtree(draft: Draft, root: Task) -> list[Task]:
     """`root` and the living tasks below it, parents before children."""
     found = [root]
     for task in found:

@@ -11,7 +11,7 @@ from sidecar.authority.messages import (
     task_message,
 )
 from sidecar.authority.owners import find_owner
-from sidecar.authority.revocations import check_agent, matching
+from sidecar.authority.revocations import check_agent, matching, trust_domain_of
 from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
 from sidecar.services.approvals import list_approvals
 from sidecar.services.authority_calls import Service, answered
@@ -56,8 +56,7 @@ def _view(draft: Draft, agent: str, owner: AgentOwner, live: Live) -> agents_pb2
 
 def _revocations(draft: Draft, agent: str, tasks: list[Task], people: list[str]) -> list[Revocation]:
     """Those that meet the agent by name; classes, tools and destinations depend on the call."""
-    trust_domain = agent.removeprefix("spiffe://").partition("/")[0]
-    found = [*matching(draft, Kind.AGENT, agent), *matching(draft, Kind.TRUST_DOMAIN, trust_domain)]
+    found = [*matching(draft, Kind.AGENT, agent), *matching(draft, Kind.TRUST_DOMAIN, trust_domain_of(agent))]
     for task in tasks:
         found += matching(draft, Kind.TASK, task.id)
     for person in people:

@@ -36,6 +36,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
 
     @answered
     def Request(self, request: approvals_pb2.RequestApprovalRequest, caller: Caller) -> approvals_pb2.Approval:
+        self.authority.refuse_following()
         denial = denial_of(self.authority, request.evaluation_id)
         with self.authority.store.read() as draft:
             task = draft.find(TASKS, denial.task.encode() or b"\0", Task)
@@ -147,6 +148,7 @@ class Approvals(Service, approvals_pb2_grpc.ApprovalsServicer):
         yield from WATCH.stream(self.authority, request, is_active)
 
     def _require(self, caller: Caller, action: str, id_: str) -> None:
+        self.authority.refuse_following()
         with self.authority.store.read() as draft:
             row = approvals.get_approval(draft, id_)
         self.authority.require(

@@ -8,7 +8,7 @@ from sidecar._proto.remit.authority.v1 import revocations_pb2, revocations_pb2_g
 from sidecar.authority import revocations
 from sidecar.authority.draft import REVOCATIONS, Caller, Draft
 from sidecar.authority.messages import mode_of, revocation_kind, revocation_message
-from sidecar.authority.rows import Revocation, decode
+from sidecar.authority.rows import Kind, Revocation, decode
 from sidecar.services.authority_calls import Service, Watch, answered, page_of, streamed
 
 WATCH: Watch[Revocation, revocations_pb2.RevocationsChange] = Watch(
@@ -52,8 +52,13 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
 
     @answered
     def Lift(self, request: revocations_pb2.LiftRequest, caller: Caller) -> revocations_pb2.LiftResponse:
+        kind = revocation_kind(request.kind)
         asked = revocations.Lift(
-            kind=revocation_kind(request.kind), key=request.key, mode=mode_of(request.mode), reason=request.reason
+            kind=kind,
+            key=request.key,
+            mode=mode_of(request.mode),
+            reason=request.reason,
+            own_class=kind is Kind.CLASS and self.authority.in_class(caller.spiffe_id or caller.id, request.key),
         )
         self.authority.require(caller, "revocation.lift", kind=str(asked.kind), key=asked.key, mode=str(asked.mode))
 

@@ -181,6 +181,7 @@ class Tasks(Service, tasks_pb2_grpc.TasksServicer):
 
     def _require(self, caller: Caller, action: str, id_: str) -> None:
         """What never changes of a task says who it belongs to, so it may be read before the command runs."""
+        self.authority.refuse_following()
         with self.authority.store.read() as draft:
             task = tasks.get_task(draft, id_)
         self.authority.require(

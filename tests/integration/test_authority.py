@@ -380,6 +380,36 @@ def test_an_agent_opens_nothing_for_itself_whatever_the_policies_say(own: Served
         assert refused(lambda: agent.tasks.Resume(tasks_pb2.ChangeTaskRequest(id=task.id)))[0] == "PERMISSION_DENIED"
 
 
+def test_nobody_lifts_the_revocation_of_a_class_that_they_are_in_whatever_the_policies_say(own: Served) -> None:
+    """The entities in force say who is in it, also through other classes."""
+    (own.folder / "lift.cedar").write_text('@id("all") permit (principal, action, resource);')
+    own.settings["authority"]["policies"] = ["lift.cedar"]
+    rows = copy.deepcopy(ENTITIES)
+    rows += [
+        {"uid": {"type": "AgentClass", "id": "workers"}, "attrs": {}, "parents": []},
+        {
+            "uid": {"type": "AgentClass", "id": "clerks"},
+            "attrs": {},
+            "parents": [{"type": "AgentClass", "id": "workers"}],
+        },
+    ]
+    next(row for row in rows if row["uid"]["id"] == AGENT)["parents"] = [{"type": "AgentClass", "id": "clerks"}]
+    (own.folder / "entities.json").write_text(json.dumps(rows))
+    own.start_ready()
+    kind = revocations_pb2.REVOCATION_KIND_CLASS
+    with as_caller(own, "asks-a") as agent, as_caller(own, "asks-b") as other:
+        wait_for("the policies", lambda: _answers(lambda: other.tasks.List(tasks_pb2.ListTasksRequest())))
+        for name in ("clerks", "workers", "others"):
+            agent.revocations.Revoke(revocations_pb2.RevokeRequest(kind=kind, key=name))
+        for name in ("clerks", "workers"):
+            code, text = refused(
+                lambda key=name: agent.revocations.Lift(revocations_pb2.LiftRequest(kind=kind, key=key))
+            )
+            assert (code, "of themselves" in text) == ("PERMISSION_DENIED", True)
+            other.revocations.Lift(revocations_pb2.LiftRequest(kind=kind, key=name))
+        agent.revocations.Lift(revocations_pb2.LiftRequest(kind=kind, key="others"))
+
+
 def _answers(call: Callable[[], object]) -> bool:
     try:
         call()
@@ -536,8 +566,10 @@ def test_a_watch_begins_with_what_is_and_goes_on_with_what_changes(served: Serve
         changes = [change for change in _until_beat(stream, end.epoch + 1) if change.HasField("put")]
         assert [(c.epoch, c.put.state) for c in changes] == [(end.epoch + 1, tasks_pb2.TASK_STATE_SUSPENDED)]
         stream.cancel()
-        # Going on from an epoch that is still kept, there is no snapshot.
+        # Going on from an epoch that is still kept, there is no snapshot, but first whose epoch it is.
         again = alice.tasks.Watch(tasks_pb2.WatchTasksRequest(from_epoch=end.epoch), timeout=TIMEOUT_S)
+        first = next(again)
+        assert (first.epoch, len(first.store), first.WhichOneof("change")) == (end.epoch, 32, None)
         assert next(again).put.state == tasks_pb2.TASK_STATE_SUSPENDED
         again.cancel()
 

@@ -1,11 +1,12 @@
 """A sidecar that follows another one's authority: what is opened and revoked there is in force here."""
 
+import os
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from sidecar._proto.remit.authority.v1 import owners_pb2, revocations_pb2, tasks_pb2
+from sidecar._proto.remit.authority.v1 import approvals_pb2, owners_pb2, revocations_pb2, tasks_pb2
 from sidecar.demo.processes import wait_for
 from tests.fix_serve import AGENT, OTHER, SIDECAR, TRUST_DOMAIN, Served, made_sidecar, outcome, question
 from tests.fix_store import Stubs, as_caller, everything, opening, with_authority
@@ -60,6 +61,38 @@ def test_tasks_revocations_and_owners_of_another_sidecar_are_in_force(pair: tupl
         with as_caller(second) as nobody:
             code, text = refused(lambda: nobody.tasks.Open(opening()))
             assert code in ("FAILED_PRECONDITION", "PERMISSION_DENIED"), text
+
+
+def test_a_follower_says_where_to_ask_whatever_it_is_asked(pair: tuple[Served, Served]) -> None:
+    """It holds no rows of its own, so nothing is looked up here and nothing is said to be missing."""
+    first, second = pair
+    second.settings["authority"]["people"] = [{"id": "alice", "uids": [os.geteuid()], "roles": ["operator"]}]
+    second.start_ready()
+    change = tasks_pb2.ChangeTaskRequest(id="t")
+    key = revocations_pb2.RevokeRequest(kind=revocations_pb2.REVOCATION_KIND_TOOL, key="a/b")
+    with as_caller(second) as alice:
+        for ask in (
+            lambda: alice.tasks.Open(opening()),
+            lambda: alice.tasks.Get(tasks_pb2.GetTaskRequest(id="t")),
+            lambda: alice.tasks.Narrow(tasks_pb2.NarrowTaskRequest(id="t")),
+            lambda: alice.tasks.Delegate(tasks_pb2.DelegateTaskRequest(parent="t")),
+            lambda: alice.tasks.Suspend(change),
+            lambda: alice.tasks.Cancel(change),
+            lambda: alice.tasks.List(tasks_pb2.ListTasksRequest()),
+            lambda: next(alice.tasks.Watch(tasks_pb2.WatchTasksRequest())),
+            lambda: alice.approvals.Request(approvals_pb2.RequestApprovalRequest(evaluation_id="e" * 32)),
+            lambda: alice.approvals.Get(approvals_pb2.GetApprovalRequest(id="a")),
+            lambda: alice.approvals.Decide(approvals_pb2.DecideApprovalRequest(id="a")),
+            lambda: alice.approvals.Cancel(approvals_pb2.CancelApprovalRequest(id="a")),
+            lambda: alice.approvals.Review(approvals_pb2.ReviewApprovalRequest(id="a")),
+            lambda: alice.revocations.Revoke(key),
+            lambda: alice.revocations.List(revocations_pb2.ListRevocationsRequest()),
+            lambda: alice.owners.Disable(owners_pb2.ChangeOwnerRequest(id="alice")),
+        ):
+            code, text = refused(ask)
+            assert (code, f"`{first.folder}/orchestrator/sock`; ask there" in text) == ("FAILED_PRECONDITION", True), (
+                text
+            )
 
 
 def test_what_is_too_old_is_not_decided_by(pair: tuple[Served, Served]) -> None:

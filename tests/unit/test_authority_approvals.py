@@ -369,12 +369,33 @@ def test_a_revocation_has_the_form_that_calls_have_or_is_refused(book: Book, kin
     assert not matching(book.draft(), kind, name)
 
 
-def test_nobody_lifts_a_revocation_of_themselves(book: Book) -> None:
-    for kind, key, by in ((Kind.OWNER, "alice", ALICE), (Kind.AGENT, AGENT_A, BY_A), (Kind.AGENT, AGENT_C, ERIN)):
-        book.run(revoke, Revoke(kind=kind, key=key), BOB)
+def test_nobody_lifts_a_revocation_of_themselves(book: Book, task: Task) -> None:
+    """Whatever it names them by: their agent, what it holds, where it belongs or what it is reached at."""
+    child = book.run(tasks.delegate_task, DelegateTask(parent=task.id, agent=AGENT_C, scope=ALL), BY_A)
+    shown = Caller("workload", AGENT_B, AGENT_B, "0a1b")
+    elsewhere = "spiffe://other.example/agents/x"
+    for kind, key, by in (
+        (Kind.OWNER, "alice", ALICE),
+        (Kind.AGENT, AGENT_A, BY_A),
+        (Kind.AGENT, AGENT_C, ERIN),
+        (Kind.DESTINATION, AGENT_A, BY_A),
+        (Kind.TRUST_DOMAIN, "corp.example", BY_A),
+        (Kind.TRUST_DOMAIN, "corp.example", ERIN),
+        (Kind.CREDENTIAL, "a1b", shown),
+        (Kind.TASK, task.id, BY_A),
+        (Kind.TASK, task.id, ERIN),  # whose task stands below it
+        (Kind.TASK, child.id, ERIN),
+    ):
+        book.run(revoke, Revoke(kind=kind, key=key, mode=Mode.READ_ONLY), BOB)
         with pytest.raises(DeniedError, match="themselves"):
-            book.run(lift, Lift(kind=kind, key=key), by)
-        book.run(lift, Lift(kind=kind, key=key), BOB)
+            book.run(lift, Lift(kind=kind, key=key, mode=Mode.READ_ONLY), by)
+        for other in (BOB, Caller("workload", elsewhere, elsewhere, "ff")):
+            book.run(lift, Lift(kind=kind, key=key, mode=Mode.READ_ONLY), other)
+            book.run(revoke, Revoke(kind=kind, key=key, mode=Mode.READ_ONLY), BOB)
+    book.run(revoke, Revoke(kind=Kind.CLASS, key="worker"), BOB)
+    with pytest.raises(DeniedError, match="themselves"):
+        book.run(lift, Lift(kind=Kind.CLASS, key="worker", own_class=True), BY_A)
+    book.run(lift, Lift(kind=Kind.CLASS, key="worker"), BY_A)
 
 
 def test_who_asked_second_cannot_decide_either(book: Book, task: Task) -> None:

@@ -13,6 +13,7 @@ import grpc
 import pytest
 import yaml
 
+from fastpath.decide import PeerKind
 from fastpath.peer import VerifiedPeer
 from sidecar._proto.remit.authority.v1 import owners_pb2, tasks_pb2
 from sidecar.authority.callers import Callers
@@ -169,6 +170,13 @@ def test_the_control_socket_knows_who_connected(tmp_path: pathlib.Path) -> None:
         door.close()
         door.close()
     assert not pathlib.Path(door.inner).exists()
+
+
+def test_a_caller_over_mutual_tls_is_known_with_the_serial_of_its_certificate() -> None:
+    """What a revocation of a credential names, so that nobody lifts that of their own."""
+    callers = Callers(AuthorityConfig(store=pathlib.Path("s")))
+    peer = VerifiedPeer(PeerKind.PEER_AGENT, "spiffe://corp.example/a", "x509-svid:0a1b", bundle_generation=2)
+    assert callers.of_peer(peer) == Caller("workload", "spiffe://corp.example/a", "spiffe://corp.example/a", "0a1b")
 
 
 # ---------------------------------------------------------------- watching
