@@ -24,7 +24,7 @@ from rich.table import Table
 from bench.durable import History, Opens, durable_opens, revocation_history
 from bench.measure import Samples, digest, interleaved, machine, ratio
 from fastpath.authority import Live
-from fastpath.decide import Evaluator, Prepared
+from fastpath.evaluator import Evaluator, Prepared
 from fastpath.table import Generation
 from sidecar.policy.cells import encode_context
 from sidecar.policy.compile import compile_image

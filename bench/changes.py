@@ -21,7 +21,7 @@ import msgspec
 from bench.tables import COMPILE_S
 from bench.tables import LIMITS as SIZES
 from bench.workloads import Workload, workload
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from sidecar.policy.cells import encode_context
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.links import EntityUid, Link

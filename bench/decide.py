@@ -32,7 +32,8 @@ from bench.measure import Samples, digest, interleaved, machine, ratio
 from bench.tables import Table, anonymous_mib, compile_table, prepare, uids
 from bench.workloads import CALLS, KINDS, SAME_SCOPE, Workload, workload
 from fastpath.call import Pdp
-from fastpath.decide import Evaluator, Outcome
+from fastpath.decide import Outcome
+from fastpath.evaluator import Evaluator
 from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation

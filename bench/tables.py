@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.workloads import Workload
-from fastpath.decide import Evaluator, Prepared
+from fastpath.evaluator import Evaluator, Prepared
 from fastpath.table import Generation
 from sidecar.policy.cells import encode_context
 from sidecar.policy.lexer import PolicyText

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastpath.decide import Evaluation, Evaluator
+from fastpath.evaluator import Evaluation, Evaluator
 from fastpath.table import Generation
 from sidecar.errors import PolicyError
 from sidecar.policy.cells import encode_context

@@ -8,7 +8,7 @@ from typing import Any
 
 import cedarpy
 
-from fastpath.decide import Evaluation, Evaluator
+from fastpath.evaluator import Evaluation, Evaluator
 from fastpath.table import Generation
 from sidecar.policy.cells import encode_context
 from sidecar.policy.compile import compile_image

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from sidecar.authority.callers import Callers
 from sidecar.authority.draft import Caller
 from sidecar.authority.errors import DeniedError, StoreError

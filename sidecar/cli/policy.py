@@ -185,7 +185,7 @@ def test(
           expect: ALLOW
           policies: [base]
     """
-    from fastpath.decide import Evaluator
+    from fastpath.evaluator import Evaluator
     from sidecar.policy.results import as_junit, as_table
     from sidecar.policy.testing import load_tests, run_tests
 

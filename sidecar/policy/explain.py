@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fastpath.decide import Evaluation, Evaluator
+from fastpath.evaluator import Evaluation, Evaluator
 from fastpath.table import Generation
 from sidecar.policy.clauses import Kind, split_clauses
 from sidecar.policy.code import Constants

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from fastpath.decide import Evaluation, Evaluator
+from fastpath.evaluator import Evaluation, Evaluator
 from sidecar.errors import PolicyError
 from sidecar.policy.cells import Uid, encode_context
 from sidecar.policy.schema_text import unescape

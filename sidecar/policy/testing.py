@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from fastpath.decide import Evaluation, Evaluator
+from fastpath.evaluator import Evaluation, Evaluator
 from sidecar import yaml_text
 from sidecar.errors import PolicyError
 from sidecar.files import UnusableFile, read_text, shown

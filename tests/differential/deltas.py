@@ -7,7 +7,7 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.table import Generation
 from sidecar.policy.cells import encode_context
 from sidecar.policy.code import Constants

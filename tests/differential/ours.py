@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from threading import Thread
 
-from fastpath.decide import Evaluation, Evaluator
+from fastpath.evaluator import Evaluation, Evaluator
 from fastpath.table import Generation
 from sidecar.errors import SidecarError
 from sidecar.policy.cells import encode_context

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.table import Generation
 from sidecar.errors import PolicyError
 from sidecar.policy.compile import compile_image

@@ -205,7 +205,7 @@ def test_a_manifest_without_its_digest_or_of_another_store_is_refused(stored: St
 
 SERVER = """
 import resource, sys
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from sidecar.policy.cells import encode_context
 from sidecar.policy.store import GenerationStore
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -112,7 +112,7 @@ def test_db_12_no_module_declares_lmdb_for_itself() -> None:
 
 FORKER = """
 import gc, os, sys
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from sidecar.errors import RuleTableError
 from sidecar.policy.store import GenerationStore
 generation = GenerationStore(sys.argv[1]).open_current()

@@ -17,7 +17,8 @@ import pytest
 from envoy.service.auth.v3 import external_auth_pb2
 
 from fastpath.call import Pdp
-from fastpath.decide import Evaluator, PeerKind
+from fastpath.decide import PeerKind
+from fastpath.evaluator import Evaluator
 from fastpath.journal import Journal, read_frames
 from fastpath.mapping import explain_call, explain_check
 from fastpath.peer import VerifiedPeer

@@ -7,7 +7,8 @@ from itertools import product
 
 import pytest
 
-from fastpath.decide import CAUSES, Evaluator, PeerKind
+from fastpath.decide import PeerKind
+from fastpath.evaluator import CAUSES, Evaluator
 from fastpath.program import EvalError
 from fastpath.table import Generation
 from sidecar.errors import ProtocolError

@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.table import DELTA_KEY, IMAGE_KEY, LAYOUT, Generation
 from sidecar.errors import PolicyError, RuleTableError
 from sidecar.policy.cells import of_bool, of_entity, of_record, of_string

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.table import Generation
 from sidecar.policy import parse as parsing
 from sidecar.policy.cells import encode_context

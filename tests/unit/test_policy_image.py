@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from fastpath import table
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.table import Generation
 from sidecar.policy import image, rows
 from sidecar.policy.code import Constants

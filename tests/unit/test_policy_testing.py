@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import rich.console
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.table import Generation
 from sidecar.errors import PolicyError
 from sidecar.policy.child import compile_texts

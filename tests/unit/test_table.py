@@ -15,7 +15,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from fastpath.program import Op
 from fastpath.table import IMAGE_KEY, LAYOUT, SIZES, Generation
 from sidecar.errors import RuleTableError
@@ -200,7 +200,7 @@ def test_db_13_a_forked_child_cannot_read_the_parents_table(tmp_path: Path):
     script = f"""
 import os
 from fastpath.table import Generation
-from fastpath.decide import Evaluator
+from fastpath.evaluator import Evaluator
 from sidecar.errors import RuleTableError
 table = Generation.open({str(path)!r}, generation=7, digest={digest(IMAGE)!r}, size={len(IMAGE)},
                         file_digest={digest(path.read_bytes())!r}, file_size={path.stat().st_size})
