@@ -28,6 +28,7 @@ NATIVE = {
     "fastpath.verify": ["libcrypto"],
     "fastpath.names": ["libxxhash"],
     "fastpath.admission": ["libxxhash"],
+    "fastpath.bells": ["libxxhash"],
     "fastpath.call": ["libcrypto", "libxxhash"],
     "fastpath.causes": ["libxxhash"],
     "fastpath.rowmap": ["libxxhash"],
@@ -35,6 +36,7 @@ NATIVE = {
     "fastpath.certificate": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
     "fastpath.loop": ["libnghttp2", "libcrypto"],
+    "fastpath.streams": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.answers": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],
@@ -43,7 +45,14 @@ NATIVE = {
 # What is built in place alone and never installed.
 BENCH = ("bench/load.pyx", "bench/constant.pyx")
 # The native doors; without their libraries everything else is built, and `listeners.listener: grpcio` serves.
-DOORS = ("fastpath.http2", "fastpath.tls", "fastpath.loop", "fastpath.answers", "fastpath.listener")
+DOORS = (
+    "fastpath.http2",
+    "fastpath.tls",
+    "fastpath.loop",
+    "fastpath.answers",
+    "fastpath.streams",
+    "fastpath.listener",
+)
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"
 HINT = f"install the Debian packages first: make setup, or apt-get install {PACKAGES}"
 

@@ -17,6 +17,7 @@ cdef struct Guest:           # one peer with open connections
     uint64_t hash
     uint32_t count
     uint32_t tickets         # in the door's slow lane, under its lock
+    uint32_t talks           # open CheckStreams; atomic
     uint32_t n
     char name[PEER_NAME_MAX]
 

@@ -120,7 +120,7 @@ cdef Guest *_guest(Admission admission, Text name, uint64_t hash) noexcept nogil
     guest = <Guest *> malloc(sizeof(Guest) - PEER_NAME_MAX + name.n)
     if guest == NULL:
         return NULL
-    guest.hash, guest.n, guest.count, guest.tickets = hash, name.n, 0, 0
+    guest.hash, guest.n, guest.count, guest.tickets, guest.talks = hash, name.n, 0, 0, 0
     memcpy(guest.name, name.p, name.n)
     guest.next = bucket[0]
     bucket[0] = guest

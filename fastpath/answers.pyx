@@ -3,8 +3,8 @@ from fastpath.admission cimport Guest
 from fastpath.call cimport Call, call_answer
 from fastpath.decide cimport PEER_AGENT, PEER_ENVOY
 from fastpath.grpc_text cimport (
-    CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED,
-    CODE_UNAVAILABLE,
+    CODE_DEADLINE_EXCEEDED, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_OK, CODE_RESOURCE_EXHAUSTED,
+    CODE_UNAUTHENTICATED, CODE_UNAVAILABLE,
 )
 from fastpath.held cimport Held, slot_enter, slot_leave, slot_puts
 from fastpath.http2 cimport (
@@ -14,9 +14,10 @@ from fastpath.http2 cimport (
 from fastpath.lane cimport lane_ask
 from fastpath.loop cimport Loop, Peps, remit_flag
 from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT
+from fastpath.streams cimport answer_talk
 from fastpath.tls cimport tls_identify
 from fastpath.verify cimport REFUSED_EXPIRED, REFUSED_INTERNAL, REFUSED_NOT_YET_VALID, Trust
-from fastpath.wire cimport Reader, Text, WIRE_BYTES, WireField, reader_next, reader_open, text_is, text_of
+from fastpath.wire cimport Reader, Text, WIRE_BYTES, WireField, out_raw, reader_next, reader_open, text_is, text_of
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, strlen
 
@@ -63,7 +64,7 @@ cdef void identify(Loop self, Conn *conn) noexcept nogil:
         conn.listed_at = puts + 1
 
 
-cdef bint _late(const Stream *stream, int64_t now, int64_t deadline_ns) noexcept nogil:
+cdef bint is_late(const Stream *stream, int64_t now, int64_t deadline_ns) noexcept nogil:
     cdef int64_t timeout = stream.timeout_ns if stream.timeout_ns >= 0 else deadline_ns
     # No answer can arrive within a microsecond.
     return timeout < MICROSECOND_NS or now - stream.opened_ns >= timeout
@@ -117,6 +118,21 @@ cdef bint _is_bundle_change(const Call *call) noexcept nogil:
     return call.reply.n == strlen(reason) and memcmp(call.reply.p, reason, call.reply.n) == 0
 
 
+cdef void decide_message(Loop self, Conn *conn, int door, Text message, Call *call) noexcept nogil:
+    identify(self, conn)
+    self.door.stats.calls += 1
+    _ask(self, conn, door, message, call)
+    if conn.tls != NULL and call.code == CODE_UNAUTHENTICATED and _is_bundle_change(call):
+        # Other bundles came into force between the two steps: the caller is verified again, by those.
+        identify(self, conn)
+        _ask(self, conn, door, message, call)
+    if call.code == CODE_OK and call.reply.n == 0:
+        # Envoy takes an empty answer for ALLOW.
+        self.door.stats.internal += 1
+        call.code = CODE_UNAVAILABLE
+        out_raw(&call.reply, b"unavailable", strlen(b"unavailable"))
+
+
 cdef void _decide(Loop self, Conn *conn, Stream *stream, Text message) noexcept nogil:
     cdef Call call
     cdef Text why
@@ -127,30 +143,22 @@ cdef void _decide(Loop self, Conn *conn, Stream *stream, Text message) noexcept 
         door = DOOR_BATCH
     elif stream.method == METHOD_REPORT:
         door = DOOR_REPORT
-    identify(self, conn)
-    self.door.stats.calls += 1
-    _ask(self, conn, door, message, &call)
-    if conn.tls != NULL and call.code == CODE_UNAUTHENTICATED and _is_bundle_change(&call):
-        # Other bundles came into force between the two steps: the caller is verified again, by those.
-        identify(self, conn)
-        _ask(self, conn, door, message, &call)
+    decide_message(self, conn, door, message, &call)
     if call.code:
         why.p, why.n = <const char *> call.reply.p, <uint32_t> call.reply.n
         http2_refuse(conn, stream, call.code, why)
-    elif call.reply.n == 0:
-        # Envoy takes an empty answer for ALLOW.
-        self.door.stats.internal += 1
-        http2_refuse(conn, stream, CODE_UNAVAILABLE, text_of(b"unavailable"))
     else:
         http2_reply(conn, stream, call.reply.p, call.reply.n)
 
 
 cdef void answer_call(Loop self, Conn *conn, Stream *stream) noexcept nogil:
     cdef Text message
-    if not http2_message(stream, &message):
+    if stream.talk != NULL:
+        answer_talk(self, conn, stream)
+    elif not http2_message(stream, &message):
         self.door.stats.refused += 1
         http2_refuse(conn, stream, stream.refusal, text_of(stream.why))
-    elif _late(stream, self.door.now_ns, self.door.limits.deadline_ns):
+    elif is_late(stream, self.door.now_ns, self.door.limits.deadline_ns):
         self.door.stats.refused += 1
         http2_refuse(conn, stream, CODE_DEADLINE_EXCEEDED, text_of(b"late"))
     elif http2_full(conn):

@@ -1,4 +1,5 @@
 """What the control plane says of authority: rows made of Python objects, put into the live state."""
+from fastpath.bells cimport Bells
 from fastpath.changes cimport Change
 from fastpath.live_state cimport Approval, LiveState, Task
 from fastpath.scope cimport ScopeRow
@@ -24,6 +25,8 @@ cdef class Live:
     cdef dict _approvals     # id: ApprovalRow
     cdef list _kept
     cdef str _namespace
+    cdef Bells _bells        # that its changes ring, or None
+    cdef int listen(self, Bells bells) except -1
 
 
 cdef class Changes:          # read, and not in force yet; they own their rows until then

@@ -5,6 +5,7 @@ stands (standing.pyx) and, when it is allowed, to take what it costs (spending.p
 change was acknowledged sees it, and two calls never spend the same budget or use the same approval.
 """
 cimport cython
+from fastpath.bells cimport NEWS_APPROVAL, NEWS_OWNER, NEWS_REVOCATION, NEWS_TASK, Bells, Touched, bells_ring, touch_all
 from fastpath.c.pthread cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 from fastpath.changes cimport (
     CHANGE_APPROVAL,
@@ -71,7 +72,7 @@ from fastpath.wire cimport Text, text_equal, text_of
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastpath.errors import ProtocolError
 
@@ -192,6 +193,12 @@ cdef class ApprovalRow:
 cdef struct Linking:
     Change *changes
     size_t n
+
+
+cdef void take_touched(LiveState *s, Touched *out) noexcept nogil:
+    """Whom the changes concern that were just linked. Under the lock."""
+    out[0] = s.touched
+    memset(&s.touched, 0, sizeof(Touched))
 
 
 cdef void keep_rows(dict held, list done):
@@ -350,6 +357,16 @@ cdef class Live:
         pthread_mutex_destroy(&s.lock)
         free(s)
 
+    cdef int listen(self, Bells bells) except -1:
+        """Ring these bells from now on; all of it may be new to those who listen."""
+        cdef Touched touched
+        memset(&touched, 0, sizeof(Touched))
+        for news in (NEWS_REVOCATION, NEWS_TASK, NEWS_OWNER, NEWS_APPROVAL):
+            touch_all(&touched, news)
+        self._bells = bells
+        bells_ring(&bells.table, &touched)
+        return 0
+
     # ------------------------------------------------------------ changes
 
     def apply(self, changes, epoch):
@@ -366,6 +383,9 @@ cdef class Live:
         cdef size_t i, n = 0
         cdef int failed = 0
         cdef dict approvals = {}
+        cdef Bells bells = self._bells
+        cdef bint has_bells = bells is not None
+        cdef Touched touched
         if all_ == NULL:
             raise MemoryError
         try:
@@ -382,7 +402,10 @@ cdef class Live:
                         failed |= link_changes(self.state, all_[i].changes, all_[i].n)
                 remit_store(&self.state.version, self.state.version + 1)
                 remit_store(&self.state.epoch, number)
+                take_touched(self.state, &touched)
                 pthread_mutex_unlock(&self.state.lock)
+                if has_bells:
+                    bells_ring(&bells.table, &touched)
         finally:
             free(all_)
         # The rows are linked now; those that they replaced go with the old entries.

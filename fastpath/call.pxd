@@ -1,5 +1,6 @@
 """One call from received bytes to the bytes of its answer."""
 from fastpath.authority cimport Live
+from fastpath.bells cimport BellRoom, Bells, Ear
 from fastpath.causes cimport Causes
 from fastpath.counters cimport Counters
 from fastpath.decide cimport Authority, Decision, Peer
@@ -21,6 +22,8 @@ cdef enum:
     REPLY_BYTES = 16384      # room for the answer to one question
     BATCH_MAX = 64           # questions in one BatchCheck
     CALL_REPLY_BYTES = BATCH_MAX * REPLY_BYTES   # room for any answer
+    NOTICE_BYTES = 64        # room for any notice
+    DOOR_STREAM = 64         # beside those of Door: a question of a CheckStream, recorded as DOOR_CHECK
 
 
 cdef struct Force:           # what a call takes at its start, so that one answer never mixes two states
@@ -52,6 +55,7 @@ cdef struct Call:            # one call in flight; everything it points to outli
     Request *request
     Decision decision
     int code                 # gRPC status; the reply is its message when it is not 0
+    bint several             # one of several answers: ERROR is an answer too, and no status
 
 
 cdef class Pdp:
@@ -65,6 +69,7 @@ cdef class Pdp:
     cdef Journal journal     # or None: nothing is recorded (benches of the decision alone)
     cdef bint has_journal
     cdef Slot in_force       # of InForce; never empty
+    cdef Bells bells         # rung by what comes in force
     cdef Causes causes
     cdef Generation _generation
     cdef Mapping _mapping
@@ -77,6 +82,14 @@ cdef class Pdp:
     cdef tuple _answer(self, int door, bytes request, object peer)
 
 
+cdef class StreamEar:        # of one CheckStream at the grpcio door
+    cdef Pdp _pdp
+    cdef BellRoom _room
+    cdef Ear _ear
+    cdef bint _begun
+    cdef bint _open
+
+
 # Decide one call at `door` (fastpath.request Door) for any thread, with or without the GIL. It arrived at `now_ns` of
 # the monotonic clock; 0: now. `arena` is empty and the caller's own, `reply` has room for CALL_REPLY_BYTES and `record`
 # for RECORD_BYTES_MAX. Afterwards c.code is the gRPC status and c.reply the answer, or the status message when the code
@@ -85,3 +98,8 @@ cdef void call_answer(
     Pdp pdp, int door, Text message, const Peer *peer, int64_t now_ns, Arena *arena, uint8_t *reply, uint8_t *record,
     Call *c
 ) noexcept nogil
+# Why `peer` may not ask now; empty when it may.
+cdef Text call_peer_refusal(Pdp pdp, const Peer *peer) noexcept nogil
+# A notice of what the ear has not heard yet, into `out`; false when there is nothing. `first`: of the stream's begin,
+# whatever there is.
+cdef bint call_notice(Pdp pdp, Ear *ear, bint first, Out *out) noexcept nogil

@@ -3,10 +3,20 @@
 from typing_extensions import disjoint_base
 
 from fastpath.authority import Live
+from fastpath.bells import BellRoom
 from fastpath.journal import Journal
 from fastpath.mapping import Mapping
 from fastpath.peer import VerifiedPeer
 from fastpath.table import Generation
+
+@disjoint_base
+class StreamEar:
+    """What one CheckStream has been told. For one thread, or under a lock of its owner's."""
+
+    def __init__(self, pdp: Pdp, room: BellRoom, agent: str) -> None:
+        """`room`: where somebody waits for its bells; `agent`: SPIFFE ID of the caller."""
+    def notice(self) -> bytes | None:
+        """A CheckStreamResponse with a notice of what was not told yet, or None. First that the stream has begun."""
 
 @disjoint_base
 class Pdp:
@@ -37,6 +47,10 @@ class Pdp:
     def ext_authz(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
         """(gRPC status code, CheckResponse bytes, or the status message when the code is not 0)."""
     def check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
+    def check_stream(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
+        """One CheckStreamRequest: (0, CheckStreamResponse), or the gRPC status that ends the stream and its message."""
+    def bell_room(self) -> BellRoom:
+        """For a thread that waits for notices."""
     def batch_check(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]: ...
     def explain(self, request: bytes, peer: VerifiedPeer) -> tuple[int, bytes]:
         """Like check, as a dry run; the record names the door."""

@@ -5,6 +5,9 @@ and touches no Python object. What the call reads (generation, mapping, state) i
 answer never mixes two of them.
 """
 from fastpath.authority cimport Live
+from fastpath.bells cimport (
+    NEWS_POLICY, BellRoom, Bells, Ear, bells_ring_all, ear_close, ear_listen, ear_open, ear_rings, notice_write
+)
 from fastpath.c.openssl cimport SHA256
 from fastpath.canonical cimport canonical_call
 from fastpath.causes cimport Causes, causes_add
@@ -58,6 +61,7 @@ from fastpath.spending cimport (
     authority_settle,
 )
 from fastpath.table cimport Generation
+from fastpath.stream_messages cimport question_of, write_error
 from fastpath.target cimport column
 from fastpath.value cimport Arena, arena_take, cell_bool, cell_long, cell_string, uid_make
 from fastpath.wire cimport (
@@ -97,6 +101,7 @@ cdef enum GrpcStatus:        # grpc/status.proto
 
 cdef enum:
     BATCH_ITEMS_FIELD = 1    # BatchCheckRequest.items and BatchCheckResponse.items
+    STREAM_ANSWER_FIELD = 1  # CheckStreamResponse.answer
 
 
 cdef class Scratch:
@@ -258,7 +263,7 @@ cdef void _replay_key(const Call *c, Text message, ReplayKey *key) noexcept nogi
 
 cdef void _answer_check(Pdp pdp, Call *c) noexcept nogil:
     _decide(pdp, c)
-    if c.decision.outcome == OUTCOME_ERROR and c.request.door != DOOR_BATCH:
+    if c.decision.outcome == OUTCOME_ERROR and not c.several:
         _status(c, GRPC_UNAVAILABLE, c.decision.reason)
         return
     reply_check(&c.reply, &c.decision, c.request)
@@ -333,14 +338,47 @@ cdef void _explain(Pdp pdp, Call *c, Text message) noexcept nogil:
     _answer_check(pdp, c)
 
 
-cdef int _batch_item(Pdp pdp, Call *c, Text message) noexcept nogil:
-    """Answer one question of a batch into the reply; 0, or 1 when its status ends the whole batch."""
-    cdef size_t start = out_open(&c.reply, BATCH_ITEMS_FIELD)
-    cdef size_t used = c.arena.used
-    cdef Out whole = c.reply
+cdef size_t _begin_part(Call *c, uint32_t field, Out *whole) noexcept nogil:
+    """Begin an answer within the reply: until _end_part `c.reply` is that answer alone."""
+    cdef size_t start = out_open(&c.reply, field)
+    whole[0] = c.reply
     c.reply.p += whole.n
     c.reply.n = 0
     c.reply.cap = min(<size_t> REPLY_BYTES, whole.cap - whole.n)
+    return start
+
+
+cdef void _end_part(Call *c, size_t start, Out *whole) noexcept nogil:
+    whole.n += c.reply.n
+    c.reply = whole[0]
+    out_close(&c.reply, start)
+
+
+cdef void _stream(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """One question of a CheckStream, as Check decides it. What our own state fails is an answer here."""
+    cdef Out whole
+    cdef Text question
+    cdef size_t start
+    if not _open_request(pdp, c, DOOR_CHECK) or _refused_peer(pdp, c):
+        return
+    if not question_of(message, &question) or not _map_check(pdp, c, question):
+        _malformed(pdp, c)
+        return
+    c.several = True
+    start = _begin_part(c, STREAM_ANSWER_FIELD, &whole)
+    _check_once(pdp, c, question)
+    if c.code != GRPC_OK:
+        # The same question is being decided for another call of the caller's.
+        c.code = GRPC_OK
+        write_error(&c.reply, c.request.request_id, b"request.in_flight")
+    _end_part(c, start, &whole)
+
+
+cdef int _batch_item(Pdp pdp, Call *c, Text message) noexcept nogil:
+    """Answer one question of a batch into the reply; 0, or 1 when its status ends the whole batch."""
+    cdef size_t used = c.arena.used
+    cdef Out whole
+    cdef size_t start = _begin_part(c, BATCH_ITEMS_FIELD, &whole)
     memset(&c.decision, 0, sizeof(Decision))
     if not _open_request(pdp, c, DOOR_BATCH):
         return 1
@@ -350,9 +388,7 @@ cdef int _batch_item(Pdp pdp, Call *c, Text message) noexcept nogil:
     _check_once(pdp, c, message)
     if c.code != GRPC_OK or c.reply.failed:
         return 1
-    whole.n += c.reply.n
-    c.reply = whole
-    out_close(&c.reply, start)
+    _end_part(c, start, &whole)
     # What the item built is no longer needed: the bound holds per item, not per batch.
     c.arena.used = used
     c.arena.failed = 0
@@ -364,6 +400,7 @@ cdef void _batch(Pdp pdp, Call *c, Text message) noexcept nogil:
     cdef WireField f
     cdef int count = 0
     cdef Out start = c.reply
+    c.several = True
     if not _open_request(pdp, c, DOOR_BATCH) or _refused_peer(pdp, c):
         return
     reader_open(&reader, message)
@@ -439,6 +476,7 @@ cdef void call_answer(
     c.decision.reason = text_of(b"")
     c.request = NULL
     c.code = GRPC_OK
+    c.several = False
     c.peer = peer
     c.now_ns = now_ns
     c.table = force.table
@@ -456,6 +494,8 @@ cdef void call_answer(
         _ext_authz(pdp, c, message)
     elif door == DOOR_CHECK:
         _check(pdp, c, message)
+    elif door == DOOR_STREAM:
+        _stream(pdp, c, message)
     elif door == DOOR_EXPLAIN:
         _explain(pdp, c, message)
     elif door == DOOR_REPORT:
@@ -464,6 +504,56 @@ cdef void call_answer(
         _batch(pdp, c, message)
     causes_add(pdp.causes, c.decision.reason)
     slot_leave(held)
+
+
+cdef Text call_peer_refusal(Pdp pdp, const Peer *peer) noexcept nogil:
+    cdef Held *held = slot_enter(pdp.in_force)
+    cdef Text why = peer_refusal(peer, &(<const Force *> held.data).authority, 0)
+    slot_leave(held)
+    return why
+
+
+cdef bint call_notice(Pdp pdp, Ear *ear, bint first, Out *out) noexcept nogil:
+    cdef Held *held
+    cdef const Force *force
+    cdef uint32_t news = ear_listen(&pdp.bells.table, ear)
+    if news == 0 and not first:
+        return False
+    # Read after the ear has listened: what the notice names is as new as what it tells of.
+    held = slot_enter(pdp.in_force)
+    force = <const Force *> held.data
+    notice_write(
+        out, 0 if first else news,
+        authority_epoch(force.authority.live) if force.authority.live != NULL else force.authority.epoch,
+        force.table.generation if force.table != NULL else 0)
+    slot_leave(held)
+    return True
+
+
+cdef class StreamEar:
+
+    def __init__(self, Pdp pdp not None, BellRoom room not None, str agent not None):
+        cdef bytes name = agent.encode()
+        cdef Text text
+        text.p, text.n = name, <uint32_t> len(name)
+        self._pdp, self._room = pdp, room
+        ear_open(&pdp.bells.table, &room.room, &self._ear, text)
+        self._open = True
+
+    def __dealloc__(self):
+        if self._open:
+            ear_close(&self._room.room)
+
+    def notice(self):
+        cdef uint8_t room[NOTICE_BYTES]
+        cdef Out out
+        out.p, out.n, out.cap, out.failed = room, 0, sizeof(room), 0
+        if self._begun and not ear_rings(&self._pdp.bells.table, &self._ear):
+            return None
+        if not call_notice(self._pdp, &self._ear, not self._begun, &out):
+            return None
+        self._begun = True
+        return PyBytes_FromStringAndSize(<char *> out.p, out.n)
 
 
 cdef class Pdp:
@@ -484,6 +574,7 @@ cdef class Pdp:
         self.replay = Replay()
         self.causes = Causes()
         self.in_force = Slot()
+        self.bells = Bells()
         self._scratch = []
         self._not_ready = b"not_ready.starting"
         self.put_clock(0, 0, secrets.randbits(64), 0)
@@ -492,11 +583,13 @@ cdef class Pdp:
         """Put a generation in force; None: no decision until there is one. Calls in flight keep theirs."""
         self._generation = generation
         self._put()
+        bells_ring_all(&self.bells.table, NEWS_POLICY)
 
     def put_mapping(self, Mapping mapping not None):
         self._mapping = mapping
         self.revision += 1
         self._put()
+        bells_ring_all(&self.bells.table, NEWS_POLICY)
 
     def put_rules(self, Generation generation, Mapping mapping not None):
         """Put both in force together: no call sees one without the other."""
@@ -505,6 +598,7 @@ cdef class Pdp:
         self._generation, self._mapping = generation, mapping
         self.revision += 1
         self._put()
+        bells_ring_all(&self.bells.table, NEWS_POLICY)
         del before
 
     def put_authority(self, Live live):
@@ -512,6 +606,8 @@ cdef class Pdp:
         self._live = live
         self.revision += 1
         self._put()
+        if live is not None:
+            live.listen(self.bells)
 
     def put_state(self, *, epoch, bundle_generation, str not_ready):
         """Put live state in force. `not_ready` is a reason code ("not_ready.svid", ..) or empty."""
@@ -551,6 +647,12 @@ cdef class Pdp:
 
     def check(self, bytes request not None, VerifiedPeer peer not None):
         return self._answer(DOOR_CHECK, request, peer)
+
+    def check_stream(self, bytes request not None, VerifiedPeer peer not None):
+        return self._answer(DOOR_STREAM, request, peer)
+
+    def bell_room(self):
+        return BellRoom(self.bells)
 
     def batch_check(self, bytes request not None, VerifiedPeer peer not None):
         return self._answer(DOOR_BATCH, request, peer)

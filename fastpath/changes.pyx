@@ -1,4 +1,5 @@
 """Changes of the control plane, linked into the live state (changes.pxd). Everything here is under the lock."""
+from fastpath.bells cimport NEWS_APPROVAL, NEWS_OWNER, NEWS_REVOCATION, NEWS_TASK, touch_agent, touch_all
 from fastpath.c.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
 from fastpath.live_state cimport (
     MODES,
@@ -86,6 +87,7 @@ cdef void unlink_approval(LiveState *s, Approval *approval) noexcept nogil:
     cdef Approval *first = <Approval *> rows_take(&s.approvals, approval.key.kind, approval.key.text)
     cdef Approval *at = first
     cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, approval.agent)
+    touch_agent(&s.touched, approval.agent, NEWS_APPROVAL)
     if agent != NULL and agent.approvals:
         agent.approvals -= 1
         drop_idle(s, agent)
@@ -108,6 +110,7 @@ cdef int link_approval(LiveState *s, Approval *approval) noexcept nogil:
     if agent == NULL:
         return 1
     agent.approvals += 1
+    touch_agent(&s.touched, approval.agent, NEWS_APPROVAL)
     if first == NULL:
         return rows_add(&s.approvals, &approval.key)
     approval.next = first.next
@@ -170,6 +173,14 @@ cdef void lift_revocation(LiveState *s, uint32_t kind, Text key, int mode) noexc
 # ---------------------------------------------------------------- tasks
 
 
+cdef void touch_task(LiveState *s, const Task *task) noexcept nogil:
+    """Its agent is to hear of it, and who has a part of it: that may be anybody."""
+    if task.delegable:
+        touch_all(&s.touched, NEWS_TASK)
+    else:
+        touch_agent(&s.touched, task.agent, NEWS_TASK)
+
+
 cdef void take_over(Task *task, Task *before, bint reset) noexcept nogil:
     """Go on with the account of the row before: what calls have spent meanwhile is known there alone."""
     cdef Account *made = task.account
@@ -191,6 +202,11 @@ cdef void put_task(LiveState *s, Change *change, int *failed) noexcept nogil:
         if before.state == TASK_OPEN:
             unlink_open(s, before)
         take_over(task, before, change.reset)
+        task.delegable = before.delegable
+        touch_task(s, task)
+    task.delegable |= task.max_depth > task.depth
+    # Nobody has a part of a new one.
+    touch_agent(&s.touched, task.agent, NEWS_TASK)
     task.account.living = task.state <= TASK_SUSPENDED
     failed[0] |= rows_add(&s.tasks, &task.key)
     if task.state == TASK_OPEN:
@@ -208,6 +224,7 @@ cdef void put_state(LiveState *s, Text id_, int state, uint64_t rev, int *failed
     if task.state == TASK_OPEN:
         unlink_open(s, task)
     task.state = state
+    touch_task(s, task)
     task.account.living = state <= TASK_SUSPENDED
     if state == TASK_OPEN:
         failed[0] |= link_open(s, task)
@@ -231,6 +248,8 @@ cdef void forget_task(LiveState *s, Text id_) noexcept nogil:
         return
     if task.state == TASK_OPEN:
         unlink_open(s, task)
+    if task.state <= TASK_SUSPENDED:
+        touch_task(s, task)
     # Calls that can still be reported keep the account.
     task.account.living = 0
     account_drop(task.account)
@@ -290,12 +309,16 @@ cdef int link_changes(LiveState *s, Change *changes, size_t n) noexcept nogil:
             forget_task(s, change.key)
         elif change.what == CHANGE_REVOKE:
             failed |= put_revocation(s, <Revocation *> change.row)
+            touch_all(&s.touched, NEWS_REVOCATION)
         elif change.what == CHANGE_LIFT:
             lift_revocation(s, change.kind, change.key, change.state)
+            touch_all(&s.touched, NEWS_REVOCATION)
         elif change.what == CHANGE_OWNER_OFF:
             put_owner(s, <OwnerState *> change.row, &failed)
+            touch_all(&s.touched, NEWS_OWNER)
         elif change.what == CHANGE_OWNER_ON:
             free(rows_take(&s.owners, 0, change.key))
+            touch_all(&s.touched, NEWS_OWNER)
         elif change.what == CHANGE_APPROVAL:
             failed |= link_approval(s, <Approval *> change.row)
         elif change.what == CHANGE_APPROVAL_GONE:

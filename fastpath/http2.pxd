@@ -3,11 +3,13 @@
 Callbacks of nghttp2 only take notes: a request that is complete joins `Conn.ready`, and the loop answers it after the
 bytes have been parsed. Nothing here calls Python or blocks.
 """
+from fastpath.bells cimport Room
 from fastpath.c.nghttp2 cimport nghttp2_session
 from fastpath.decide cimport Peer
 from fastpath.framing cimport Framing
 from fastpath.lane cimport LaneTable, Ticket
 from fastpath.reserve cimport Reserve
+from fastpath.talk cimport Talk
 from fastpath.wire cimport Text
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -20,6 +22,7 @@ cdef enum Method:            # what a request's :path names
     METHOD_HEALTH = 4        # grpc.health.v1.Health/Check
     METHOD_WATCH = 5         # grpc.health.v1.Health/Watch, answered through the slow lane
     METHOD_REPORT = 6
+    METHOD_STREAM = 7        # CheckStream: as many questions as its caller likes
 
 
 cdef enum Cause:             # why a connection ended
@@ -65,7 +68,10 @@ cdef struct Limits:          # bounds of one door; times in ns
     int64_t stream_ns        # a request must have arrived, and its answer been taken, within this
     int64_t deadline_ns      # of a request that names none
     uint32_t tickets         # of one peer in the slow lane
-    int64_t watch_ns         # a stream of several messages ends after this at the latest
+    int64_t watch_ns         # a health Watch ends after this at the latest
+    uint32_t talks           # CheckStreams of one peer
+    uint32_t talk_waiting    # answers of one that wait, before nothing more of it is read
+    uint32_t talk_bytes      # the same in bytes
     int64_t first_request_ns  # after the handshake
     int64_t idle_ns
     int64_t age_ns
@@ -93,6 +99,8 @@ cdef struct Stats:           # work done; written by the loop's thread alone
     uint64_t verified        # chains verified
     uint64_t slow            # calls that went to Python
     uint64_t slow_full       # calls refused since the slow lane was full
+    uint64_t talks           # CheckStreams begun
+    uint64_t notices         # told on them
     uint64_t goaways[CAUSES]  # final GOAWAY frames sent
     uint64_t statuses[STATUSES]  # calls answered with a gRPC status alone, by the status
 
@@ -106,6 +114,8 @@ cdef struct Door:            # one loop of a listening socket; shared by its con
     int64_t now_ns           # the loop's clock
     Reserve reserve          # of nghttp2's memory
     int64_t held             # bytes of requests and replies on this loop's connections; atomic
+    Room room                # where notices wake it
+    Talk *talks              # open CheckStreams of its connections
     Door **beside            # all loops of the listening socket, this one too
     int loops
 
@@ -145,6 +155,7 @@ cdef struct Stream:
     uint32_t after_n
     int code                 # gRPC status that ends a stream of several messages; -1: not yet
     int deferred             # such a stream has nothing to send now
+    Talk *talk               # owned, of a CheckStream; NULL: it is none
     char authority[256]      # bytes of :authority, as far as they fit, to compare with `host`; not cleared
 
 
@@ -202,8 +213,12 @@ cdef struct Conn:
     int64_t out_ns           # when `out` began to wait
     int64_t pinged_ns
     int64_t drained_ns       # when draining began
+    int64_t lingers_ns       # since when only the peer's close is waited for; 0: not yet
+    int unheard              # a CheckStream ended before its peer did, which may be sending still
     uint64_t answered        # calls
     uint32_t tickets         # in the slow lane, of a peer that is not counted
+    uint32_t talks           # open CheckStreams, of such a peer
+    uint32_t taken           # bytes of DATA since the peer was given new window for them
     Bucket resets
     Bucket faults
     Bucket frames
@@ -231,6 +246,17 @@ cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) no
 cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
 # Send a message (copied; NULL: none) on a stream of several, and with a `code` of 0 or more end it with that status.
 cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int code) noexcept nogil
+# Begin to answer a CheckStream, queue a message on it (copied), and end it with a status behind what is queued.
+cdef void http2_talk(Conn *conn, Stream *stream) noexcept nogil
+cdef void http2_say(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil
+cdef void http2_finish(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
+# The message at its front is answered; or the peer may go on sending, now that answers do not wait any more.
+cdef void http2_heard(Conn *conn, Stream *stream, Text message) noexcept nogil
+cdef void http2_go_on(Conn *conn, Stream *stream) noexcept nogil
+# Whether so many answers of it wait that no more is asked.
+cdef bint http2_stalled(const Conn *conn, const Talk *talk) noexcept nogil
+# Have http2_next give this stream, unless it will already.
+cdef void http2_wants(Conn *conn, Stream *stream) noexcept nogil
 # Bytes to send, into `out` as far as they fit; how many. When more than FRAME_ROOM is left the session has no more.
 cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil
 # Whether the session has nothing more to read and nothing to write.

@@ -3,6 +3,7 @@
 nghttp2 1.52 counts neither headers nor what a peer makes us reset, and drops headers with illegal values silently, so
 all of that is counted and refused here (RFC 9113 sections 8.2.1, 8.3, 10.5).
 """
+from fastpath.bells cimport ear_close
 from fastpath.c.nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_ENHANCE_YOUR_CALM,
     NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_CANCEL, NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_NOMEM,
@@ -15,14 +16,16 @@ from fastpath.c.nghttp2 cimport (
     NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_data_provider, nghttp2_data_source,
     nghttp2_data_source_read_callback, nghttp2_frame, nghttp2_frame_hd, nghttp2_mem, nghttp2_nv, nghttp2_option,
     nghttp2_option_new,
-    nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_closed_streams,
+    nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_auto_window_update,
+    nghttp2_option_set_no_closed_streams,
     nghttp2_option_set_user_recv_extension_type, nghttp2_session, nghttp2_session_callbacks,
     nghttp2_session_callbacks_new, nghttp2_session_callbacks_set_on_begin_frame_callback,
     nghttp2_session_callbacks_set_on_begin_headers_callback, nghttp2_session_callbacks_set_on_data_chunk_recv_callback,
     nghttp2_session_callbacks_set_on_frame_recv_callback, nghttp2_session_callbacks_set_on_frame_send_callback,
     nghttp2_session_callbacks_set_on_header_callback, nghttp2_session_callbacks_set_on_invalid_frame_recv_callback,
     nghttp2_session_callbacks_set_on_invalid_header_callback, nghttp2_session_callbacks_set_on_stream_close_callback,
-    nghttp2_session_callbacks_set_unpack_extension_callback, nghttp2_session_del,
+    nghttp2_session_callbacks_set_unpack_extension_callback, nghttp2_session_consume_connection,
+    nghttp2_session_consume_stream, nghttp2_session_del,
     nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_outbound_queue_size,
     nghttp2_session_get_stream_user_data, nghttp2_session_mem_recv, nghttp2_session_mem_send,
     nghttp2_session_resume_data, nghttp2_session_server_new3, nghttp2_session_set_local_window_size,
@@ -37,6 +40,10 @@ from fastpath.grpc_text cimport (
 )
 from fastpath.lane cimport lane_gone
 from fastpath.reserve cimport block_give, block_grow, block_take, reserve_mem, reserve_was_short
+from fastpath.talk cimport (
+    CUT_MESSAGE, CUT_PART, Talk, WHY_MAX, talk_cut, talk_done, talk_free, talk_idle, talk_say, talk_send,
+    talk_take, talk_whole, talk_would_take,
+)
 from fastpath.wire cimport Text, text_of
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset, strlen
@@ -45,6 +52,8 @@ cdef enum:
     PREFIX = 5               # flag and length of a gRPC message
     BODY_FIRST = 256         # least allocation for a message; it grows with what really arrives
     WINDOW = 1 << 20         # bytes that a connection may send before we take them
+    TAKEN = 1 << 16          # bytes of a connection for which new window is given at once
+    EAGER = 16384            # bytes of a stream for which no new window is given: most end before
     QUEUE_MAX = 1000         # frames of ours that wait
     RESETS_BURST = 100       # streams that a peer may reset at once, and per second
     RESETS_PER_S = 10
@@ -82,9 +91,11 @@ cdef extern from * nogil:
     /* Only the loop's own thread writes it, the others read it. */
     static inline void remit_held(int64_t *p, int64_t by) { __atomic_store_n(p, *p + by, __ATOMIC_RELAXED); }
     static inline int64_t remit_holds(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void remit_count_by(uint32_t *p, int by) { __atomic_fetch_add(p, by, __ATOMIC_RELAXED); }
     """
     void remit_held(int64_t *p, int64_t by)
     int64_t remit_holds(const int64_t *p)
+    void remit_count_by(uint32_t *p, int by)
 
 cdef nghttp2_session_callbacks *_callbacks = NULL
 cdef nghttp2_option *_option = NULL
@@ -188,6 +199,20 @@ cdef void _unqueue(Conn *conn, Stream *stream) noexcept nogil:
     stream.queued = 0
 
 
+cdef void _free_talk(Conn *conn, Talk *talk) noexcept nogil:
+    cdef Door *door = conn.door
+    if talk.begun:
+        if talk.prev != NULL:
+            talk.prev.next = talk.next
+        else:
+            door.talks = talk.next
+        if talk.next != NULL:
+            talk.next.prev = talk.prev
+        remit_count_by(talk.share, -1)
+        ear_close(&door.room)
+    _hold(conn, -talk_free(&door.reserve, talk))
+
+
 cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
     if stream.queued:
         _unqueue(conn, stream)
@@ -205,6 +230,8 @@ cdef void _free(Conn *conn, Stream *stream) noexcept nogil:
     conn.active_ns = conn.door.now_ns
     if stream.ticket != NULL:
         lane_gone(conn.door.lane, stream.ticket)
+    if stream.talk != NULL:
+        _free_talk(conn, stream.talk)
     _hold(conn, -<int64_t> (stream.body_cap + stream.reply_n + stream.after_n))
     block_give(&conn.door.reserve, stream.body)
     block_give(&conn.door.reserve, stream.after)
@@ -281,6 +308,8 @@ cdef int _method(const Door *door, const uint8_t *p, size_t n) noexcept nogil:
         return METHOD_CHECK
     if _is(p, n, b"/remit.authz.v1.Authorization/Report"):
         return METHOD_REPORT
+    if _is(p, n, b"/remit.authz.v1.Authorization/CheckStream"):
+        return METHOD_STREAM
     return METHOD_BATCH if _is(p, n, b"/remit.authz.v1.Authorization/BatchCheck") else METHOD_NONE
 
 
@@ -481,13 +510,53 @@ cdef void _prefix(const Door *door, Stream *stream) noexcept nogil:
         stream.body_want = PREFIX + length
 
 
+cdef void _more_window(Conn *conn, int32_t id, size_t n) noexcept nogil:
+    if nghttp2_session_consume_stream(conn.session, id, n) == NGHTTP2_ERR_NOMEM:
+        _end(conn, CAUSE_MEMORY)
+
+
+cdef void _more_of_all(Conn *conn) noexcept nogil:
+    """What came is taken in, whatever became of its stream."""
+    if nghttp2_session_consume_connection(conn.session, conn.taken) == NGHTTP2_ERR_NOMEM:
+        _end(conn, CAUSE_MEMORY)
+    conn.taken = 0
+
+
+cdef int _on_talk(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:
+    """Bytes of a CheckStream."""
+    cdef Talk *talk = stream.talk
+    cdef int64_t more = talk_would_take(talk, n)
+    if stream.code >= 0:
+        return 0
+    if conn.held + more > conn.door.limits.held or _door_held(conn.door) > conn.door.limits.door_held:
+        more = -1
+    else:
+        more = talk_take(&conn.door.reserve, talk, p, n)
+    if more < 0:
+        _note(stream, CODE_RESOURCE_EXHAUSTED, b"request.memory", b"200")
+        http2_wants(conn, stream)
+        return 0
+    _hold(conn, more)
+    # Each question may come in as many frames as a call.
+    conn.frames.tokens = min(<int64_t> FRAMES_BURST, conn.frames.tokens + FRAMES_PER_REQUEST * talk_whole(talk))
+    talk.owed += <uint32_t> n
+    if not http2_stalled(conn, talk):
+        http2_go_on(conn, stream)
+    return 0
+
+
 cdef int _on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *p, size_t n,
                   void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
     cdef Stream *stream = _stream(conn, id)
     # Frames full of data are work, not noise.
     conn.frames.tokens = min(<int64_t> FRAMES_BURST, conn.frames.tokens + <int64_t> (n // 1024))
-    if stream == NULL or stream.refusal or stream.answered:
+    conn.taken += <uint32_t> n
+    if stream == NULL or stream.refusal:
+        return 0
+    if stream.talk != NULL:
+        return _on_talk(conn, stream, p, n)
+    if stream.answered:
         return 0
     if stream.body_want and stream.body_n + n > stream.body_want:
         _note(stream, CODE_INTERNAL, b"request.framing", b"200")
@@ -497,6 +566,8 @@ cdef int _on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uin
         memcpy(stream.body + stream.body_n, p, n)
         stream.body_n += <uint32_t> n
         _prefix(conn.door, stream)
+        if stream.body_n > EAGER:
+            _more_window(conn, id, n)
     return 0
 
 
@@ -528,14 +599,29 @@ cdef void _on_pong(Conn *conn, const uint8_t *which) noexcept nogil:
         http2_drain_last(conn)
 
 
+cdef void _new_talk(Conn *conn, Stream *stream) noexcept nogil:
+    stream.talk = <Talk *> block_take(&conn.door.reserve, sizeof(Talk))
+    if stream.talk == NULL:
+        _note(stream, CODE_RESOURCE_EXHAUSTED, b"request.memory", b"200")
+        return
+    memset(stream.talk, 0, sizeof(Talk))
+    stream.talk.conn, stream.talk.stream = conn, stream
+
+
 cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *frame) noexcept nogil:
     if frame.hd.type == NGHTTP2_HEADERS:
         if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
             _headers_end(stream)
+            if stream.method == METHOD_STREAM and stream.refusal == 0:
+                _new_talk(conn, stream)
         else:
             _note(stream, CODE_INTERNAL, b"request.trailers", b"200")
     if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         stream.ended = 1
+    if stream.talk != NULL:
+        if frame.hd.type == NGHTTP2_HEADERS or stream.ended:
+            http2_wants(conn, stream)
+        return
     if stream.answered or stream.queued:
         return
     if stream.ended:
@@ -618,16 +704,21 @@ cdef void _constant(nghttp2_nv *nv, const char *name, const char *value) noexcep
     nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 
-cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, uint32_t *flags) noexcept nogil:
+cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, Text why, uint32_t *flags) noexcept nogil:
     """Trailers instead of more data; 0, or what a read callback returns when memory is short."""
-    cdef nghttp2_nv trailer
+    cdef nghttp2_nv trailers[2]
     cdef char number[2]
+    cdef char shown[3 * WHY_MAX]
+    cdef size_t n = 1
     flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
     if code == 0:
-        _constant(&trailer, b"grpc-status", b"0")
+        _constant(&trailers[0], b"grpc-status", b"0")
     else:
-        _header(&trailer, b"grpc-status", number, _decimal(code, number))
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, &trailer, 1) else 0
+        _header(&trailers[0], b"grpc-status", number, _decimal(code, number))
+    if why.n:
+        _header(&trailers[1], b"grpc-message", shown, grpc_message(why, shown, sizeof(shown)))
+        n = 2
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, trailers, n) else 0
 
 
 cdef ssize_t _on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
@@ -637,7 +728,7 @@ cdef ssize_t _on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t
     cdef size_t n = min(length, <size_t> (stream.reply_n - stream.reply_at))
     memcpy(buf, stream.reply + stream.reply_at, n)
     stream.reply_at += <uint32_t> n
-    if stream.reply_at == stream.reply_n and _end_data(session, id, 0, flags):
+    if stream.reply_at == stream.reply_n and _end_data(session, id, 0, text_of(b""), flags):
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     return <ssize_t> n
 
@@ -657,10 +748,35 @@ cdef ssize_t _on_read_more(nghttp2_session *session, int32_t id, uint8_t *buf, s
     stream.reply_at += <uint32_t> n
     if stream.reply_at == stream.reply_n and stream.after == NULL:
         if stream.code >= 0:
-            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if _end_data(session, id, stream.code, flags) else <ssize_t> n
+            if _end_data(session, id, stream.code, text_of(b""), flags):
+                return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+            return <ssize_t> n
         if n == 0:
             stream.deferred = 1
             return NGHTTP2_ERR_DEFERRED
+    return <ssize_t> n
+
+
+cdef ssize_t _on_read_talk(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
+                           nghttp2_data_source *source, void *user) noexcept nogil:
+    """What is queued on a CheckStream; what waited for the queue to be empty goes on then."""
+    cdef Conn *conn = <Conn *> user
+    cdef Stream *stream = <Stream *> source.ptr
+    cdef Talk *talk = stream.talk
+    cdef int64_t freed
+    cdef size_t n = talk_send(&conn.door.reserve, talk, buf, length, conn.door.now_ns, &freed)
+    cdef Text why
+    _hold(conn, -freed)
+    if not talk_idle(talk):
+        return <ssize_t> n
+    if stream.code >= 0:
+        why.p, why.n = talk.why, talk.why_n
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if _end_data(session, id, stream.code, why, flags) else <ssize_t> n
+    if talk.came_n or talk.news or talk.leaving or stream.ended or stream.refusal:
+        http2_wants(conn, stream)
+    if n == 0:
+        stream.deferred = 1
+        return NGHTTP2_ERR_DEFERRED
     return <ssize_t> n
 
 
@@ -673,6 +789,8 @@ cdef int http2_setup() noexcept nogil:
     if nghttp2_option_new(&_option) or nghttp2_session_callbacks_new(&_callbacks):
         return 1
     nghttp2_option_set_no_closed_streams(_option, 1)
+    # A CheckStream whose answers wait is given no new window.
+    nghttp2_option_set_no_auto_window_update(_option, 1)
     nghttp2_option_set_max_outbound_ack(_option, QUEUE_MAX)
     # nghttp2 tells of unknown frames only when their types are asked for.
     for type_ in range(TYPES_KNOWN, 256):
@@ -721,6 +839,8 @@ cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil:
         conn.part_ns = conn.door.now_ns if conn.framing.within else 0
     conn.door.stats.bytes_in += n
     got = nghttp2_session_mem_recv(conn.session, p, n)
+    if conn.taken >= TAKEN:
+        _more_of_all(conn)
     if reserve_was_short(&conn.door.reserve):
         _end(conn, CAUSE_MEMORY)
     if got >= 0:
@@ -814,7 +934,12 @@ cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int
     if not stream.answered:
         stream.answered = 1
         _respond(conn, stream, _on_read_more)
-    elif stream.deferred:
+    else:
+        _resume(conn, stream)
+
+
+cdef void _resume(Conn *conn, Stream *stream) noexcept nogil:
+    if stream.deferred:
         stream.deferred = 0
         if nghttp2_session_resume_data(conn.session, stream.id) == NGHTTP2_ERR_NOMEM:
             _end(conn, CAUSE_MEMORY)
@@ -847,6 +972,86 @@ cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept 
         n = 5
     if nghttp2_submit_response(conn.session, stream.id, headers, n, NULL):
         _end(conn, CAUSE_MEMORY)
+
+
+# ---------------------------------------------------------------- CheckStream
+
+cdef bint http2_stalled(const Conn *conn, const Talk *talk) noexcept nogil:
+    return talk.waiting >= conn.door.limits.talk_waiting or (
+        talk.out_n - talk.out_at >= conn.door.limits.talk_bytes
+    )
+
+
+cdef void http2_wants(Conn *conn, Stream *stream) noexcept nogil:
+    if not stream.queued and stream.code < 0:
+        _queue(conn, stream)
+
+
+cdef void http2_talk(Conn *conn, Stream *stream) noexcept nogil:
+    stream.answered = 1
+    stream.talk.begun = 1
+    stream.talk.next = conn.door.talks
+    if conn.door.talks != NULL:
+        conn.door.talks.prev = stream.talk
+    conn.door.talks = stream.talk
+    conn.door.stats.talks += 1
+    _respond(conn, stream, _on_read_talk)
+
+
+cdef void http2_say(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil:
+    cdef int64_t more = talk_say(&conn.door.reserve, stream.talk, p, n, conn.door.now_ns)
+    if more < 0:
+        _reset(conn, stream.id, NGHTTP2_INTERNAL_ERROR)
+        return
+    _hold(conn, more)
+    _resume(conn, stream)
+
+
+cdef void http2_finish(Conn *conn, Stream *stream, int code, Text why) noexcept nogil:
+    if stream.code >= 0:
+        return
+    stream.code = code
+    conn.unheard |= not stream.ended
+    if code < STATUSES:
+        conn.door.stats.statuses[code] += code != 0
+    stream.talk.why_n = min(why.n, <uint32_t> WHY_MAX)
+    memcpy(stream.talk.why, why.p, stream.talk.why_n)
+    _resume(conn, stream)
+
+
+cdef void http2_heard(Conn *conn, Stream *stream, Text message) noexcept nogil:
+    _hold(conn, -talk_done(&conn.door.reserve, stream.talk, message))
+    stream.talk.part_ns = 0
+
+
+cdef void http2_go_on(Conn *conn, Stream *stream) noexcept nogil:
+    """What came is looked at: it has the time of a call for the rest of its message, and window for more."""
+    cdef Talk *talk = stream.talk
+    cdef Text message
+    cdef int code
+    cdef const char *why
+    cdef int cut = talk_cut(talk, conn.door.limits.message_bytes, &message, &code, &why)
+    if cut != CUT_PART:
+        talk.part_ns = 0
+    elif talk.part_ns == 0:
+        talk.part_ns = conn.door.now_ns
+    if talk.owed:
+        _more_window(conn, stream.id, talk.owed)
+        talk.owed = 0
+    if cut >= CUT_MESSAGE or stream.ended or stream.refusal or talk.leaving:
+        http2_wants(conn, stream)
+
+
+cdef void _tick_talk(Conn *conn, Stream *stream) noexcept nogil:
+    """A CheckStream may be silent for as long as it likes; what it has begun, and its answers, must come to an end."""
+    cdef Talk *talk = stream.talk
+    cdef int64_t now = conn.door.now_ns
+    if stream.timeout_ns >= 0 and now - stream.opened_ns >= stream.timeout_ns:
+        http2_finish(conn, stream, CODE_DEADLINE_EXCEEDED, text_of(b"late"))
+    if (talk.part_ns and now - talk.part_ns > conn.door.limits.stream_ns and not http2_stalled(conn, talk)) or (
+        talk.due_ns and now - talk.due_ns > conn.door.limits.stream_ns
+    ):
+        _reset(conn, stream.id, NGHTTP2_CANCEL)
 
 
 cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil:
@@ -916,6 +1121,9 @@ cdef void http2_drain_last(Conn *conn) noexcept nogil:
         # A stream of several messages would go on for ever.
         if stream.ticket != NULL and stream.answered and stream.code < 0:
             http2_push(conn, stream, NULL, 0, CODE_UNAVAILABLE)
+        if stream.talk != NULL:
+            stream.talk.leaving = 1
+            http2_wants(conn, stream)
         stream = stream.next
     if nghttp2_submit_goaway(
         conn.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn.session), NGHTTP2_NO_ERROR,
@@ -946,6 +1154,8 @@ cdef void http2_tick(Conn *conn) noexcept nogil:
     while stream != NULL:
         if stream.ticket != NULL and stream.code < 0:
             _tick_slow(conn, stream)
+        elif stream.talk != NULL and stream.talk.begun:
+            _tick_talk(conn, stream)
         elif now - stream.opened_ns > conn.door.limits.stream_ns and stream.queued == 0:
             _reset(conn, stream.id, NGHTTP2_CANCEL)
         stream = stream.next

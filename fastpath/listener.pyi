@@ -52,6 +52,9 @@ class Listener:
         slow_calls: int = 1024,
         slow_calls_per_peer: int = 128,
         watch_ms: int = 600000,
+        check_streams_per_peer: int = 64,
+        stream_questions: int = 256,
+        stream_queue_bytes: int = 65536,
         arena_bytes: int = 4194304,
     ) -> None:
         """`envoy`: the door serves ext_authz, else Check and BatchCheck. With `verifier` it is mutual TLS; without, a

@@ -10,6 +10,7 @@ from fastpath.admission cimport (
     admission_left, admission_open, admission_over, admission_take,
 )
 from fastpath.answers cimport answer_call
+from fastpath.bells cimport room_enter, room_leave
 from fastpath.c.inet cimport AF_INET6, sockaddr_in, sockaddr_in6
 from fastpath.c.linux cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC,
@@ -31,6 +32,7 @@ from fastpath.lane cimport Answer, Lane, lane_fetch
 from fastpath.loop cimport INBOX, Loop, OUTBOX, PepList, remit_flag, remit_flag_set
 from fastpath.reserve cimport reserve_trim
 from fastpath.strangers cimport Strangers, strangers_add
+from fastpath.streams cimport tell_talks, verify_talks
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
     LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_NS, turn_took, turns_add, turns_drop,
@@ -240,7 +242,7 @@ cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
     cdef bint more
     if conn.ready == NULL and not conn.cut:
         got = _read(self, conn, room)
-        if got:
+        if got and not conn.lingers_ns:
             conn.heard_ns = self.door.now_ns
             http2_feed(conn, self.inbox, got)
     count = _answer_some(self, conn, PIECE_CALLS if conn.heavy else LIGHT_CALLS)
@@ -257,6 +259,19 @@ cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
     return more
 
 
+cdef void _part(Loop self, Conn *conn) noexcept nogil:
+    """All is said on both sides: end the connection, unless the peer may not have heard so yet.
+
+    Who writes on a closed connection may lose what we said before: it is told to go, and what it sends is dropped.
+    """
+    if not conn.draining:
+        conn.cause = CAUSE_PEER if conn.left else CAUSE_PROTOCOL
+    elif not conn.unheard:
+        conn.cause = conn.drain_cause
+    elif conn.lingers_ns == 0:
+        conn.lingers_ns = self.door.now_ns
+
+
 cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
     """One turn of a connection: what is left to write, then a piece of what it sent."""
     cdef int64_t began = self.door.now_ns
@@ -269,7 +284,7 @@ cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
         if conn.cause == CAUSE_NONE and conn.out == NULL:
             more = _take_in(self, conn, &much)
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
-            conn.cause = conn.drain_cause if conn.draining else (CAUSE_PEER if conn.left else CAUSE_PROTOCOL)
+            _part(self, conn)
         _read_clock(self)
         turn_took(conn, self.door.now_ns - began, much)
     if conn.cause != CAUSE_NONE:
@@ -545,6 +560,8 @@ cdef int _overdue(Loop self, const Conn *conn) noexcept nogil:
         return CAUSE_STALL
     if conn.draining and now - conn.drained_ns > self.door.limits.grace_ns:
         return conn.drain_cause
+    if conn.lingers_ns and now - conn.lingers_ns > self.notice_ns:
+        return conn.drain_cause
     return CAUSE_NONE
 
 
@@ -569,10 +586,15 @@ cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
             http2_drain(conn, CAUSE_AGE)
         if conn.draining == 1 and now - conn.drained_ns > self.notice_ns:
             http2_drain_last(conn)
-        http2_tick(conn)
+        if self.door.talks != NULL:
+            verify_talks(self, conn)
+        if not conn.lingers_ns:
+            http2_tick(conn)
         _flush(self, conn)
+        if conn.ready != NULL:
+            turns_add(&self.turns, conn)
         if conn.cause == CAUSE_NONE and conn.out == NULL and conn.draining and http2_over(conn):
-            conn.cause = conn.drain_cause
+            _part(self, conn)
     if conn.cause != CAUSE_NONE:
         _close(self, conn)
 
@@ -633,6 +655,7 @@ cdef void _woken(Loop self) noexcept nogil:
     eventfd_read(self.wake, &times)
     _take_over(self)
     _come_back(self)
+    tell_talks(self)
 
 
 cdef void _event(Loop self, void *of) noexcept nogil:
@@ -715,8 +738,10 @@ cdef void _close_all(Loop self) noexcept nogil:
 def _run(Loop loop not None):
     """Serve until the loop is stopped."""
     with nogil:
+        room_enter(&loop.pdp.bells.table, &loop.door.room)
         _loop(loop)
         _close_all(loop)
+        room_leave(&loop.pdp.bells.table, &loop.door.room)
 
 
 cdef int _limit(Door *door, dict limits) except -1:
@@ -729,6 +754,8 @@ cdef int _limit(Door *door, dict limits) except -1:
     door.limits.held, door.limits.door_held = limits["held_bytes"], limits["door_held_bytes"]
     door.limits.handshake_ns, door.limits.settings_ns = limits["handshake_ms"] * MS_NS, limits["settings_ms"] * MS_NS
     door.limits.stream_ns, door.limits.deadline_ns = limits["stream_ms"] * MS_NS, limits["deadline_ms"] * MS_NS
+    door.limits.talks, door.limits.talk_waiting = limits["check_streams_per_peer"], limits["stream_questions"]
+    door.limits.talk_bytes = limits["stream_queue_bytes"]
     door.limits.tickets, door.limits.watch_ns = limits["slow_calls_per_peer"], limits["watch_ms"] * MS_NS
     door.limits.first_request_ns = limits["first_request_ms"] * MS_NS
     door.limits.idle_ns, door.limits.age_ns = limits["idle_ms"] * MS_NS, limits["age_ms"] * MS_NS
@@ -744,7 +771,8 @@ cdef class Listener:
                  connections_per_peer=256, handshakes=2048, handshakes_per_address=512, held_bytes=4194304,
                  door_held_bytes=268435456, handshake_ms=5000, settings_ms=2000, first_request_ms=10000,
                  stream_ms=10000, deadline_ms=1000, idle_ms=300000, keepalive_ms=20000, ping_ms=10000, age_ms=600000,
-                 grace_ms=30000, slow_calls=1024, slow_calls_per_peer=128, watch_ms=600000, arena_bytes=4194304):
+                 grace_ms=30000, slow_calls=1024, slow_calls_per_peer=128, watch_ms=600000,
+                 check_streams_per_peer=64, stream_questions=256, stream_queue_bytes=65536, arena_bytes=4194304):
         cdef dict limits = {
             "message_bytes": message_bytes, "streams": streams, "headers": headers, "header_bytes": header_bytes,
             "connections": connections, "threads": threads, "handshakes": handshakes,
@@ -753,6 +781,8 @@ cdef class Listener:
             "first_request_ms": first_request_ms, "stream_ms": stream_ms, "deadline_ms": deadline_ms,
             "idle_ms": idle_ms, "keepalive_ms": keepalive_ms, "ping_ms": ping_ms, "age_ms": age_ms,
             "grace_ms": grace_ms, "slow_calls_per_peer": slow_calls_per_peer, "watch_ms": watch_ms,
+            "check_streams_per_peer": check_streams_per_peer, "stream_questions": stream_questions,
+            "stream_queue_bytes": stream_queue_bytes,
         }
         cdef Loop loop
         cdef int i
@@ -856,7 +886,8 @@ cdef dict _counted(Loop loop):
         "records_in": s.records_in,
         "frames_in": s.frames_in, "headers_in": s.headers_in, "streams": s.streams, "calls": s.calls,
         "health": s.health,
-        "slow": s.slow, "slow_full": s.slow_full, "refused": s.refused, "resets_in": s.resets_in,
+        "slow": s.slow, "slow_full": s.slow_full, "check_streams": s.talks, "notices": s.notices,
+        "refused": s.refused, "resets_in": s.resets_in,
         "resets_out": s.resets_out, "cancelled": s.cancelled, "buffered_max": s.buffered_max,
         "internal": s.internal, "verified": s.verified, "held": loop.door.held,
         "goaways": {CAUSE_NAMES[i]: s.goaways[i] for i in range(1, CAUSES) if s.goaways[i]},

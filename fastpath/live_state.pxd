@@ -3,6 +3,7 @@
 Rows are what the control plane said last; it replaces them whole. An account is what the calls of one task spent, and
 stays while such a call can be reported, whatever becomes of the row.
 """
+from fastpath.bells cimport Touched
 from fastpath.c.pthread cimport pthread_mutex_t
 from fastpath.rowmap cimport RowKey, RowMap
 from fastpath.scope cimport Scope
@@ -106,6 +107,7 @@ cdef struct Task:
     uint8_t on_behalf
     uint32_t depth
     uint32_t max_depth
+    uint8_t delegable        # some row of it let it have children: their agents stand on it too
     uint64_t rev             # of its row in the store
     int64_t expires_unix_ns
     int64_t ends_boot_ns     # the same moment on the clock that nobody sets
@@ -190,6 +192,7 @@ cdef struct LiveState:
     int64_t unix_floor_ns    # the latest wall clock ever seen: a clock set back makes nothing younger
     int64_t fresh_until_ns   # boot clock; after it followed state is stale; 0: our own state, always fresh
     void *step_ups           # step_ups.pyx; under a lock of its own
+    Touched touched          # by the change under way
     Text person_type
     Text action_type
     Text class_type

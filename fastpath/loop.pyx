@@ -65,7 +65,7 @@ cdef class Loop:
             raise MemoryError
         if self.inbox == NULL or self.outbox == NULL or reserve_open(&self.door.reserve) or http2_setup():
             raise MemoryError
-        self.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        self.wake = self.door.room.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         self.spare = open_file(b"/dev/null", O_RDONLY | O_CLOEXEC)
         if self.wake < 0 or self.epoll < 0:

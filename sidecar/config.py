@@ -160,6 +160,26 @@ class Limits(Section, frozen=True, kw_only=True):
     watch_s: Annotated[
         int, doc("native: a health Watch ends after this, and its caller asks again", "s", ge=1, le=86_400)
     ] = 600
+    check_streams: Annotated[
+        int, doc("grpcio: open CheckStreams per door; each takes two threads", "streams", ge=1, le=4096)
+    ] = 64
+    check_streams_per_peer: Annotated[
+        int,
+        doc("native: open CheckStreams of one SPIFFE ID or, at a Unix socket, one user", "streams", ge=1, le=65_536),
+    ] = 64
+    stream_questions: Annotated[
+        int,
+        doc(
+            "answers of one CheckStream that wait to be taken before nothing more of it is read",
+            "answers",
+            ge=1,
+            le=65_536,
+        ),
+    ] = 256
+    stream_queue_bytes: Annotated[
+        int,
+        doc("native: the same in bytes", "bytes", ge=1024, le=16 * MIB),
+    ] = 64 * 1024
     connection_age_s: Annotated[int, doc("a connection is closed after this, in good order", "s", ge=1, le=86_400)] = (
         600
     )

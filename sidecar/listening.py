@@ -34,6 +34,7 @@ from sidecar.services.access_log import access_log_service
 from sidecar.services.authority import FILES as AUTHORITY_FILES
 from sidecar.services.authority import add_authority
 from sidecar.services.authority_calls import Resolve as ResolveCaller
+from sidecar.services.check_streams import CheckStreams
 from sidecar.services.control import Control
 from sidecar.services.doors import Resolve, authz_service, ext_authz_service, make_server
 from sidecar.services.explain import Explanation
@@ -73,6 +74,7 @@ class Listening:
         self._native = runtime.config.listeners.listener == "native"
         self._health = Health()
         self._servers: list[grpc.Server | NativeDoor] = []
+        self._streams: list[CheckStreams] = []
         self._sockets: list[BoundSocket] = []
         self._door_sockets: dict[str, BoundSocket] = {}
         self._tail = DecisionTail(runtime.journal)
@@ -127,12 +129,16 @@ class Listening:
         self._health.drain()
         for door in self._doors.values():
             door.drain()
+        for streams in self._streams:
+            streams.drain()
         self._tail.close()
         ends = [server.stop(grace_s) for server in self._servers]
         if hurry is not None:
             threading.Thread(target=self._hurry, args=(hurry,), name="hurry", daemon=True).start()
         for end in ends:
             end.wait()
+        for streams in self._streams:
+            streams.close()
         if self._uid_door is not None:
             self._uid_door.close()
             self._uid_door = None
@@ -142,6 +148,7 @@ class Listening:
         for socket in (*self._sockets, *self._door_sockets.values()):
             socket.close()
         self._servers.clear()
+        self._streams.clear()
         self._doors.clear()
         self._sockets.clear()
         self._door_sockets.clear()
@@ -249,7 +256,9 @@ class Listening:
     def _check_server(self, resolve: Resolve) -> grpc.Server:
         limits, pdp = self._runtime.config.limits, self._runtime.pdp
         server = make_server(limits, limits.check_bytes, "check")
-        service = authz_service(pdp.check, pdp.batch_check, pdp.report, resolve, self._runtime.errors)
+        streams = CheckStreams(pdp, resolve, self._runtime.errors, limits)
+        self._streams.append(streams)
+        service = authz_service(pdp.check, pdp.batch_check, pdp.report, resolve, self._runtime.errors, streams)
         server.add_generic_rpc_handlers((service,))
         return server
 

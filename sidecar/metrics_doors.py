@@ -25,6 +25,8 @@ COUNTERS = {
     "resets_in": ("received_resets", "RST_STREAM frames received"),
     "resets_out": ("sent_resets", "RST_STREAM frames sent"),
     "verified": ("verifications", "certificate chains verified, in handshakes and when bundles or time changed"),
+    "check_streams": ("check_streams", "CheckStreams begun"),
+    "notices": ("notices", "notices told on CheckStreams, that of their begin too"),
     "slow": ("slow_calls", "calls handed to Python"),
     "slow_full": ("slow_refused", "calls refused since the queue for Python was full"),
     "internal": ("internal_errors", "answers that the data plane left empty: a bug of ours"),

@@ -84,6 +84,9 @@ class NativeDoor:
             slow_calls=limits.slow_calls,
             slow_calls_per_peer=limits.slow_calls_per_peer,
             watch_ms=limits.watch_s * MS,
+            check_streams_per_peer=limits.check_streams_per_peer,
+            stream_questions=limits.stream_questions,
+            stream_queue_bytes=limits.stream_queue_bytes,
             arena_bytes=limits.arena_bytes,
         )
         self._watch = HealthWatch(self.listener.lane)

@@ -105,6 +105,9 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     int nghttp2_option_new(nghttp2_option **made)
     void nghttp2_option_del(nghttp2_option *option)
     void nghttp2_option_set_no_closed_streams(nghttp2_option *option, int on)
+    void nghttp2_option_set_no_auto_window_update(nghttp2_option *option, int on)
+    int nghttp2_session_consume_connection(nghttp2_session *session, size_t size)
+    int nghttp2_session_consume_stream(nghttp2_session *session, int32_t stream_id, size_t size)
     void nghttp2_option_set_user_recv_extension_type(nghttp2_option *option, uint8_t type)
     void nghttp2_option_set_max_outbound_ack(nghttp2_option *option, size_t n)
     int nghttp2_session_server_new3(

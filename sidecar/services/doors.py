@@ -5,7 +5,7 @@ never an empty message, which Envoy would take for ALLOW.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import grpc
@@ -25,6 +25,7 @@ BUNDLE_CHANGED = b"identity.bundle_changed"
 OK = 0
 
 Decide = Callable[[bytes, VerifiedPeer], tuple[int, bytes]]
+Converse = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
 Resolve = Callable[[grpc.ServicerContext], VerifiedPeer]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -40,16 +41,20 @@ class Door:
         self._errors = errors
 
     def __call__(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        code, body = self.answer(request, context)
+        if code != OK:
+            context.abort(status_of(code), body.decode("ascii", "replace"))
+        return body
+
+    def answer(self, request: bytes, context: grpc.ServicerContext) -> tuple[int, bytes]:
+        """The gRPC status code and the answer, or the status message when the code is not 0; whatever fails is one."""
         try:
-            code, body = self._answer(request, context)
+            return self._answer(request, context)
         except Exception:
             # The boundary of the process: the cause is for us, the caller gets a refusal that says nothing.
             self._errors.add("internal")
             log.error("call.failed", exc_info=True, extra={"fields": {"door": self._name}})
-            code, body = grpc.StatusCode.UNAVAILABLE.value[0], UNAVAILABLE
-        if code != OK:
-            context.abort(_CODES.get(code, grpc.StatusCode.UNAVAILABLE), body.decode("ascii", "replace"))
-        return body
+            return grpc.StatusCode.UNAVAILABLE.value[0], UNAVAILABLE
 
     def _answer(self, request: bytes, context: grpc.ServicerContext) -> tuple[int, bytes]:
         code, body = self._decide(request, self._resolve(context))
@@ -59,6 +64,11 @@ class Door:
         if code == OK and not body:
             raise AssertionError("an encoder made an empty answer")
         return code, body
+
+
+def status_of(code: int) -> grpc.StatusCode:
+    """The status of a code; UNAVAILABLE for one that is none."""
+    return _CODES.get(code, grpc.StatusCode.UNAVAILABLE)
 
 
 def raw(door: Door) -> grpc.RpcMethodHandler:
@@ -72,17 +82,22 @@ def ext_authz_service(decide: Decide, resolve: Resolve, errors: ErrorCounts) -> 
 
 
 def authz_service(
-    check: Decide, batch_check: Decide, report: Decide, resolve: Resolve, errors: ErrorCounts
+    check: Decide,
+    batch_check: Decide,
+    report: Decide,
+    resolve: Resolve,
+    errors: ErrorCounts,
+    stream: Converse | None = None,
 ) -> grpc.GenericRpcHandler:
-    """The agent's own question (proto/remit/authz/v1/authz.proto)."""
-    return grpc.method_handlers_generic_handler(
-        AUTHZ,
-        {
-            "Check": raw(Door("check", check, resolve, errors)),
-            "BatchCheck": raw(Door("batch", batch_check, resolve, errors)),
-            "Report": raw(Door("report", report, resolve, errors)),
-        },
-    )
+    """The agent's own question (proto/remit/authz/v1/authz.proto); `stream` serves CheckStream."""
+    methods = {
+        "Check": raw(Door("check", check, resolve, errors)),
+        "BatchCheck": raw(Door("batch", batch_check, resolve, errors)),
+        "Report": raw(Door("report", report, resolve, errors)),
+    }
+    if stream is not None:
+        methods["CheckStream"] = grpc.stream_stream_rpc_method_handler(stream)
+    return grpc.method_handlers_generic_handler(AUTHZ, methods)
 
 
 def make_server(limits: Limits, message_bytes: int, name: str) -> grpc.Server:
