@@ -53,9 +53,10 @@ test: setup lint
 test-grpcio: setup
 	@REMIT_LISTENER=grpcio $(PY) -m pytest $$(grep -lE "fix_(serve|stage|store|examples)" tests/*/test_*.py)
 
-# The long proofs: generated cases against cedarpy, and the mutants of our code that they must catch.
+# The long proofs: generated cases against cedarpy, chains of delegation, and the mutants of our code that are caught.
 test-differential: setup
 	@$(PY) -m tests.differential --seed 1 --cases 50000 --jobs 2
+	@$(PY) -m tests.differential --seed 1 --chains 100000
 	@$(PY) -m tests.differential.mutants
 
 # Every system call of a publish killed and failed, every bit flipped; `make test` plays a seeded slice of it.

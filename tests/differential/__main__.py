@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from tests.differential.chains import check_chains
 from tests.differential.compare import differences
 from tests.differential.deltas import check
 from tests.differential.families import FAMILIES
@@ -33,6 +34,7 @@ from tests.differential.run import SHRINK_SECONDS, Tally, run, run_batch
 )
 @click.option("--first", is_flag=True, help="Stop at the first disagreement and do not shrink it.")
 @click.option("--deltas", type=int, help="Compare so many random sequences of edits over random bases instead.")
+@click.option("--chains", type=int, help="Ask about so many random chains of delegation in a live state instead.")
 @click.option(
     "--replay", type=click.Path(path_type=Path, exists=True), help="Compare the records of this file instead."
 )
@@ -46,8 +48,13 @@ def main(
     first: bool,
     replay: Path | None,
     deltas: int | None,
+    chains: int | None,
 ) -> None:
     """Compare our evaluator with cedarpy on generated cases; exit 1 on any disagreement."""
+    if chains is not None:
+        done = check_chains(seed, chains)
+        click.echo(f"seed {seed} chains {done.chains} allowed below {done.allowed} wider than the parent 0")
+        return
     if deltas is not None:
         click.echo(f"seed {seed} deltas {sum(check(seed + number) for number in range(deltas))} disagreements 0")
         return
