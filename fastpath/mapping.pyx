@@ -227,8 +227,9 @@ cdef int64_t body_bytes(const HttpCall *call) noexcept nogil:
         return call.body.n
     if header_single(call, b"content-length", &value) == 1:
         return digits(value)
-    # `size` is what Envoy has received so far, a beginning of what is to come.
-    return max(call.size, 0) if has_no_body(call) else -1
+    # `size` is what Envoy has received so far, a beginning of what is to come. Custom does not bind who pays by bytes:
+    # over HTTP/2 a GET can carry any number of them.
+    return max(call.size, 0) if is_framed_bodiless(call) else -1
 
 
 cdef Text without_query(Text path) noexcept nogil:

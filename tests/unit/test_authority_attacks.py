@@ -357,6 +357,22 @@ def test_what_has_arrived_of_a_body_is_not_its_length(framing: dict[str, Any], s
     assert through_envoy(pdp, size=size, **framing)[:2] == ("DENY", "task.budget")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_a_method_that_by_custom_has_no_body_is_of_unknown_length_all_the_same(method: str) -> None:
+    """Over HTTP/2 nothing but a content-length says that none comes; over HTTP/1 its absence does."""
+    live = make_live(task(bytes=1000))
+    pdp = make_pdp(live)
+    call = {"method": method, "protocol": "HTTP/2"}
+    assert through_envoy(pdp, method=method)[0] == "ALLOW"
+    assert through_envoy(pdp, headers={"content-length": "0"}, **call)[0] == "ALLOW"
+    assert bytes_left(live) == 1000
+    _, _, first = through_envoy(pdp, **call)
+    assert bytes_left(live) == 0
+    assert through_envoy(pdp, **call)[:2] == ("DENY", "task.budget")
+    sent(pdp, first, 10)
+    assert bytes_left(live) == 990
+
+
 def test_a_call_of_unknown_length_costs_an_unlimited_task_nothing() -> None:
     live = make_live(task(calls=5))
     assert through_envoy(make_pdp(live), headers=CHUNKED)[0] == "ALLOW"
