@@ -1,5 +1,7 @@
 """Ways to more authority than was given, each of them closed."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,6 +131,40 @@ def test_a_revoked_credential_behind_envoy_is_the_callers() -> None:
     live.apply([revoke("credential", serial)], 3)
     assert answered(encoded) == answered(quote(pem)) == "revoked.credential"
     assert answered("") == "ok"
+
+
+# Calls a sidecar with an encrypted certificate; a password would be asked for at the terminal, or else on these pipes.
+ENCRYPTED = """
+from urllib.parse import quote
+from envoy.service.auth.v3 import external_auth_pb2
+from fastpath.decide import PeerKind
+from fastpath.peer import VerifiedPeer
+from tests.fix_calls import envoy_call
+from tests.fix_live import AGENT, make_live, make_pdp, task
+from tests.unit.test_authority import revoke
+pem = "-----BEGIN CERTIFICATE-----\\nProc-Type: 4,ENCRYPTED\\nDEK-Info: AES-256-CBC," + "0A" * 16
+pem += "\\n\\n" + "AAAA" * 16 + "\\n-----END CERTIFICATE-----\\n"
+request = external_auth_pb2.CheckRequest.FromString(envoy_call(principal=AGENT))
+request.attributes.source.certificate = quote(pem, safe="")
+envoy = VerifiedPeer(PeerKind.PEER_ENVOY, "spiffe://example.org/envoy", "x509-svid:02", bundle_generation=2)
+code, reply = make_pdp(make_live(task(), revoke("credential", "ff"))).ext_authz(request.SerializeToString(), envoy)
+print(external_auth_pb2.CheckResponse.FromString(reply).dynamic_metadata["reason"])
+"""
+
+
+def test_a_certificate_that_wants_a_password_is_none_and_nobody_is_asked_for_it() -> None:
+    """OpenSSL would ask at the terminal, and the door would wait for an answer."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENCRYPTED],
+        input="secret\n",
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.stdout, done.stderr) == ("identity.certificate\n", "")
 
 
 def test_a_call_in_flight_is_judged_by_the_epoch_that_its_record_names() -> None:
