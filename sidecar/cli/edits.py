@@ -1,39 +1,18 @@
 """`remit policy put`, `remove`, `link`, ..: change one policy or link without publishing the whole set again."""
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from sidecar.cli.in_force import compiling, in_force, say_generation, say_unneeded, section_of, standing
 from sidecar.cli.output import INPUT_BYTES_MAX, Failure, config_option, input_text, table
 from sidecar.cli.policy import policy
 
 FILES_HELP = "`-` reads standard input."
-
-
-@contextlib.contextmanager
-def compiling(section: Any) -> Iterator[Any]:
-    """How to compile by the configuration's section `policy`; on a terminal people see what is being done."""
-    from sidecar.policy.publish import Work
-
-    if not sys.stderr.isatty():
-        yield Work(section.compile_s)
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading") as status:
-        yield Work(section.compile_s, progress=status.update)
-
-
-def section_of(config_file: str) -> Any:
-    """The section `policy` of a configuration."""
-    from sidecar.config_file import load
-
-    return load(config_file).policy
 
 
 def texts_of(files: Sequence[str]) -> list[Any]:
@@ -70,8 +49,8 @@ def apply(config_file: str, **change: Any) -> None:
         _edit_store(config.policy, asked)
         return
     _say_edits(answer.edits, answer.compiled)
-    _say_unneeded(answer.unneeded)
-    _say_generation(answer.generation, answer.generation_digest, answer.standing)
+    say_unneeded(answer.unneeded)
+    say_generation(answer.generation, answer.generation_digest, answer.standing)
 
 
 def _edit_store(section: Any, asked: Any) -> None:
@@ -89,26 +68,6 @@ def _say_edits(edits: Iterable[Any], compiled: str) -> None:
         click.echo(f"{'removed' if edit.removed else 'put'} {edit.title}")
     if compiled:
         click.echo(f"files and edits were compiled together: {compiled}")
-
-
-def _say_unneeded(titles: Iterable[str]) -> None:
-    for title in titles:
-        click.echo(f"no longer needed: the removal of {title}, which the files do not hold")
-
-
-def _say_generation(number: int, digest: str, count: int) -> None:
-    click.echo(f"generation {number} {digest}{f'; {standing(count)}' if count else ''}")
-
-
-def in_force(done: Any) -> None:
-    """Say which generation is in force, and which edits need not stand any more."""
-    own = {edit.key for edit in done.edits}
-    _say_unneeded(edit.title for edit in done.unneeded if edit.key not in own)
-    _say_generation(done.manifest.generation, done.manifest.digest_in_force, done.standing)
-
-
-def standing(count: int) -> str:
-    return f"{count} edit{' stands' if count == 1 else 's stand'} over the files"
 
 
 def file_argument(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import click
 
+from sidecar.cli.in_force import compiling, in_force, section_of
 from sidecar.cli.output import (
     EXIT_NO,
     INPUT_BYTES_MAX,
@@ -310,7 +311,6 @@ def publish(config_file: str) -> None:
     Example:
       remit policy publish --config remit.yaml && remit reload --config remit.yaml
     """
-    from sidecar.cli.edits import compiling, in_force, section_of
     from sidecar.policy.publish import GenerationStore, PolicySource
 
     section = section_of(config_file)

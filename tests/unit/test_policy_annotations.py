@@ -13,6 +13,7 @@ from tests.fix_policy import ANYTHING, evaluate, refusal
     [("shadow", "shadow", 0), ("shdow", "shadow", 1), ("hsadow", "shadow", 1), ("shade", "shadow", 2), ("", "id", 2)],
 )
 def test_distance_counts_edits_and_swaps(a, b, edits):
+    """Either way round: a letter more, less or other, or two neighbours swapped, is one edit."""
     assert annotations.distance(a, b) == edits
     assert annotations.distance(b, a) == edits
 
@@ -30,10 +31,12 @@ def test_a_lookalike_refuses_the_publish_and_names_both(name, meant):
 
 @pytest.mark.parametrize("name", ["ticket", "jira", "a", "ab", "team_name", *annotations.RESERVED])
 def test_other_annotations_and_the_reserved_ones_pass(name):
+    """Only what is almost a reserved name is a mistake; names of the operator's own are free."""
     assert annotations.lookalike(name) is None
 
 
 def test_obligations_are_checked():
+    """A misspelt obligation would make a forbid that an approval lifts one that nothing lifts."""
     assert "has the obligation `aproval`; known ones are approval, notify, step-up" in refusal(
         f'@id("a") @obligation("aproval") {ANYTHING};'
     )
@@ -51,6 +54,7 @@ def test_obligations_are_checked():
     ],
 )
 def test_flags(written, forbid, flags):
+    """What annotations say of a policy becomes its row's flags, which evaluation reads."""
     assert annotations.flags(written, forbid=forbid) == flags
 
 
@@ -61,6 +65,7 @@ def test_positional_sets_give_annotations_no_meaning():
 
 
 def test_a_curable_forbid_steps_up_and_a_shadow_does_not_decide():
+    """STEP_UP needs a permit beside it; in shadow the same forbid is listed and nothing more."""
     text = f'@id("p") {ANYTHING}; @id("f") @obligation("approval") @reason("ask") forbid (principal, action, resource);'
     answer = evaluate(text, positional_ids=False)
     assert (answer.outcome, answer.reason, answer.obligation) == ("STEP_UP", "ask", "approval")
@@ -69,9 +74,11 @@ def test_a_curable_forbid_steps_up_and_a_shadow_does_not_decide():
 
 
 def test_json_is_sorted_and_keeps_unicode():
+    """Equal annotations give equal bytes, so equal content keeps its digest."""
     assert annotations.as_json({"b": "é", "a": '"'}) == '{"a":"\\"","b":"é"}'
 
 
 def test_check_names_no_policy():
+    """Whoever calls it knows the policy and puts its name before the message."""
     with pytest.raises(PolicyError, match=r"^has the annotation"):
         annotations.check({"ide": "x"})

@@ -50,6 +50,7 @@ def test_offset_calls_are_datetimes():
 
 
 def test_equal_addresses_and_decimals_are_one_value():
+    """Equality is that of values: an address is its network of one, and zeros at the end count for nothing."""
     assert of_json(extension("ip", "1.2.3.4")) == of_json(extension("ip", "1.2.3.4/32"))
     assert of_json(extension("decimal", "1.0")) == of_json(extension("decimal", "1.0000"))
 
@@ -82,12 +83,14 @@ def nested(depth):
     ],
 )
 def test_what_is_no_value_is_refused_with_its_place(value, problem):
+    """What JSON has and Cedar has not, what is out of range and what is too deep: by the path that leads there."""
     with pytest.raises(PolicyError) as caught:
         encode_value(value)
     assert problem in str(caught.value)
 
 
 def test_offset_out_of_range_is_refused():
+    """A constant that overflows is refused as it is encoded, where Cedar would err at each evaluation."""
     far = {
         "__extn": {
             "fn": "offset",
@@ -99,14 +102,17 @@ def test_offset_out_of_range_is_refused():
 
 
 def test_64_levels_are_kept():
+    """The deepest value that is taken compares as a whole."""
     assert condition("context.a == context.b", {"a": nested(63), "b": nested(63)}) is True
 
 
 def test_a_context_is_a_record():
+    """Nothing else can be a context in Cedar."""
     with pytest.raises(PolicyError, match="context is not a record"):
         encode_context(entity("A", "x"))
 
 
 def test_uids_in_finds_entities_at_any_depth():
+    """Whatever a value names must be resolved with it."""
     value = of_json({"a": [entity("A", "1"), {"b": entity("B", "2")}], "c": "no"})
     assert sorted(cells.uids_in(value)) == [("A", "1"), ("B", "2")]

@@ -42,6 +42,7 @@ action top; action a in [top] appliesTo { principal: A, resource: R, context: { 
     ],
 )  # fmt: skip
 def test_a_bad_policy_names_itself_its_place_and_the_cause(text, problem):
+    """Who wrote it finds it by its id or number, file, line and column."""
     assert problem in refusal(text)
 
 
@@ -63,11 +64,13 @@ def test_a_policy_against_the_schema_names_itself(text, problem):
 
 
 def test_errors_name_the_file_among_several():
+    """Ids are unique over all files; both places of one that is not are named."""
     sources = [PolicyText("one.cedar", f'@id("a") {ANYTHING};'), PolicyText("two.cedar", f'\n@id("a") {ANYTHING};')]
     assert refusal(sources) == "policy `a` (two.cedar:2:1) has an id that policy `a` (one.cedar:1:1) has already"
 
 
 def test_caps_hold_for_all_files_together():
+    """Many small files cannot pass what one large file cannot."""
     sources = [PolicyText(f"{i}.cedar", f'@id("{i}") {ANYTHING};') for i in range(3)]
     assert refusal(sources, limits=PolicyLimits(policies_max=2)) == "there are 3 policies; at most 2 are compiled"
     message = refusal(sources, limits=PolicyLimits(text_bytes_max=100))
@@ -99,11 +102,13 @@ def test_a_schema_brings_its_action_entities():
 
 
 def test_an_empty_list_of_actions_is_warned_about():
+    """Cedar takes it; a forbid that matches nothing is hardly what was meant."""
     report = compile_image('@id("x") permit (principal, action in [], resource);').report
     assert report.warnings == ("policy `x` has an empty list of actions: it matches nothing",)
 
 
 def test_a_policy_set_may_be_empty_where_that_is_asked_for():
+    """No policy is no error of the compiler's; whether a publish may be empty is its caller's choice."""
     report = compile_image("// nothing\n").report
     assert (report.policies, report.entities) == (0, 0)
 

@@ -86,6 +86,7 @@ def test_entities_of_edits_take_the_place_of_the_files() -> None:
 
 
 def test_a_set_without_entities_takes_those_of_edits() -> None:
+    """The image is what the same entities in a file make."""
     edits = [Edit("entity", "w", "U", text=json.dumps(entity("w")))]
     assert image(texts(policy("a"), edits=edits)) == image(texts(policy("a"), entities=[entity("w")]))
 

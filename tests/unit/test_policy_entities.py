@@ -142,6 +142,7 @@ def test_what_the_schema_refuses_names_the_attribute(attrs, problem):
 
 
 def test_the_offender_is_found_among_many():
+    """Entities are read in chunks; the message counts them as the file does."""
     many = [entity(str(i), n=i) for i in range(1000)]
     many[777]["attrs"]["n"] = None
     with pytest.raises(PolicyError, match=r'entity 778 \(`G::"777"`\) attrs\.n is null'):
@@ -159,6 +160,7 @@ def test_long_chains_of_parents_are_judged_before_they_are_closed():
 
 
 def test_a_diamond_is_no_cycle():
+    """An ancestor that is reached by two parents stands once in a closure."""
     rows = by_uid(load_entities([entity("a", "b", "c"), entity("b", "d"), entity("c", "d"), entity("d")]))
     assert closures(rows) == {
         ("G", "b"): {("G", "d")}, ("G", "c"): {("G", "d")}, ("G", "d"): set()

@@ -83,6 +83,7 @@ def test_equal_content_gives_equal_bytes_whatever_the_hash_seed():
 
 
 def test_links_share_their_templates_code():
+    """A link is a row: the section of code is as long with three links as with one."""
     one = compile_image(POLICIES[4], links=LINKS[:1]).image
     many = compile_image(POLICIES[4], links=LINKS).image
     words = struct.Struct(table.LAYOUT["Header"]).unpack_from(many)
@@ -203,6 +204,7 @@ def test_uids_that_look_alike_are_different(left, right):
 
 
 def test_a_bit_flip_in_an_image_is_refused_by_its_digest():
+    """Before anything of it is read."""
     compiled = compile_image("\n".join(POLICIES), entities=ENTITIES)
     broken = bytearray(compiled.image)
     broken[len(broken) // 2] ^= 1

@@ -38,6 +38,7 @@ def test_pieces_know_their_id_line_and_column():
 
 
 def test_only_the_annotation_id_names_a_policy():
+    """Other annotations, also those that almost are it, name nothing."""
     found = pieces(f'@reason("no") @id("yes") @ide("no") {ANYTHING};')
     assert found[0].id == "yes"
 
@@ -106,6 +107,7 @@ def test_if_branches_beside_each_other_do_not_nest():
     ],
 )
 def test_what_is_refused_says_where(text, limits, problem):
+    """Brackets that do not fit, a policy without an end, and caps: with the file, and the place where there is one."""
     with pytest.raises(PolicyError) as caught:
         pieces(text, **limits)
     assert problem in str(caught.value)

@@ -45,6 +45,7 @@ def test_positional_sets_know_templates_by_place_and_by_id():
 
 
 def test_templates_without_links_decide_nothing_and_are_warned_about():
+    """As in Cedar; a template that nobody linked is probably a link that was forgotten."""
     report = compile_image(TEMPLATES).report
     assert (report.policies, report.templates, report.links) == (1, 2, 0)
     assert report.warnings == (
@@ -54,6 +55,7 @@ def test_templates_without_links_decide_nothing_and_are_warned_about():
 
 
 def test_a_template_without_links_must_compile_all_the_same():
+    """A link that comes later must not be what finds the mistake."""
     assert "uses `unknown`" in refusal(
         '@id("t") permit (principal == ?principal, action, resource) when { unknown("x") == 1 };'
     )
@@ -82,6 +84,7 @@ def test_a_bad_link_refuses_the_publish(links, problem):
 
 
 def test_a_link_to_a_type_that_the_schema_does_not_know_is_refused():
+    """Slots are held to the schema as uids in policies are."""
     schema = "entity A; action a appliesTo { principal: A, resource: A, context: {} };"
     text = '@id("t") permit (principal == ?principal, action, resource);'
     assert compile_image(text, schema=schema, links=[link("x", "t", principal=("A", "p"))]).report.policies == 1
@@ -101,17 +104,20 @@ def test_a_link_to_a_type_that_the_schema_does_not_know_is_refused():
     ],
 )
 def test_a_bad_line_names_file_and_line(text, problem):
+    """A file of a million links is mended by its line."""
     with pytest.raises(PolicyError) as caught:
         parse_links(text, "l.jsonl")
     assert problem in str(caught.value)
 
 
 def test_links_are_counted():
+    """The bound holds while the file is read, not after it."""
     line = '{"id": "a", "template": "t", "slots": {}}\n'
     with pytest.raises(PolicyError, match="l:3: more than 2 links"):
         parse_links(line * 3, "l", PolicyLimits(links_max=2))
 
 
 def test_a_policy_that_is_no_template_keeps_working_beside_links():
+    """A set with links decides by both."""
     text = f'{TEMPLATES} @id("all") {ANYTHING};'
     assert evaluate(text, {"n": 1}, positional_ids=False, links=[BOTH], entities=STORE).reasons == ["all", "one"]

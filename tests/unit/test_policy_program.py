@@ -32,6 +32,7 @@ def test_chains_of_ten_thousand_compile_without_recursion():
 
 
 def test_deep_json_is_read_without_recursion():
+    """The parser's JSON nests as deep as a policy's condition; Python's own reader would end at its stack's depth."""
     text = '{"a":[1,-2.5,"x,]}",{"b":null,"":[]}],"c":{"d":true,"e":"\\u0041\\""}}'
     assert deepjson.loads(text) == {"a": [1, -2.5, "x,]}", {"b": None, "": []}], "c": {"d": True, "e": 'A"'}}
     deep = deepjson.loads('{"a":' * 50_000 + "1" + "}" * 50_000)
@@ -42,6 +43,7 @@ def test_deep_json_is_read_without_recursion():
 
 @pytest.mark.parametrize("text", ["", "[1", "[]]", "[1][2]", '{"a":1', "nul"])
 def test_deep_json_refuses_what_is_no_document(text):
+    """What breaks off, goes on after its end or lacks a part is an error, never half a value."""
     with pytest.raises(ValueError):
         deepjson.loads(text)
 
@@ -81,6 +83,7 @@ def test_wrong_arity_errs_when_reached():
 
 
 def test_negation_folds_only_what_does_not_overflow():
+    """The smallest number has no opposite: that errs at evaluation, as in Cedar."""
     assert condition("-(-9223372036854775808) == 0") == "overflow"
     assert condition("-(-9223372036854775807) == 9223372036854775807") is True
 
@@ -122,6 +125,7 @@ def test_clauses_are_a_conjunction_with_type_checks(text, wanted):
     ],
 )
 def test_is_in_evaluates_its_left_side_once(text, wanted):
+    """`is .. in` errs where its left side errs, and is false, without the right side, for another type."""
     store = [
         {"uid": {"type": "A", "id": "x"}, "attrs": {}, "parents": [{"type": "G", "id": "g"}]},
     ]
@@ -137,6 +141,7 @@ def test_record_keys_may_hold_any_character():
 
 
 def test_a_literal_star_in_a_pattern_is_no_wildcard():
+    """An escaped star stands for itself."""
     assert condition(r'context.s like "a\**"', {"s": "a*b"}) is True
     assert condition(r'context.s like "a\**"', {"s": "ab"}) is False
 
@@ -185,11 +190,13 @@ def test_columns_and_extras_are_what_the_context_would_be(text, wanted):
 
 
 def test_without_columns_the_context_is_a_plain_record():
+    """`evaluation: cedar` of the conformance corpus knows no columns of ours."""
     assert condition("context.task.any == 1", {"task": {"any": 1}}, columns=False) is True
     assert condition("context has task", {}, columns=False) is False
 
 
 def test_an_input_that_was_not_sent_ends_the_decision():
+    """It is unknown and not absent, so a rule that reads it denies and says what is missing."""
     answer = evaluate(f"{ANYTHING} when {{ context.input.amount > 1 }};", {}, unsent=["input"])
     assert (answer.outcome, answer.reason, answer.input_missing) == ("DENY", "input.missing.input", "input")
 

@@ -59,6 +59,7 @@ def test_actions_and_parents_are_those_that_cedarpy_makes():
 
 
 def test_entity_types_carry_full_names():
+    """Parents, enumerated types and actions are found by the namespace that Cedar gives them."""
     schema = load_schema(EVERYTHING)
     assert schema.entities["Shop::Person"].parents == ("Shop::Group", "Shop::Team")
     assert schema.entities["Shop::Color"].enum == ("red", 'gr"een')
@@ -86,6 +87,7 @@ def test_shapes_name_the_kinds_of_arguments():
 
 
 def test_arguments_that_no_call_can_fill_are_warned_about():
+    """JSON gives no set of records and no input that is no record: such a rule would never match."""
     schema = load_schema(
         "entity A;"
         "action one appliesTo { principal: A, resource: A, context: { input: { rows: Set<{ a: Long }> } } };"
@@ -116,11 +118,13 @@ def test_arguments_that_no_call_can_fill_are_warned_about():
     ],
 )
 def test_a_bad_schema_says_where(text, problem):
+    """The place that Cedar's own parser names, or the path of a type that no argument can have."""
     with pytest.raises(PolicyError) as caught:
         input_shapes(load_schema(text))
     assert problem in str(caught.value)
 
 
 def test_a_schema_may_not_be_endless():
+    """The cap holds before the parser sees it."""
     with pytest.raises(PolicyError, match="at most 4194304 are compiled"):
         load_schema("//" + "x" * (4 << 20))

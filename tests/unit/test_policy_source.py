@@ -22,6 +22,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_in_the_order_of_names(folder):
+    """Equal folders give equal texts, whatever order the file system lists them in."""
     texts = PolicySource(SourceFiles.in_folder(folder)).read()
     assert [os.path.basename(text.name) for text in texts.policies] == ["a.cedar", "b.cedar"]
     assert (texts.schema, texts.entities.text, texts.links.text) == ("schema", "[]", "")
@@ -35,6 +36,7 @@ def test_a_folder_is_read_in_the_order_of_names(folder):
 
 
 def test_policies_may_lie_in_the_folder_itself(tmp_path):
+    """A first policy needs no layout."""
     (tmp_path / "a.cedar").write_text("a")
     texts = PolicySource(SourceFiles.in_folder(tmp_path)).read()
     assert [text.text for text in texts.policies] == ["a"]
@@ -42,12 +44,14 @@ def test_policies_may_lie_in_the_folder_itself(tmp_path):
 
 
 def test_several_schemas_are_ambiguous(folder):
+    """Which one was meant is for people to say."""
     (folder / "y.cedarschema").write_text("")
     with pytest.raises(PolicyError, match=r"holds several schemas: `x\.cedarschema`, `y\.cedarschema`"):
         SourceFiles.in_folder(folder)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
+    """Missing, not UTF-8 or too large: the file and the cause."""
     (tmp_path / "bad.cedar").write_bytes(b"a\nb\n\xff")
     (tmp_path / "big.cedar").write_bytes(b"x" * 11)
     cases = {
@@ -70,6 +74,7 @@ def test_an_empty_folder_is_refused_unless_that_is_asked_for(tmp_path):
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    """A source names files; what stands in them counts when they are read."""
     source = PolicySource(SourceFiles([str(tmp_path / "later.cedar")]))
     assert str(source) == str(tmp_path / "later.cedar")
     (tmp_path / "later.cedar").write_text("now")

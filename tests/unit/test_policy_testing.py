@@ -40,6 +40,7 @@ def test_the_example_set_passes_its_own_tests(example):
 
 
 def test_the_example_needs_arguments_and_warns_of_nothing(example):
+    """What the README starts from is an example in this as well."""
     texts, _ = example
     report = compile_texts(texts, allow_empty=False).report
     assert report.extras == ("input",)
@@ -68,10 +69,12 @@ def run(text, **test):
     ],
 )
 def test_what_is_given_is_compared(test, problems):
+    """A test that leaves reasons or obligations out says nothing about them."""
     assert run(f'@id("a") {ANYTHING}; @id("b") {ANYTHING};', **test).problems == problems
 
 
 def test_a_malformed_question_fails_its_test():
+    """It is told with that test, and the other tests go on."""
     bad = {**QUESTION, "principal": "Agent"}
     with Generation.from_bytes(compile_image(f'@id("a") {ANYTHING};').image) as generation:
         (outcome,) = run_tests(Evaluator(generation), [PolicyTest(**bad, name="n", expect="ALLOW")])
@@ -88,11 +91,13 @@ def test_a_malformed_question_fails_its_test():
     ],
 )
 def test_uids_are_written_as_in_cedar(text, uid):
+    """Namespaces and escapes included."""
     assert parse_uid(text) == uid
 
 
 @pytest.mark.parametrize("text", ["", "A", 'A:"x"', '::"x"', 'A::"x" ,', "A::'x'", 'A::"x'])
 def test_other_text_is_no_uid(text):
+    """Nothing is guessed: a uid that was meant otherwise would ask another question."""
     with pytest.raises(PolicyError, match="an entity like"):
         parse_uid(text)
 
@@ -113,6 +118,7 @@ def test_other_text_is_no_uid(text):
     ],
 )
 def test_a_bad_test_file_is_named(tmp_path, text, problem):
+    """With the cause: a field that is unknown or twice there would be a test that tests nothing."""
     path = tmp_path / "t.yaml"
     path.write_text(text)
     with pytest.raises(PolicyError) as caught:
@@ -122,6 +128,7 @@ def test_a_bad_test_file_is_named(tmp_path, text, problem):
 
 
 def test_outcomes_become_a_table_and_junit_xml():
+    """Both count alike and say why a test failed; brackets in names are no markup."""
     outcomes = [run(f'@id("a") {ANYTHING};', expect="ALLOW"), run(f'@id("[b]") {ANYTHING};', expect="DENY")]
     out = io.StringIO()
     rich.console.Console(file=out, width=200).print(as_table(outcomes))
@@ -136,6 +143,7 @@ def test_outcomes_become_a_table_and_junit_xml():
 
 
 def test_junit_carries_names_that_xml_cannot():
+    """A character that XML has no way to write is replaced, so that the report can be read."""
     outcome = run(f'@id("a") {ANYTHING};', expect="ALLOW")
     object.__setattr__(outcome, "file", "f\0.yaml")
     assert ET.fromstring(as_junit([outcome])).find("testsuite").get("name") == "f\ufffd.yaml"
@@ -156,6 +164,7 @@ def test_junit_carries_names_that_xml_cannot():
     ],
 )
 def test_clauses_are_split_as_they_were_written(text, clauses):
+    """Each `when` and `unless` by its conjuncts, text as in the file: that is what Explain shows."""
     found = split_clauses(f'@when("&&") permit (principal, action, resource) {text};')
     assert [(clause.kind, clause.conjuncts) for clause in found] == clauses
 
@@ -215,6 +224,7 @@ def test_an_explanation_names_inputs_that_were_not_sent(example):
 
 
 def test_an_explanation_shows_errors_and_stops_at_them(tmp_path):
+    """Cedar evaluates no further; what would have been behind the error is shown as not reached."""
     (tmp_path / "a.cedar").write_text(
         '@id("a") permit (principal, action, resource)'
         " when { context.none == 1 && true } unless { false } when { principal.x == 1 };"
