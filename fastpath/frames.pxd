@@ -2,7 +2,8 @@
 
 A frame is {uint32_t length of payload, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, 0s to 8}.
 A segment starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16] journal id}.
-Frames follow; length 0 ends what is written.
+Frames follow; length 0 ends what is written. Behind it may stand frames of a segment whose file serves again: their
+sequences are lower, so whoever looks behind the end knows them.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -11,6 +12,7 @@ cpdef enum FrameLayout:
     SEGMENT_VERSION = 1
     SEGMENT_HEADER = 32   # bytes before the first frame
     FRAME_HEADER = 16     # bytes before a payload
+    END_BYTES = 8         # that are 0 behind the last frame, unless the segment ends there
     PAYLOAD_BYTES_MAX = 65536   # a longer payload is refused
 
 
@@ -20,14 +22,15 @@ cdef inline size_t frame_bytes(size_t payload_bytes) noexcept nogil:
 
 # CRC32C (RFC 3720 appendix B.4) of the 8 bytes of `sequence` and the payload.
 cdef uint32_t frame_crc(uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil
-# Write one frame into zeroed memory with room for frame_bytes(n); its length becomes visible last.
-cdef void frame_put(uint8_t *at, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil
+# Write one frame where its length is 0, with the end behind it, into `room` bytes (at least frame_bytes(n), a multiple
+# of 8); its length becomes visible last.
+cdef void frame_put(uint8_t *at, size_t room, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil
 
 
 cdef class Frames:
     """Reads frames in order, from a file that may still grow or from bytes."""
     cdef readonly size_t offset      # of the next frame
-    cdef readonly uint64_t sequence  # of the last frame given; 0 before the first
+    cdef readonly uint64_t sequence  # of the last frame given; what stands before it in the journal before the first
     cdef readonly str damage         # why reading stopped before the end, else ""
     cdef int fd                      # -1: `chunk` is all there is
     cdef bytes chunk                 # what was read of the file last

@@ -10,6 +10,7 @@ class FrameLayout(IntEnum):
     SEGMENT_VERSION = 1
     SEGMENT_HEADER = 32
     FRAME_HEADER = 16
+    END_BYTES = 8
     PAYLOAD_BYTES_MAX = 65536
 
 @disjoint_base
@@ -19,10 +20,11 @@ class Frames(Iterator[tuple[int, bytes]]):
     offset: int
     """Of the next frame."""
     sequence: int
-    """Of the last frame given; 0 before the first."""
+    """Of the last frame given; `after` before the first."""
     damage: str
-    """Why reading stopped before the end ("length", "checksum", "cut short"), else empty."""
-    def __init__(self, source: str | os.PathLike[str] | bytes, from_offset: int = 32) -> None: ...
+    """Why reading stopped before the end ("length", "checksum", "cut short", "order"), else empty."""
+    def __init__(self, source: str | os.PathLike[str] | bytes, from_offset: int = 32, after: int = 0) -> None:
+        """A frame whose sequence is not above that of the one before, or `after`, is none ("order")."""
     def __iter__(self) -> Frames: ...
     def __next__(self) -> tuple[int, bytes]: ...
     def close(self) -> None: ...

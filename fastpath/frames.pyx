@@ -7,7 +7,7 @@ import os
 from fastpath.wire cimport Out, out_bytes, out_close, out_open, out_uint
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef extern from *:
     """
@@ -79,18 +79,23 @@ cdef uint32_t frame_crc(uint64_t sequence, const uint8_t *payload, size_t n) noe
     return ~crc32c_more(crc32c_more(0xFFFFFFFF, &sequence, 8), payload, n)
 
 
-cdef void frame_put(uint8_t *at, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
+cdef void frame_put(uint8_t *at, size_t room, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
     cdef uint32_t crc = frame_crc(sequence, payload, n)
+    cdef size_t need = frame_bytes(n)
+    # INVARIANT (end ahead): a length that is 0 stands behind the last frame, whatever the memory held before.
+    memset(at + need, 0, min(room - need, <size_t> END_BYTES))
+    memset(at + need - 8, 0, 8)
     memcpy(at + 4, &crc, 4)
     memcpy(at + 8, &sequence, 8)
     memcpy(at + FRAME_HEADER, payload, n)
-    # INVARIANT (length last): whoever sees the length sees the whole frame.
+    # INVARIANT (length last): whoever sees the length sees the whole frame, and the end behind it.
     store_release(at, <uint32_t> n)
 
 
 cdef class Frames:
-    def __init__(self, source, size_t from_offset=SEGMENT_HEADER):
+    def __init__(self, source, size_t from_offset=SEGMENT_HEADER, uint64_t after=0):
         self.offset = from_offset
+        self.sequence = after
         self.damage = ""
         self.fd = -1
         self.chunk = b""
@@ -133,7 +138,7 @@ cdef class Frames:
         return 0
 
     cdef str judge(self, size_t at, uint64_t *sequence, uint32_t *length):
-        """Why no frame can be read at `at`: "end", "cut short", "length", "checksum"; or "" with both values set."""
+        """Why no frame is at `at`: "end", "cut short", "length", "checksum", "order"; or "" with both values set."""
         cdef uint32_t crc
         cdef const uint8_t *p = self.look(at, 4)
         if p == NULL:
@@ -152,7 +157,9 @@ cdef class Frames:
         if length[0] == 0 or length[0] > PAYLOAD_BYTES_MAX or self.look(at, FRAME_HEADER + length[0]) == NULL:
             return "length"
         p = self.look(at, FRAME_HEADER + length[0])
-        return "" if crc == frame_crc(sequence[0], p + FRAME_HEADER, length[0]) else "checksum"
+        if crc != frame_crc(sequence[0], p + FRAME_HEADER, length[0]):
+            return "checksum"
+        return "" if sequence[0] > self.sequence else "order"
 
     def __next__(self):
         cdef uint64_t sequence = 0
@@ -200,7 +207,7 @@ def frame(uint64_t sequence, bytes payload):
     if not 0 < n <= PAYLOAD_BYTES_MAX:
         raise ValueError(f"a payload has 1 to {PAYLOAD_BYTES_MAX} bytes, this has {n}")
     cdef bytearray room = bytearray(frame_bytes(n))
-    frame_put(<uint8_t *> <char *> room, sequence, <const uint8_t *> PyBytes_AS_STRING(payload), n)
+    frame_put(<uint8_t *> <char *> room, frame_bytes(n), sequence, <const uint8_t *> PyBytes_AS_STRING(payload), n)
     return bytes(room)
 
 

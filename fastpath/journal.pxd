@@ -2,8 +2,11 @@
 
 The layout of a segment and its frames is in fastpath/frames.pxd. The length of a frame is stored last, so that a torn
 frame reads as the end.
+
+A call must not wait for memory either: a first write to a page is a fault, which zeroes pages or asks the file system,
+and can take milliseconds. So the helper makes pages ready ahead of the writer, in pieces.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cpdef enum JournalState:
@@ -15,6 +18,9 @@ cpdef enum JournalState:
 cdef enum:
     SPARES_MIN = 2        # segments preallocated ahead of the writer
     SPARES_MAX = 16       # of a writer that is faster than its helper
+    PIECE_BYTES = 131072  # made ready at once
+    LEAD_MIN = 65536      # ready ahead of the writer, of a slow one
+    LEAD_MAX = 1048576
 
 
 cdef struct Slot:                # one mapped segment
@@ -26,6 +32,15 @@ cdef struct Slot:                # one mapped segment
 cdef class Journal:
     cdef uint8_t *segment        # mapped current segment
     cdef size_t at               # next byte to write
+    cdef size_t ready            # up to here pages are ready, under `sync_lock`
+    cdef uint64_t ready_id       # the slot that `ready` is of
+    cdef size_t ready_at         # where the writer wakes the helper for more ready pages
+    cdef size_t lead             # how far ahead of the writer pages are made ready; follows its rate
+    cdef uint64_t written        # bytes of frames
+    cdef uint64_t written_seen   # of them, when the helper last woke by the clock
+    cdef int64_t beat_ns         # between two looks of the helper by the clock
+    cdef int64_t beat_due_ns
+    cdef int sync_timed          # `sync: interval`: each of these looks syncs
     cdef size_t size             # of a segment
     cdef readonly uint64_t next_sequence
     cdef readonly int state               # JournalState
@@ -43,7 +58,8 @@ cdef class Journal:
     cdef void *sync_lock         # pthread mutex: one msync at a time, later callers share it
     cdef uint64_t synced         # last sequence known to be durable
     cdef int sync_each           # append returns after msync
-    cdef int work                # maintain() has something to do
+    cdef int work                # the helper has something to do
+    cdef int upkeep              # and it is maintain()'s
     cdef int closing
     cdef uint64_t oversized      # payloads refused for their size
     # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns

@@ -3,6 +3,7 @@
 Locks, outermost first: `_impl.turn` (one maintainer), `sync_lock` (a mapping that is being synced stays mapped), `lock`
 (the writer).
 """
+import os
 import threading
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from fastpath.c.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from fastpath.frames cimport PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
+from fastpath.disk cimport disk_populate
+from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
 
 from fastpath import frames
 from fastpath.frames import gap_record
@@ -42,6 +44,16 @@ CAP_BYTES = 2 << 30
 SEGMENT_BYTES_MIN = 4096
 RETRY_MS = 200           # between tries to get a spare segment while there is none
 IDLE_MS = 1000
+SYNC_FAILED = "syncing the journal failed; the disk does not take writes"
+
+cdef size_t PAGE = os.sysconf("SC_PAGESIZE")
+cdef size_t NOWHERE = <size_t> -1
+cdef int64_t MS_NS = 1000000
+
+cdef enum Wake:              # why the helper woke
+    WAKE_UPKEEP = 1          # something is maintain()'s
+    WAKE_CLOSE = 2
+    WAKE_FAILED = 4          # the disk did not take what was due
 
 
 cdef class Journal:
@@ -71,6 +83,9 @@ cdef class Journal:
         self.size = segment_bytes
         self.spares_wanted = SPARES_MIN
         self.sync_each = sync == "each"
+        self.sync_timed = sync == "interval"
+        self.beat_ns = (sync_ms if self.sync_timed else IDLE_MS) * MS_NS
+        self.lead = LEAD_MIN
         self._impl = _Keeper(Path(directory), cap_bytes, on_full, sync, sync_ms, helper)
         if not deferred:
             self.open()
@@ -121,6 +136,7 @@ cdef class Journal:
     cdef uint64_t append(self, const uint8_t *payload, size_t n) noexcept nogil:
         cdef size_t need = frame_bytes(n)
         cdef uint64_t sequence
+        cdef bint wake = False
         if n == 0 or n > PAYLOAD_BYTES_MAX or need > self.size - SEGMENT_HEADER:
             self.oversized += 1
             return 0
@@ -131,14 +147,21 @@ cdef class Journal:
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
             return 0
         sequence = self.next_sequence
-        frame_put(self.segment + self.at, sequence, payload, n)
+        frame_put(self.segment + self.at, self.size - self.at, sequence, payload, n)
         self.at += need
+        self.written += need
         self.next_sequence = sequence + 1
         if self.current.first_sequence == 0:
             self.current.first_sequence = sequence
-            self.work = 1
-            pthread_cond_signal(<pthread_cond_t *> self.wake)
+            self.upkeep = wake = 1
+        if self.at >= self.ready_at:
+            self.ready_at = NOWHERE
+            wake = 1
+        self.work |= wake
         pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+        # After the lock: on one core the helper may run at once.
+        if wake:
+            pthread_cond_signal(<pthread_cond_t *> self.wake)
         if self.sync_each and _sync(self, sequence) != 0:
             return 0
         return sequence
@@ -162,6 +185,8 @@ cdef class Journal:
             if self._impl.sync != "none":
                 self._sync_all()
             self._refill()
+            with nogil:
+                _prepare(self, True)
 
     def _name_and_retire(self):
         cdef Slot passed[SPARES_MAX]
@@ -197,7 +222,7 @@ cdef class Journal:
         with nogil:
             failed = _sync(self, self.next_sequence - 1)
         if failed:
-            self._impl.problem = "syncing the journal failed; the disk does not take writes"
+            self._impl.problem = SYNC_FAILED
 
     def _follow_rate(self):
         """Want as many spares as the writer took since the last look and as many again: it may come late next time."""
@@ -208,6 +233,7 @@ cdef class Journal:
         # They are given up one at a time: who was fast a moment ago may be again.
         wanted = min(max(wanted, self.spares_wanted - 1), room, SPARES_MAX)
         self.spares_wanted = <int> max(wanted, SPARES_MIN)
+        self._impl.spool.keep_for_reuse(self.spares_wanted)
 
     def _refill(self):
         """Keep spares ahead of the writer, as far as the cap and the disk allow."""
@@ -233,6 +259,8 @@ cdef class Journal:
         PyObject_GetBuffer(mapped, &view, PyBUF_WRITABLE)
         slot.map, slot.id, slot.first_sequence = <uint8_t *> view.buf, number, 0
         PyBuffer_Release(&view)   # the spool holds the mapping until `release`
+        with nogil:
+            _make_ready(slot.map, 0, min(self.lead, self.size))
         pthread_mutex_lock(<pthread_mutex_t *> self.lock)
         self.spares[self.spare_count] = slot
         self.spare_count += 1
@@ -241,22 +269,24 @@ cdef class Journal:
         pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
 
     def _maintain_always(self):
-        cdef int64_t wait_ms
-        cdef bint closing
+        cdef int64_t due_ns = 0
+        cdef int why
         impl = self._impl
         while True:
-            wait_ms = impl.sync_ms if impl.sync == "interval" else IDLE_MS
-            if self.spare_count == 0:
-                wait_ms = RETRY_MS
             with nogil:
-                closing = _wait(self, wait_ms)
-            if closing:
+                why = _next_beat(self, due_ns)
+            if why & WAKE_CLOSE:
                 return
+            if why & WAKE_FAILED:
+                impl.problem = SYNC_FAILED
+            if not why & WAKE_UPKEEP:
+                continue
             try:
                 self.maintain()
             except OSError as error:
                 # The writer goes on in what it has; readiness and the next try say so.
                 impl.problem = f"upkeep of the journal failed: {error.strerror or error}"
+            due_ns = _now() + (IDLE_MS if self.spare_count else RETRY_MS) * MS_NS
 
     # ------------------------------------------------------------------ upstream and readers
 
@@ -290,7 +320,7 @@ cdef class Journal:
             spool.acknowledge(sequence, digest)
         with nogil:
             pthread_mutex_lock(<pthread_mutex_t *> self.lock)
-            self.work = 1
+            self.work = self.upkeep = 1
             pthread_cond_signal(<pthread_cond_t *> self.wake)
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
 
@@ -430,7 +460,13 @@ cdef bint _rotate(Journal j) noexcept nogil:
     memmove(j.spares, j.spares + 1, j.spare_count * sizeof(Slot))
     j.segment = j.current.map
     j.at = SEGMENT_HEADER
+    j.ready_at = NOWHERE
     return True
+
+
+cdef size_t _end_of(Journal j) noexcept nogil:
+    """Bytes of the current segment that say what it holds: its frames, and the end behind them."""
+    return min(j.size, j.at + END_BYTES)
 
 
 cdef int _sync_locked(Journal j) noexcept nogil:
@@ -440,7 +476,7 @@ cdef int _sync_locked(Journal j) noexcept nogil:
     for i in range(j.retired_count):
         failed |= msync(j.retired[i].map, j.size, MS_SYNC) != 0
     if j.segment != NULL:
-        failed |= msync(j.segment, j.at, MS_SYNC) != 0
+        failed |= msync(j.segment, _end_of(j), MS_SYNC) != 0
     return failed
 
 
@@ -462,7 +498,7 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
         bytes_used[i] = j.size
     if j.segment != NULL:
         slots[count] = j.current
-        bytes_used[count] = j.at
+        bytes_used[count] = _end_of(j)
         count += 1
     upto = j.next_sequence - 1
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
@@ -478,20 +514,87 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     return failed
 
 
-cdef bint _wait(Journal j, int64_t ms) noexcept nogil:
-    """Sleep until a segment was entered, something was acknowledged, or `ms` passed; whether the journal is closing."""
+cdef void _make_ready(uint8_t *map, size_t start, size_t end) noexcept nogil:
+    """Pages of a mapping whose end nobody waits for meanwhile."""
+    while start < end:
+        disk_populate(map + start, min(<size_t> PIECE_BYTES, end - start))
+        start += PIECE_BYTES
+
+
+cdef bint _prepare_piece(Journal j) noexcept nogil:
+    """Make some pages ahead of the writer ready; whether that was not all."""
+    cdef uint8_t *segment
+    cdef size_t at, start, end
+    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    segment, at = j.segment, j.at
+    if j.ready_id != j.current.id:
+        j.ready_id, j.ready = j.current.id, 0
+    end = min(j.size, at + j.lead)
+    start = max(j.ready, at // PAGE * PAGE)
+    if segment == NULL or start >= end:
+        j.ready_at = NOWHERE if end == j.size else end - j.lead // 2
+        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+        pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+        return False
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    j.ready = min(end, start + PIECE_BYTES)
+    disk_populate(segment + start, j.ready - start)
+    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+    return True
+
+
+cdef void _prepare(Journal j, bint by_clock) noexcept nogil:
+    """Keep `lead` bytes ready ahead of the writer, and let that follow its rate."""
+    cdef uint64_t written
+    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    written = j.written - j.written_seen
+    if by_clock:
+        j.written_seen = j.written
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    if not by_clock:
+        j.lead = min(<size_t> LEAD_MAX, 2 * j.lead)
+    elif written < j.lead // 4:
+        j.lead = max(<size_t> LEAD_MIN, j.lead // 2)
+    if by_clock and written:
+        # What was written back to the disk since is not ready any more: its next write is a fault again.
+        j.ready = 0
+    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+    while _prepare_piece(j):
+        pass
+
+
+cdef int64_t _now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t> t.tv_sec * 1000 * MS_NS + t.tv_nsec
+
+
+cdef int _wait(Journal j, int64_t until_ns) noexcept nogil:
+    """Sleep until a segment was entered, pages run out, something was acknowledged, or it is time; bits of Wake."""
     cdef timespec until
-    cdef bint closing
-    clock_gettime(CLOCK_MONOTONIC, &until)
-    until.tv_sec += ms // 1000
-    until.tv_nsec += (ms % 1000) * 1000000
-    if until.tv_nsec >= 1000000000:
-        until.tv_sec += 1
-        until.tv_nsec -= 1000000000
+    cdef int why
+    until.tv_sec, until.tv_nsec = until_ns // (1000 * MS_NS), until_ns % (1000 * MS_NS)
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if not j.closing and not j.work:
         pthread_cond_timedwait(<pthread_cond_t *> j.wake, <pthread_mutex_t *> j.lock, &until)
-    j.work = 0
-    closing = j.closing
+    why = (WAKE_UPKEEP if j.upkeep else 0) | (WAKE_CLOSE if j.closing else 0)
+    j.work = j.upkeep = 0
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    return closing
+    return why
+
+
+cdef int _next_beat(Journal j, int64_t upkeep_due_ns) noexcept nogil:
+    """Sleep until something is to do, and do what needs no Python; bits of Wake."""
+    cdef int why = _wait(j, min(upkeep_due_ns, j.beat_due_ns))
+    cdef int64_t now = _now()
+    cdef bint by_clock = now >= j.beat_due_ns
+    if why & WAKE_CLOSE:
+        return why
+    if by_clock and j.sync_timed and _sync(j, j.next_sequence - 1):
+        why |= WAKE_FAILED
+    _prepare(j, by_clock)
+    if by_clock:
+        j.beat_due_ns = now + j.beat_ns
+    return why | WAKE_UPKEEP if now >= upkeep_due_ns else why

@@ -5,6 +5,7 @@
     lock                  flock: one process writes
     <first sequence>.seg  a segment, named by the sequence of its first frame
     <n>.spare             a segment allocated ahead; the writer may already be in it, then it is renamed shortly
+    <n>.reuse             a file whose records are upstream or dropped, for the next spare
     <first>.damaged       a segment as it was before it was mended; the newest few are kept for people
 
 A gap in the sequence never stands alone: a Gap record with the sequence of the last missing record takes its place.
@@ -20,10 +21,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastpath.disk import overwrites_in_place
 from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record
 
 MAGIC = b"REMITSEG"
 SEGMENT_HEADER = int(FrameLayout.SEGMENT_HEADER)
+END = bytes(FrameLayout.END_BYTES)
+BLOCK_BYTES = 512  # of st_blocks (inode(7))
 DAMAGED_KEPT = 4
 LISTING_TRIES = 100
 HASH_BYTES = 32
@@ -141,6 +145,16 @@ def read_checked(path: Path) -> dict[str, object] | None:
     return fields if isinstance(fields, dict) else None
 
 
+def _is_ours_alone(fd: int) -> bool:
+    """Whether no other descriptor of the file is open anywhere: only then is a write lease given (fcntl(2))."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
+
+
 def boot_id() -> str:
     """Changes with every start of the machine; empty where the kernel does not say."""
     try:
@@ -172,6 +186,8 @@ class Spool:
         self.dropped_segments = 0
         self.mended_segments = 0
         self._maps: dict[int, tuple[mmap.mmap, Path]] = {}
+        self._reuse: list[Path] = []
+        self._reused_max = 0
         self._next_id = 1
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_mode & 0o077:
@@ -240,9 +256,10 @@ class Spool:
 
         `each` says that every record was synced before it was answered, so that a power cut lost none.
         """
-        for path in self.directory.glob("*.tmp"):
+        for path in [*self.directory.glob("*.tmp"), *self.directory.glob("*.reuse")]:
             path.unlink()
-        damaged_spares = sum(self._adopt(path) for path in sorted(self.directory.glob("*.spare")))
+        behind = self._newest_known()
+        damaged_spares = sum(self._adopt(path, behind) for path in sorted(self.directory.glob("*.spare")))
         held = list_segments(self.directory)
         free = (self._settle(held[-1]) if held else self.acknowledged) + 1
         gaps: list[tuple[int, str]] = []
@@ -264,9 +281,17 @@ class Spool:
         self._forget_damaged()
         return free, gaps
 
-    def _adopt(self, path: Path) -> bool:
+    def _newest_known(self) -> int:
+        """A sequence that every record in an entered spare is above, and every one that its file held before is not."""
+        named = [path for path in self.directory.glob("*.seg") if _SEGMENT_NAME.fullmatch(path.name) and path.is_file()]
+        known = [first for path in named if 0 < (first := int(path.stem)) <= SEQUENCE_MAX]
+        # A Gap in the place of dropped segments has their first sequence in its name and their last in its frame.
+        newest = first_frame_sequence(self._named(max(known))) if known else 0
+        return max(self.acknowledged, self.floor, newest, *known)
+
+    def _adopt(self, path: Path, behind: int) -> bool:
         """Name a spare that the last run had entered, or remove it; True when it held nothing but damage."""
-        frames = Frames(path)
+        frames = Frames(path, after=behind)
         first = next((sequence for sequence, _ in frames), 0)
         damaged = bool(frames.damage)
         if not first and frames.resync():
@@ -336,24 +361,46 @@ class Spool:
 
     def create(self) -> tuple[int, mmap.mmap]:
         """(id, mapping) of a new empty segment whose blocks exist, so that writing cannot fail for want of space."""
-        number = self._next_id
+        number = self._next_number()
         path = self.directory / f"{number:06d}.spare"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd, made = self._take_reuse() or self._open_new(path)
         try:
             os.posix_fallocate(fd, 0, self.segment_bytes)
-            os.pwrite(fd, header_of(self.id), 0)
+            # The end comes before the name: what the file held before is never read as a segment.
+            os.pwrite(fd, header_of(self.id) + END, 0)
             if self.durable:
                 os.fsync(fd)
+            made.rename(path)
+            if self.durable:
                 sync_directory(self.directory)
             mapped = mmap.mmap(fd, self.segment_bytes)
         except BaseException:
-            path.unlink()
+            (path if path.exists() else made).unlink()
             raise
         finally:
             os.close(fd)
-        self._next_id = number + 1
         self._maps[number] = (mapped, path)
         return number, mapped
+
+    def _next_number(self) -> int:
+        number = self._next_id
+        self._next_id = number + 1
+        return number
+
+    @staticmethod
+    def _open_new(path: Path) -> tuple[int, Path]:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+
+    def _take_reuse(self) -> tuple[int, Path] | None:
+        """A file to write over, which nobody else has open: whoever still reads it would read other records."""
+        while self._reuse:
+            fd = os.open(self._reuse[-1], os.O_RDWR | os.O_CLOEXEC)
+            path = self._reuse.pop()
+            if _is_ours_alone(fd):
+                return fd, path
+            os.close(fd)
+            path.unlink()
+        return None
 
     def name(self, number: int, first: int) -> None:
         """Give the segment that the writer has entered its name."""
@@ -388,7 +435,32 @@ class Spool:
         )
 
     def has_room(self) -> bool:
-        return self.bytes_held() + self.segment_bytes <= self.cap_bytes
+        # What serves again was counted when it held records.
+        return bool(self._reuse) or self.bytes_held() + self.segment_bytes <= self.cap_bytes
+
+    def keep_for_reuse(self, count: int) -> None:
+        """Keep at most so many files that served."""
+        self._reused_max = count
+        while len(self._reuse) > count:
+            self._reuse.pop(0).unlink()
+
+    def _keep(self, path: Path) -> Path | None:
+        """Where a segment that is not needed any more may wait for its reuse, or None when it must go."""
+        about = path.stat()
+        whole = about.st_size == self.segment_bytes <= about.st_blocks * BLOCK_BYTES and about.st_nlink == 1
+        mapped = any(path == held for _, held in self._maps.values())
+        if not whole or mapped or len(self._reuse) >= self._reused_max or not overwrites_in_place(str(path)):
+            return None
+        return self.directory / f"{self._next_number():06d}.reuse"
+
+    def _discard(self, path: Path) -> None:
+        """Take a segment out of the journal."""
+        kept = self._keep(path)
+        if kept is None:
+            path.unlink()
+        else:
+            path.rename(kept)
+            self._reuse.append(kept)
 
     def drop_oldest(self) -> bool:
         """Replace the oldest segments, if possible one segment's size, by one Gap; False when that frees nothing."""
@@ -407,9 +479,14 @@ class Spool:
         gap = header_of(self.id) + frame(last, gap_record(first, last, CAUSE_DROPPED))
         if freed <= len(gap):
             return False
+        kept = self._keep(held[0].path)
+        if kept is not None:
+            os.link(held[0].path, kept)
         replace_file(held[0].path, gap)
+        if kept is not None:
+            self._reuse.append(kept)
         for segment in held[1:count]:
-            segment.path.unlink()
+            self._discard(segment.path)
         self.dropped_segments += count
         return True
 
@@ -421,7 +498,7 @@ class Spool:
         for segment, behind in itertools.pairwise(held):
             if behind.first_sequence > sequence + 1:
                 break
-            segment.path.unlink()
+            self._discard(segment.path)
 
     def close(self, *, clean: bool) -> None:
         """Give the directory back; mappings still held are closed and keep their files."""
@@ -430,6 +507,9 @@ class Spool:
             if clean and path.suffix == ".spare":
                 path.unlink()
         self._maps.clear()
+        for path in self._reuse if clean else []:
+            path.unlink()
+        self._reuse.clear()
         if self._lock >= 0:
             try:
                 self.save(clean=clean)

@@ -66,9 +66,9 @@ def open_journal(directory: Path, **options: object) -> Journal:
     return Journal(directory, **{**chosen, **options})  # type: ignore[arg-type]
 
 
-def held(directory: Path) -> list[tuple[int, bytes]]:
-    """All records a reader gets from a journal directory."""
-    reader = directory_reader(directory, 0)
+def held(directory: Path, after: int = 0) -> list[tuple[int, bytes]]:
+    """All records behind `after` that a reader gets from a journal directory."""
+    reader = directory_reader(directory, after)
     try:
         return list(itertools.chain.from_iterable(iter(lambda: reader.read(512, 1 << 20), [])))
     finally:

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from fastpath.frames import gap_range
+from fastpath.frames import FrameLayout, gap_range
 from sidecar.decisions.reader import SpoolReader
 from tests.fix_journal import DEADLINE_S, held, open_journal
 
 ROUNDS = 10
 SEED = 20261123
 
-# Four threads append and say so on standard output, each sequence with its own content, until they are killed.
+# Four threads append and say so on standard output, each sequence with its own content, until they are killed. With
+# `reuse` what they wrote is acknowledged all the time, so that they soon write over files that held records.
 WRITER = """
 import os, sys, threading
 from fastpath.journal import Journal
 journal = Journal(sys.argv[1], segment_bytes=65536, cap_bytes=1 << 30, sync=sys.argv[2])
+turn = threading.Lock()
+def acknowledge(sequence):
+    with turn:
+        journal.acknowledge(max(journal.acknowledged()[0], sequence), bytes(32))
 def work(thread):
     n = 0
     while True:
@@ -28,14 +33,18 @@ def work(thread):
         sequence = journal.append_bytes(text)
         if sequence:
             os.write(1, f"{sequence} {thread}:{n}\\n".encode())
+        if sys.argv[3] == "reuse" and n % 100 == 0:
+            acknowledge(sequence - 200)
 for thread in range(4):
     threading.Thread(target=work, args=(thread,)).start()
 """
 
 
-def run_and_kill(folder: Path, sync: str, answers_before_kill: int, delay_s: float) -> list[tuple[int, str]]:
+def run_and_kill(
+    folder: Path, sync: str, answers_before_kill: int, delay_s: float, how: str = "keep"
+) -> list[tuple[int, str]]:
     """(sequence, content) of all that a writer had answered when it was killed."""
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), sync], stdout=subprocess.PIPE)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), sync, how], stdout=subprocess.PIPE)
     assert writer.stdout is not None
     answered: list[bytes] = []
     for line in writer.stdout:
@@ -67,6 +76,32 @@ def test_sigkill_under_load_loses_no_answered_record(tmp_path: Path, sync: str) 
         lost = [n for n, content in answered.items() if not records[n].startswith(content.encode() + b":")]
         assert lost == []
     assert len(answered) > 100
+
+
+def held_records(spare: bytes) -> bool:
+    """Whether a segment that nobody has entered is made of one that held records."""
+    header, end = int(FrameLayout.SEGMENT_HEADER), int(FrameLayout.END_BYTES)
+    return not any(spare[header : header + end]) and any(spare[header + end :])
+
+
+def test_sigkill_while_files_serve_again_loses_nothing_that_upstream_lacks(tmp_path: Path) -> None:
+    """LG-04: the same where each segment is written over one that upstream has: no old record comes back either."""
+    rng = random.Random(SEED)
+    folder = tmp_path / "journal"
+    answered: dict[int, str] = {}
+    reused = 0
+    for _ in range(ROUNDS):
+        answered.update(run_and_kill(folder, "none", rng.randrange(4000, 9000), rng.random() * 0.02, "reuse"))
+        reused += sum(held_records(path.read_bytes()) for path in folder.glob("*.spare"))
+        with open_journal(folder, cap_bytes=1 << 30) as journal:
+            behind, end = journal.acknowledged()[0], journal.next_sequence
+        records = dict(held(folder, behind))
+        assert behind < max(answered) < end
+        assert list(records) == list(range(behind + 1, end))
+        assert not any(gap_range(payload) for payload in records.values())
+        known = {n: content for n, content in answered.items() if n in records}
+        assert [n for n, content in known.items() if not records[n].startswith(content.encode() + b":")] == []
+    assert reused
 
 
 def test_sigkill_during_upkeep_leaves_a_directory_that_opens(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record, read_frames
 from fastpath.journal import Journal, JournalState
-from fastpath.spool import Spool, list_segments
+from fastpath.spool import Spool, header_of, list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.decisions.reader import SpoolReader
 from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, decision_payload, fill, held, offsets, open_journal, overwrite
@@ -308,6 +308,182 @@ def test_a_lost_identity_is_found_in_the_segments(folder: Path) -> None:
     with open_journal(folder) as journal:
         assert journal.id == name
         assert journal.next_sequence == 6
+
+
+# ------------------------------------------------------------------ files that serve again
+
+
+def inodes(folder: Path, pattern: str) -> set[int]:
+    return {path.stat().st_ino for path in folder.glob(pattern)}
+
+
+def test_files_of_acknowledged_segments_serve_again(folder: Path) -> None:
+    """Pages and blocks of a segment that upstream has are the next segment's: after the first few no file is new."""
+    with open_journal(folder) as journal:
+        seen: set[int] = set()
+        early: set[int] = set()
+        for turn in range(60):
+            fill(journal, 100)
+            journal.acknowledge(journal.next_sequence - 1, bytes(32))
+            journal.maintain()
+            seen |= inodes(folder, "*.s*")
+            early = early if turn > 10 else set(seen)
+        assert seen == early
+        assert journal.counters()["bytes"] <= SEGMENT_BYTES
+
+
+def test_what_a_file_held_before_is_never_read(folder: Path) -> None:
+    """Old frames stand behind the end of a segment whose file serves again; readers get the new ones and no damage."""
+    payloads: dict[int, bytes] = {}
+    with open_journal(folder) as journal:
+        for turn in range(40):
+            for number in range(60):
+                payload = bytes([turn, number]) * (1 + (turn * 61 + number * 37) % 600)
+                payloads[journal.append_bytes(payload)] = payload
+                journal.maintain()
+            behind = journal.acknowledged()[0]
+            assert held(folder, behind) == [(n, payloads[n]) for n in sorted(payloads) if n > behind]
+            frames = read_frames(journal.segments()[-1].path)
+            assert [n for n, _ in frames][-1] == journal.next_sequence - 1
+            assert not frames.damage
+            assert not frames.resync()
+            frames.close()
+            journal.acknowledge(max(behind, journal.next_sequence - 30), bytes(32))
+
+
+def test_a_file_that_somebody_reads_does_not_serve_again(folder: Path) -> None:
+    """Who has a segment open that goes reads it to its end, as it was."""
+    with open_journal(folder) as journal:
+        fill(journal, 400)
+        first = journal.segments()[0].path
+        reader = read_frames(first)
+        before = [next(reader)]
+        mine = first.stat().st_ino
+        for _ in range(6):
+            journal.acknowledge(journal.next_sequence - 1, bytes(32))
+            fill(journal, 400)
+            assert mine not in inodes(folder, "*.s*")
+        before += list(reader)
+        assert [sequence for sequence, _ in before] == list(range(1, len(before) + 1))
+        assert not reader.damage
+        reader.close()
+
+
+def test_a_file_that_has_another_name_does_not_serve_again(folder: Path, tmp_path: Path) -> None:
+    """A hard link is a copy that somebody keeps."""
+    with open_journal(folder) as journal:
+        fill(journal, 400)
+        first = journal.segments()[0].path
+        os.link(first, tmp_path / "kept")
+        content = first.read_bytes()
+        for _ in range(6):
+            journal.acknowledge(journal.next_sequence - 1, bytes(32))
+            fill(journal, 400)
+    assert (tmp_path / "kept").read_bytes() == content
+
+
+@pytest.mark.parametrize("on_full", ["deny", "drop_oldest"])
+def test_a_process_that_dies_leaves_no_old_records_in_its_spares(folder: Path, on_full: str) -> None:
+    """LG-04: a spare whose file held records is empty at the next start, whatever stood in it."""
+    program = """
+import os, sys
+from fastpath.journal import Journal
+journal = Journal(sys.argv[1], segment_bytes=4096, cap_bytes=6 * 4096, helper=False, on_full=sys.argv[2])
+for n in range(200):
+    assert journal.append_bytes(b"x" * 300)
+    journal.maintain()
+    if sys.argv[2] == "deny":
+        journal.acknowledge(n // 20 * 20, bytes(32))
+# The writer enters a segment that upkeep does not name any more.
+while journal.append_bytes(b"y" * 300) and n < 200 + int(sys.argv[3]):
+    n += 1
+os._exit(0)
+"""
+    for more in range(0, 30, 3):
+        at = folder / str(more)
+        subprocess.run([sys.executable, "-c", program, str(at), on_full, str(more)], check=True, timeout=60)
+        with open_journal(at, segment_bytes=4096, cap_bytes=6 * 4096, on_full=on_full) as journal:
+            behind, end = journal.acknowledged()[0], journal.next_sequence
+        records = held(at, behind)
+        assert end > 200
+        dropped = [found for _, payload in records if (found := gap_range(payload))]
+        assert [sequence for sequence, _ in records] == list(range(dropped[0][1] if dropped else behind + 1, end))
+        assert len(dropped) == (on_full == "drop_oldest")
+        on_disk = [offsets(segment.path) for segment in list_segments(at)]
+        assert all(on_disk)
+        assert [n for frames in on_disk for n, _ in frames] == list(range(on_disk[0][0][0], end))
+
+
+def test_what_was_dropped_does_not_come_back_from_a_spare(folder: Path) -> None:
+    """LG-06: killed between dropping and naming: the Gap alone tells which records the spare's file held before."""
+    open_journal(folder).close()
+    spool = Spool(folder, SEGMENT_BYTES, CAP_BYTES, durable=False)
+    header = header_of(spool.id)
+    (folder / f"{1:020d}.seg").write_bytes(header + frame(100, gap_record(1, 100, "dropped")))
+    (folder / "000005.spare").write_bytes(header + bytes(64) + b"".join(frame(n, b"old") for n in range(50, 60)))
+    (folder / "000006.spare").write_bytes(header + b"".join(frame(n, b"new") for n in range(101, 104)))
+    assert spool.recover(each=False) == (104, [])
+    spool.close(clean=True)
+    assert [segment.first_sequence for segment in list_segments(folder)] == [1, 101]
+
+
+def test_frames_out_of_order_are_none(tmp_path: Path) -> None:
+    """A whole frame with a lower or equal sequence is an old or a copied one; what is behind it is found."""
+    path = tmp_path / "segment"
+    path.write_bytes(bytes(HEADER) + frame(7, b"seven") + frame(8, b"eight") + frame(8, b"again") + frame(9, b"nine"))
+    frames = Frames(path)
+    assert [sequence for sequence, _ in frames] == [7, 8]
+    assert frames.damage == "order"
+    assert frames.resync()
+    assert list(frames) == [(9, b"nine")]
+    frames.close()
+    late = Frames(path, after=8)
+    assert list(late) == []
+    assert late.resync()
+    assert list(late) == [(9, b"nine")]
+    late.close()
+
+
+def test_old_frames_that_a_power_cut_uncovers_are_not_taken_for_new(folder: Path) -> None:
+    """LG-05: when the page with the end did not reach the disk, what stood there before shows again, and is nothing."""
+    with open_journal(folder) as journal:
+        fill(journal, 2000)
+    old = frame(3, b"o" * 200)
+    last = list_segments(folder)[-1]
+    end = offsets(last.path)[-1]
+    with last.path.open("ab") as file:
+        file.write(old * 20)
+    with open_journal(folder) as journal:
+        assert journal.next_sequence in (end[0] + 1, end[0] + 2)
+        following = journal.append_bytes(b"next")
+    records = held(folder)
+    assert [sequence for sequence, _ in records] == list(range(1, following + 1))
+    assert b"o" * 200 not in [payload for _, payload in records]
+
+
+@pytest.mark.parametrize("segment_bytes", [4096, 4101, 4103, 65537])
+def test_a_segment_is_filled_to_its_last_byte(folder: Path, segment_bytes: int) -> None:
+    """The end behind a frame needs no room: where the file ends, nothing is read."""
+    with open_journal(folder, segment_bytes=segment_bytes, cap_bytes=64 * segment_bytes) as journal:
+        most = min(segment_bytes // 8 * 8 - HEADER, 65536) - FrameLayout.FRAME_HEADER
+        sizes = [most, most - 8, 1, most - 1, most - 20, 1]
+        for size in sizes:
+            assert journal.append_bytes(b"x" * size)
+            journal.maintain()
+        assert [len(payload) for _, payload in held(folder)] == sizes
+
+
+def test_pages_ahead_of_the_writer_are_ready(folder: Path) -> None:
+    """An append does not wait for a page: those that the next records need were touched by upkeep."""
+    with open_journal(folder, segment_bytes=1 << 20, cap_bytes=8 << 20) as journal:
+        payload = b"x" * 4000
+        for _ in range(10):
+            journal.append_bytes(payload)
+            journal.maintain()
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+            for _ in range(12):
+                journal.append_bytes(payload)
+            assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 4
 
 
 # ------------------------------------------------------------------ disks

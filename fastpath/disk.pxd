@@ -1,0 +1,7 @@
+"""The memory behind a mapped segment."""
+from libc.stdint cimport uint8_t
+
+
+# Make pages of a shared mapping present and writable, as a first write to each would; `p` is a multiple of a page.
+# False when the kernel (before Linux 5.14) or the file does not let us: then the writes themselves do it.
+cdef bint disk_populate(uint8_t *p, size_t n) noexcept nogil
