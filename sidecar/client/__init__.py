@@ -10,11 +10,14 @@
 
     with client.task(agent=AGENT, owner="ann", purpose="answer mail", scope=scope(tools=["mail/*"]), ttl_s=600): ...
 
+    with client.stream() as stream: ...  # many questions, and `stream.notices()` of what changes
+
 `AsyncClient` is the same for asyncio, `sidecar.client.mcp.guard` puts an MCP server's tools behind it. Nothing here
 needs the native build: grpcio and the generated messages are enough.
 """
 
 from sidecar.client.aio import AsyncClient
+from sidecar.client.conversation import Notice
 from sidecar.client.decision import Decision
 from sidecar.client.errors import ApprovalNeeded, Denied, Refused, RemitError, TaskNeeded, Unavailable
 from sidecar.client.sync import Client
@@ -26,6 +29,7 @@ __all__ = [
     "Client",
     "Decision",
     "Denied",
+    "Notice",
     "Refused",
     "RemitError",
     "TaskNeeded",

@@ -11,8 +11,10 @@ import grpc
 from sidecar._proto.remit.authority.v1 import tasks_pb2
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.client.channels import Channels
+from sidecar.client.conversation import Notice
 from sidecar.client.decision import Decision, question
 from sidecar.client.steps import Call, Steps, T, batching, calling, checking, requiring
+from sidecar.client.stream_aio import AsyncStream
 from sidecar.client.tasks import keyed
 from sidecar.client.tool import Destination, Tool
 
@@ -84,6 +86,10 @@ class AsyncClient:
     async def batch(self, questions: list[authz_pb2.CheckRequest]) -> list[Decision]:
         """At most 64 questions against one state, answered in their order."""
         return await self._run(batching(questions, self.timeout_s))
+
+    def stream(self, on_notice: Callable[[Notice], None] | None = None) -> AsyncStream:
+        """A stream that is held open, to be used as an asynchronous context manager; see Client.stream."""
+        return AsyncStream(self._channels.stream, self._question, self.timeout_s, on_notice)
 
     async def report(
         self,

@@ -27,11 +27,17 @@ class Channels:
 
     def method(self, call: Call) -> Any:
         """What makes the call when it is called with the request. ValueError when there is no target for it."""
+        return getattr(self._stub(call.service), call.method)
+
+    def stream(self, requests: Any) -> Any:
+        """A CheckStream that asks what the iterator gives."""
+        return self._stub("authz").CheckStream(requests)
+
+    def _stub(self, service: str) -> Any:
         with self._lock:
-            stub = self._stubs.get(call.service)
-            if stub is None:
-                stub = self._stubs[call.service] = STUBS[call.service](self._channel(call.service))
-        return getattr(stub, call.method)
+            if service not in self._stubs:
+                self._stubs[service] = STUBS[service](self._channel(service))
+            return self._stubs[service]
 
     def _channel(self, service: str) -> Any:
         target = self._targets[service]

@@ -11,8 +11,10 @@ import grpc
 from sidecar._proto.remit.authority.v1 import tasks_pb2
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.client.channels import Channels
+from sidecar.client.conversation import Notice
 from sidecar.client.decision import Decision, question
 from sidecar.client.steps import Call, Steps, T, batching, calling, checking, requiring
+from sidecar.client.stream import Stream
 from sidecar.client.tasks import keyed
 from sidecar.client.tool import Destination, Tool
 
@@ -91,6 +93,16 @@ class Client:
     def batch(self, questions: list[authz_pb2.CheckRequest]) -> list[Decision]:
         """At most 64 questions (made by `question`) against one state, answered in their order."""
         return self._run(batching(questions, self.timeout_s))
+
+    def stream(self, on_notice: Callable[[Notice], None] | None = None) -> Stream:
+        """A stream that is held open: questions without a call each, and notices of what changes what was answered.
+
+            with client.stream(on_notice=lambda notice: work.stop()) as stream:
+                stream.require("send", "mail/send", destination="mail.example.com")
+
+        It is opened again when it breaks or the sidecar is replaced; that is a notice, too.
+        """
+        return Stream(self._channels.stream, self._question, self.timeout_s, on_notice)
 
     def report(
         self,
