@@ -75,6 +75,7 @@ cdef class Prepared:
     cdef Generation generation
     cdef Request request
     cdef Cell live[COLUMN_COUNT]     # columns given by the caller in place of an authority
+    cdef bint lives                  # whether there are any
     cdef Arena arena
     cdef size_t mark                 # arena.used when the request is complete
     cdef All all
@@ -198,6 +199,7 @@ cdef class Prepared:
             raise ProtocolError(f"context.{_COLUMNS[column][0]}: is not a {_COLUMNS[column][1]}")
         cell_copy(self.request.columns + column, value)
         cell_copy(self.live + column, value)
+        self.lives = True
         return 0
 
 
@@ -218,7 +220,7 @@ cdef uint8_t decide_prepared(
     cdef Arena *arena = &(<Prepared> prepared).arena
     arena.used = (<Prepared> prepared).mark
     arena.failed = 0
-    authority.columns = (<Prepared> prepared).live
+    authority.columns = (<Prepared> prepared).live if (<Prepared> prepared).lives else NULL
     unresolve(request)
     decide(peer, request, table, authority, arena, out, NULL)
     return out.outcome
@@ -309,7 +311,7 @@ cdef class Evaluator:
         table.strict = self.strict
         authority = self.authority
         self.authority.sequence += 1
-        authority.columns = prepared.live
+        authority.columns = prepared.live if prepared.lives else NULL
         prepared.busy = True
         prepared.arena.used = prepared.mark
         prepared.arena.failed = 0
