@@ -280,7 +280,9 @@ cdef class Changes:
             raise MemoryError
         change.what, change.row = CHANGE_REVOKE, row
         row.until_unix_ns[mode] = row.until_boot_ns[mode] = data.get("expires_unix_ns") or INT64_MAX
-        if row.until_unix_ns[mode] != INT64_MAX:
+        if "left_ns" in data:
+            row.until_boot_ns[mode] = live_boot_ns(self.live.state) + <int64_t> data["left_ns"]
+        elif row.until_unix_ns[mode] != INT64_MAX:
             row.until_boot_ns[mode] = surely_ends_at(self.live.state, row.until_unix_ns[mode])
         return 0
 

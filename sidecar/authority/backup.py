@@ -1,4 +1,4 @@
-"""Copies of the authority store, and back: `remit authority backup` and `restore`."""
+"""What is done to an authority store beside its sidecar: `remit authority backup`, `restore` and `trust-clock`."""
 
 import hashlib
 import os
@@ -101,6 +101,26 @@ def _replace(backup: Path, store: Path, copy: Manifest, decided_by: int, force: 
     unix_ns = max(now.unix_ns, copy.unix_ns)
     write_manifest(store, msgspec.structs.replace(placed, epoch=epoch, unix_ns=unix_ns))
     return epoch
+
+
+def trust_clock(store: Path) -> None:
+    """Let the next start believe the wall clock, as the first one on a boot does; the sidecar must be stopped.
+
+    StateError when there is no store, StoreError when it is in use or cannot be written.
+    """
+    if not store.is_dir():
+        raise StateError(f"`{store}` holds no store; there is nothing whose clock could be wrong")
+    try:
+        lock = lock_folder(store)
+        try:
+            manifest = read_manifest(store)
+            if manifest is None:
+                raise StateError(f"`{store}` holds no store; there is nothing whose clock could be wrong")
+            write_manifest(store, msgspec.structs.replace(manifest, boot_id="", began_ns=0))
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise StoreError(f"`{store}` cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def _manifest_or_new(store: Path) -> Manifest:

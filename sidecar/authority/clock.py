@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 BACK_NS = 2_000_000_000
 """A wall clock that is further behind what was seen than this was set back; less is drift."""
@@ -11,7 +12,8 @@ class Clock:
     """`now` is the wall clock, what has passed since the start, or the latest that was ever seen: whichever is later.
 
     So an expiry is reached by whichever clock reaches it first, and a clock set back extends nothing (RT-01). `sure` is
-    the wall clock or what has passed since the start, whichever is earlier: a clock set forward ends nothing by it.
+    the wall clock or what has passed since the first start on this boot of the machine, whichever is earlier: a clock
+    set forward ends nothing by it, also not where it still stands so at a restart.
     """
 
     def __init__(
@@ -22,7 +24,8 @@ class Clock:
         """`passing` counts on while the machine sleeps, and nobody sets it."""
         self._wall = wall
         self._passing = passing
-        self._ahead = self._began = wall() - passing()
+        self._ahead = self.began = wall() - passing()
+        """What the wall clock said when the one that nobody sets began, as far as we have believed it."""
         self._seen = 0
 
     def now(self) -> int:
@@ -30,13 +33,31 @@ class Clock:
         return self._seen
 
     def sure(self) -> int:
-        """For what takes authority away. A start believes the wall clock: nothing else tells the time then."""
-        return min(self._wall(), self._passing() + self._began)
+        """For what takes authority away. The first start on a boot believes the wall clock: nothing else tells the
+        time then."""
+        return min(self._wall(), self._passing() + self.began)
 
-    def start_at(self, high_water_ns: int) -> bool:
-        """Go on from what was seen before a restart; True when the wall clock was set back meanwhile."""
+    def ahead(self) -> int:
+        """How far the wall clock is ahead of what is sure."""
+        return self._wall() - self.sure()
+
+    def start_at(self, high_water_ns: int, began_ns: int | None = None) -> bool:
+        """Go on from what was seen before a restart; True when the wall clock was set back meanwhile.
+
+        `began_ns` is the `began` of a process before this one on the same boot of the machine, if there was one.
+        """
         wall = self._wall()
+        if began_ns is not None:
+            self.began = min(self.began, began_ns)
         if high_water_ns > wall:
             self._ahead = high_water_ns - self._passing()
             self._seen = max(self._seen, high_water_ns)
         return high_water_ns - wall > BACK_NS
+
+
+def boot_id() -> str:
+    """Of this boot of the machine, as long as which the clock that nobody sets counts on; empty: not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -175,7 +175,8 @@ class RevocationStream(Stream):
         self.hold(key, ("lift", named))
         # It is what stands there now, even where it is shorter than what was heard of last.
         yield "lift", named
-        yield "revoke", {**named, "reason": row.reason, "expires_unix_ns": row.expires_unix_ns}
+        # Until we hear of its end: what the authority's clocks say counts there, and none of ours ends it.
+        yield "revoke", {**named, "reason": row.reason, "expires_unix_ns": 0}
 
 
 class OwnerStream(Stream):

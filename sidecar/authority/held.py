@@ -18,6 +18,7 @@ from sidecar.authority import revocations
 from sidecar.authority.database import is_full
 from sidecar.authority.draft import KINDS, OWNERS, REVOCATIONS, SYSTEM, Draft
 from sidecar.authority.errors import StoreError
+from sidecar.authority.load import loaded_revocation
 from sidecar.authority.owners import live_owner
 from sidecar.authority.rows import DamagedRow, Owner, Revocation, decode, encode
 from sidecar.authority.spending import Change
@@ -106,10 +107,10 @@ class Held:
         return True
 
 
-def held_change(row: msgspec.Struct) -> Change:
-    """What puts a held row in force in the native view."""
+def held_change(row: msgspec.Struct, sure_ns: int) -> Change:
+    """What puts a held row in force in the native view at a start."""
     if isinstance(row, Revocation):
-        return "revoke", revocations.live_revocation(row)
+        return "revoke", loaded_revocation(row, sure_ns)
     assert isinstance(row, Owner)
     return "owner", live_owner(row)
 

@@ -93,7 +93,7 @@ def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], 
     for _, value in rows.scan(REVOCATIONS):
         revocation = decode(value, Revocation)
         if not revocation.expires_ns or revocation.expires_ns > sure_ns:
-            yield "revoke", live_revocation(revocation)
+            yield "revoke", loaded_revocation(revocation, sure_ns)
     for _, value in rows.scan(OWNERS):
         owner = decode(value, Owner)
         if not owner.active:
@@ -107,6 +107,12 @@ def _changes(rows: DatabaseRows, spent: dict[str, Spent], used: dict[str, int], 
         if approval.state is ApprovalState.GRANTED and approval.expires_ns > now_ns:
             row = live_approval(approval)
             yield "approval", {**row, "uses": used.get(approval.id, approval.uses)}
+
+
+def loaded_revocation(row: Revocation, sure_ns: int) -> dict[str, object]:
+    """A stored revocation as the native view takes it: what is left of it is what is surely left."""
+    live = live_revocation(row)
+    return {**live, "left_ns": max(0, row.expires_ns - sure_ns)} if row.expires_ns else live
 
 
 def _spent_task(task: Task, spent: Spent) -> dict[str, Any]:

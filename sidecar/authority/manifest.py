@@ -32,6 +32,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The store has reached it at least."""
     unix_ns: int
     """The clock has reached it at least."""
+    boot_id: str = ""
+    """Of the boot of the machine that `began_ns` is about; empty: the next start believes the wall clock."""
+    began_ns: int = 0
+    """Clock.began."""
     file_digest: str = ""
     """SHA-256 of the file; of a backup only."""
     digest: str = ""

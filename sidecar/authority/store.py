@@ -28,7 +28,7 @@ import msgspec
 
 from sidecar.authority.answers import Repeat, recall, remember
 from sidecar.authority.backup import write_backup
-from sidecar.authority.clock import Clock
+from sidecar.authority.clock import BACK_NS, Clock, boot_id
 from sidecar.authority.database import EPOCH, READ_S, Database, DatabaseRows, is_full, remove
 from sidecar.authority.draft import DUE, META, OWNERS, REVOCATIONS, SECOND_NS, SURE_DUE, Draft, Limits, read_due
 from sidecar.authority.due import sweep
@@ -206,8 +206,7 @@ class AuthorityStore:
             self._epoch = rows.epoch
             high_water = int.from_bytes(rows.get(META, UNIX) or b"", "big")
         self._refuse_older(self._manifest.epoch)
-        if self.clock.start_at(max(high_water, self._manifest.unix_ns)):
-            event(log, "authority.clock_back", logging.WARNING, detail="the clock was set back; nothing is extended")
+        self._start_clock(max(high_water, self._manifest.unix_ns))
         self.live.put_floor(self.clock.now())
         try:
             with database.read() as rows:
@@ -215,7 +214,7 @@ class AuthorityStore:
             self._held.open()
         except (OSError, DamagedRow) as error:
             raise StoreError(f"`{self.folder}`: {_cause(error)}") from None
-        self.live.apply([held_change(row) for row in self.unwritten.values()], self._epoch)
+        self.live.apply([held_change(row, self.clock.sure()) for row in self.unwritten.values()], self._epoch)
         self._refuse_older(seen)
         if journal is not None:
             self._sequence = journal.last_sequence
@@ -242,6 +241,23 @@ class AuthorityStore:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _start_clock(self, high_water_ns: int) -> None:
+        """Go on from the time that was reached, and note by which clock that was."""
+        boot = boot_id()
+        same = bool(boot) and boot == self._manifest.boot_id
+        if self.clock.start_at(high_water_ns, self._manifest.began_ns if same else None):
+            event(log, "authority.clock_back", logging.WARNING, detail="the clock was set back; nothing is extended")
+        ahead_ns = self.clock.ahead()
+        if ahead_ns > BACK_NS:
+            detail = (
+                "the clock was set forward while this machine ran; no revocation ends by that. If it is right now,"
+                " stop the sidecar and run remit authority trust-clock"
+            )
+            event(log, "authority.clock_forward", logging.WARNING, seconds=ahead_ns // SECOND_NS, detail=detail)
+        self._manifest = msgspec.structs.replace(self._manifest, boot_id=boot, began_ns=self.clock.began)
+        # Now, since nobody knows whether there is a later.
+        self._note_progress()
 
     def _prepare_folder(self) -> None:
         """Make the folder. StoreError when others may enter it, or another machine may change it (DB-17)."""

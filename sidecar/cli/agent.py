@@ -1,7 +1,9 @@
-"""`remit agent show` and `remit authority backup|restore`."""
+"""`remit agent show` and `remit authority backup|restore|trust-clock`."""
 
 import os
 import pathlib
+import time
+from typing import Any
 
 import click
 
@@ -22,7 +24,7 @@ from sidecar.cli.authority_rows import (
     sidecar_options,
     until,
 )
-from sidecar.cli.control import socket_option
+from sidecar.cli.control import socket_option, utc
 from sidecar.cli.output import Commands, Failure, config_option, mark, table
 from sidecar.errors import ConfigError
 
@@ -115,14 +117,7 @@ def restore(directory: pathlib.Path, force: bool, config_file: str) -> None:
     from sidecar.config_file import load
 
     config = load(config_file)
-    section = config.authority
-    if section is None:
-        raise ConfigError(f"`{config_file}` has no section `authority`; there is no store to restore to")
-    if os.path.lexists(config.control.socket):
-        from sidecar.cli.control import live_status
-
-        if live_status(config.control.socket) is not None:
-            raise Failure("the sidecar is running; stop it first")
+    section = _stopped(config, config_file)
     epoch = put_back(
         directory,
         pathlib.Path(section.store),
@@ -131,3 +126,35 @@ def restore(directory: pathlib.Path, force: bool, config_file: str) -> None:
         map_bytes_max=section.map_bytes,
     )
     click.echo(f"{section.store} is at epoch {epoch}")
+
+
+@authority.command("trust-clock")
+@config_option
+def trust_clock(config_file: str) -> None:
+    """Believe the machine's clock again after it was set forward; the sidecar must be stopped.
+
+    While a machine runs, no revocation ends by a clock that was set forward, also not after a restart of the sidecar,
+    which says so in its log. When the clock is right now, this lets the next start go by it.
+
+    \b
+    Example:
+      remit authority trust-clock && systemctl start remit
+    """
+    from sidecar.authority.backup import trust_clock as believe
+    from sidecar.config_file import load
+
+    section = _stopped(load(config_file), config_file)
+    believe(pathlib.Path(section.store))
+    click.echo(f"the next start of `{section.store}` goes by the clock: it is {utc(int(time.time()))} now")
+
+
+def _stopped(config: Any, config_file: str) -> Any:
+    """The section `authority` of a sidecar that does not run."""
+    if config.authority is None:
+        raise ConfigError(f"`{config_file}` has no section `authority`; there is no store")
+    if os.path.lexists(config.control.socket):
+        from sidecar.cli.control import live_status
+
+        if live_status(config.control.socket) is not None:
+            raise Failure("the sidecar is running; stop it first")
+    return config.authority

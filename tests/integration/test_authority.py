@@ -760,6 +760,7 @@ def test_the_commands_work_and_say_what_is_wrong(own: Served) -> None:
     copy = own.folder / "copy"
     assert "holds epoch" in run("authority", "backup", str(copy))
     assert "the sidecar is running" in run("authority", "restore", str(copy), code=3)
+    assert "the sidecar is running" in run("authority", "trust-clock", code=3)
     assert "does not exist" in run("task", "show", "nope", code=1)
     assert "is nobody" not in run(
         "task", "open", "--agent", "x", "--owner", "a", "--purpose", "p", "--ttl", "1s", code=1
@@ -769,3 +770,4 @@ def test_the_commands_work_and_say_what_is_wrong(own: Served) -> None:
     own.stop()
     assert "does not answer" in run("task", "list", code=4)
     assert "is at epoch" in run("authority", "restore", str(copy))
+    assert "goes by the clock" in run("authority", "trust-clock")

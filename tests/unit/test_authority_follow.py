@@ -22,6 +22,7 @@ from sidecar.authority.messages import task_message
 from sidecar.authority.rows import Budgets, Spent, Task, TaskState
 from sidecar.config_authority import Follow
 from sidecar.demo.processes import wait_for
+from tests.fix_live import AGENT, BOOT, NOW, SECOND, ask, make_pdp, outcome
 from tests.fix_store import AGENT_A, ALL, MAP_BYTES
 from tests.unit.test_authority_store import decision
 
@@ -94,6 +95,22 @@ def test_what_changes_there_changes_here() -> None:
     feed(revocations, live, change(put=revocation("x/1")), change(lifted=revocation("x/1")))
     feed(owners, live, *(owners_pb2.OwnersChange(put=owners_pb2.Owner(id="a", active=on)) for on in (False, True)))
     assert live.counts() == {"tasks": 0, "revocations": 0, "owners": 0, "approvals": 0}
+
+
+def test_a_followed_revocation_ends_when_the_authority_says_so() -> None:
+    """Not by a clock of ours, which may have been set; without the authority nothing is decided for long."""
+    live, revocations = Live(), RevocationStream()
+    live.put_clock(boot_ns=BOOT, unix_ns=NOW)
+    change = revocations_pb2.RevocationsChange
+    row = revocations_pb2.Revocation(
+        kind=revocations_pb2.REVOCATION_KIND_AGENT, key=AGENT, expires_unix_ns=NOW + SECOND
+    )
+    feed(revocations, live, change(put=row))
+    live.put_clock(boot_ns=BOOT + 2 * SECOND, unix_ns=NOW + 2 * SECOND)
+    pdp = make_pdp(live)
+    assert outcome(ask(pdp)) == ("DENY", "revoked.agent")
+    feed(revocations, live, change(lifted=row))
+    assert outcome(ask(pdp)) == ("DENY", "task.none")
 
 
 def test_a_budget_moves_by_what_was_drawn_there_and_not_by_what_was_spent_here() -> None:

@@ -22,7 +22,7 @@ from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority import tasks
 from sidecar.authority.answers import Repeat
 from sidecar.authority.approvals import DecideApproval, RequestApproval, decide_approval, request_approval
-from sidecar.authority.backup import restore
+from sidecar.authority.backup import restore, trust_clock
 from sidecar.authority.clock import Clock
 from sidecar.authority.database import READ_S, Database
 from sidecar.authority.draft import SECOND_NS, Draft, Limits
@@ -47,6 +47,7 @@ from sidecar.demo.processes import wait_for
 from sidecar.services.authority_calls import page_of
 from sidecar.services.revocations import WATCH as REVOCATIONS_WATCH
 from tests.fix_faults import LONG
+from tests.fix_live import AGENT, ask, make_pdp, outcome
 from tests.fix_store import (
     AGENT_A,
     AGENT_B,
@@ -439,6 +440,55 @@ def test_the_clock_never_goes_back_and_reaches_an_end_by_whichever_clock_comes_f
     assert clock.start_at(1100 + 3 * SECOND_NS)
     passed += 7
     assert clock.now() == 1107 + 3 * SECOND_NS
+
+
+@pytest.mark.parametrize("boot", ["same", "another", "trusted", "held"])
+def test_a_clock_that_stands_forward_at_a_restart_ends_no_revocation_while_the_machine_runs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, boot: str
+) -> None:
+    """RT-01: the clock that nobody sets says what has passed; after a boot, or by an operator's word, the other one."""
+    hands = Hands()
+    said: list[str] = []
+    monkeypatch.setattr("sidecar.authority.store.event", lambda _log, name, *_, **__: said.append(name))
+    monkeypatch.setattr("sidecar.authority.store.boot_id", lambda: "b1")
+    asked = Revoke(kind=Kind.AGENT, key=AGENT, ttl_s=3600)
+    with kept(tmp_path / "s", clock=hands.clock()) as one:
+        if boot == "held":
+            mend = commit_fails(monkeypatch, lmdb.DiskError(FULL))
+            refused_as_full(one, revoke, asked)
+            mend()
+        else:
+            one.run(revoke, asked, ALICE)
+    hands.wall_ns += 7200 * SECOND_NS
+    hands.passed_ns += 60 * SECOND_NS
+    if boot == "another":
+        monkeypatch.setattr("sidecar.authority.store.boot_id", lambda: "b2")
+    if boot == "trusted":
+        trust_clock(tmp_path / "s")
+    two = Kept(tmp_path / "s", clock=hands.clock())
+    two.live.put_clock(boot_ns=hands.passed_ns, unix_ns=hands.wall_ns)
+    two.store.open()
+    stands = boot in ("same", "held")
+    assert ("authority.clock_forward" in said) == stands
+    assert two.live.counts()["revocations"] == stands
+    pdp = make_pdp(two.live)
+    denied = ("DENY", "revoked.agent")
+    assert (outcome(ask(pdp)) == denied) == stands
+    two.live.put_clock(boot_ns=hands.passed_ns + 3500 * SECOND_NS, unix_ns=hands.wall_ns)
+    assert (outcome(ask(pdp)) == denied) == stands
+    hands.pass_s(3600)
+    two.live.put_clock(boot_ns=hands.passed_ns, unix_ns=hands.wall_ns)
+    assert outcome(ask(pdp)) != denied
+    two.run(lambda _: None)
+    wait_for("its end", lambda: two.live.counts()["revocations"] == 0)
+    two.store.close()
+
+
+def test_the_clock_of_a_store_that_is_in_use_or_not_there_is_not_trusted(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(StateError, match="holds no store"):
+        trust_clock(tmp_path / "s")
+    with kept(tmp_path / "s"), pytest.raises(StoreError, match="another process has the authority store"):
+        trust_clock(tmp_path / "s")
 
 
 # ---------------------------------------------------------------- what calls spent
