@@ -1,7 +1,7 @@
 """`python -m tests.differential.doors`: one answer, whoever carries it (row H2-29).
 
-The same random messages, good and broken, to the Pdp itself, through grpcio and through the native door. With clock and
-ids given, status and bytes must be equal.
+The same random messages, good and broken, to the Pdp itself, through grpcio and through the native door, questions of
+agents also as those of a CheckStream at both. With clock and ids given, status and bytes must be equal.
 """
 
 import pathlib
@@ -17,16 +17,20 @@ import grpc
 
 from fastpath.call import Pdp
 from fastpath.peer import VerifiedPeer
+from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.config import Limits
+from sidecar.services.check_streams import CheckStreams
 from sidecar.services.doors import authz_service, ext_authz_service, make_server
 from sidecar.services.errors import ErrorCounts
 from tests.fix_calls import agent_check, envoy_call, network_call, tool_call
 from tests.fix_native import AGENT, BATCH, CHECK, ENVOY, EXT_AUTHZ, NativeServer, make_pdp, native_server
+from tests.fix_streams import Talker
 
 EVERY = 1000  # cases between two lines of progress
 SHARE = 20_000  # cases that one set of doors is asked
 ANSWER_S = 300  # a machine that stalls is not a difference
 AGENT_KIND, ENVOY_KIND = 1, 2
+ANSWER = b"\x0a"  # the one field of a question and of an answer on a stream
 REPORT = "/remit.authz.v1.Authorization/Report"
 Ask = Callable[[str, bytes], tuple[int, bytes]]
 Case = tuple[str, bytes]
@@ -112,14 +116,52 @@ def direct(pdp: Pdp, peer: VerifiedPeer) -> Ask:
     return lambda path, raw: decide[path](raw, peer)
 
 
+def over_stream(channel: grpc.Channel) -> Ask:
+    """A Check as a question of a CheckStream, opened anew when a question ended it; other methods by a call."""
+    unary = over(channel)
+    open_: list[Talker] = []
+
+    def ask(path: str, raw: bytes) -> tuple[int, bytes]:
+        if path != CHECK:
+            return unary(path, raw)
+        if not open_:
+            open_.append(Talker(channel, timeout=None).begin())
+        open_[0].send(ANSWER + _length(raw) + raw)
+        try:
+            got = open_[0].raw()
+        except grpc.RpcError as error:
+            open_.clear()
+            return error.code().value[0], error.details().encode()
+        answer = authz_pb2.CheckStreamResponse.FromString(got).answer
+        if answer.outcome == authz_pb2.OUTCOME_ERROR:
+            return grpc.StatusCode.UNAVAILABLE.value[0], answer.reason.encode()
+        whole = got[len(got) - answer_bytes(got) :]
+        assert got == ANSWER + _length(whole) + whole
+        return 0, whole
+
+    return ask
+
+
+def answer_bytes(message: bytes) -> int:
+    """Length of the one field that a message consists of, as its varint says."""
+    n = shift = 0
+    for byte in message[1:]:
+        n |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    return n
+
+
 @contextmanager
 def grpcio_channel(pdp: Pdp, peer: VerifiedPeer) -> Iterator[grpc.Channel]:
     errors = ErrorCounts()
     server = make_server(Limits(), 1 << 20, "differential")
+    streams = CheckStreams(pdp, lambda _: peer, errors, Limits())
     server.add_generic_rpc_handlers(
         (
             ext_authz_service(pdp.ext_authz, lambda _: peer, errors),
-            authz_service(pdp.check, pdp.batch_check, pdp.report, lambda _: peer, errors),
+            authz_service(pdp.check, pdp.batch_check, pdp.report, lambda _: peer, errors, streams),
         )
     )
     with tempfile.TemporaryDirectory(prefix="dd") as folder:
@@ -129,13 +171,14 @@ def grpcio_channel(pdp: Pdp, peer: VerifiedPeer) -> Iterator[grpc.Channel]:
         with grpc.insecure_channel(target) as channel:
             yield channel
         server.stop(0).wait()
+        streams.close()
 
 
 @contextmanager
 def all_doors(*, envoy: bool) -> Iterator[tuple[list[Ask], list[Pdp], NativeServer]]:
-    """The three ways to ask, each with a Pdp of its own in the same state, and the native door."""
+    """The ways to ask, each with a Pdp of its own in the same state, and the native door."""
     peer = VerifiedPeer(ENVOY_KIND, ENVOY, "unix:0") if envoy else VerifiedPeer(AGENT_KIND, AGENT, "unix:0")
-    pdps = [make_pdp(fixed=True) for _ in range(3)]
+    pdps = [make_pdp(fixed=True) for _ in range(3 if envoy else 5)]
     with ExitStack() as stack:
         door = stack.enter_context(native_server(pdps[2], envoy=envoy, message_bytes=1 << 20))
         asks = [
@@ -143,6 +186,12 @@ def all_doors(*, envoy: bool) -> Iterator[tuple[list[Ask], list[Pdp], NativeServ
             over(stack.enter_context(grpcio_channel(pdps[1], peer))),
             over(stack.enter_context(grpc.insecure_channel(door.target))),
         ]
+        if not envoy:
+            streamed = stack.enter_context(native_server(pdps[4], message_bytes=1 << 20))
+            asks += [
+                over_stream(stack.enter_context(grpcio_channel(pdps[3], peer))),
+                over_stream(stack.enter_context(grpc.insecure_channel(streamed.target))),
+            ]
         yield asks, pdps, door
 
 
@@ -152,13 +201,13 @@ def compare(seed: int, count: int, *, envoy: bool, progress: Callable[[int], Non
     with all_doors(envoy=envoy) as (asks, pdps, door):
         for number, (path, raw) in enumerate(cases(seed, count, envoy=envoy)):
             wanted, *others = [ask(path, raw) for ask in asks]
-            assert others == [wanted, wanted], f"case {number} of seed {seed}: {path} {raw!r}: {wanted} {others}"
+            assert others == [wanted] * len(others), f"case {number} of seed {seed}: {path} {raw!r}: {wanted} {others}"
             assert wanted[1] or wanted[0], f"case {number} of seed {seed}: an empty answer"
             seen.add(wanted[0])
             if number % EVERY == EVERY - 1:
                 progress(EVERY)
         assert door.listener.counters()["calls"] == count
-        assert [pdp.counters()["causes"] for pdp in pdps[1:]] == [pdps[0].counters()["causes"]] * 2
+        assert all(pdp.counters()["causes"] == pdps[0].counters()["causes"] for pdp in pdps)
     return seen
 
 

@@ -45,12 +45,14 @@ from tests.fix_native import (
 )
 
 FOREVER = 1 << 40
+STREAM = "/remit.authz.v1.Authorization/CheckStream"
 REPORT = "/remit.authz.v1.Authorization/Report"
 WATCH = HEALTH.replace("Check", "Watch")
 REPORTED = authz_pb2.ReportRequest(evaluation_id="0" * 32).SerializeToString()
 LENT = {"watch": 2}  # a message that Python may still read, an answer that Python made
 DENIED = agent_check(action="write", resource=("Tool", "docs/search"))
 ALLOWED = agent_check(action="read", resource=("Tool", "docs/search"))
+STREAMED = authz_pb2.CheckStreamRequest(check=authz_pb2.CheckRequest.FromString(DENIED)).SerializeToString()
 Outcome = str
 
 
@@ -94,11 +96,23 @@ def outcome(path: str, answer: bytes) -> Outcome:
         )
     if path == CHECK:
         return authz_pb2.Outcome.Name(authz_pb2.CheckResponse.FromString(answer).outcome)
+    if path == STREAM:
+        return streamed(answer)
     if path == REPORT:
         return authz_pb2.ReportResult.Name(authz_pb2.ReportResponse.FromString(answer).result)
     if path in (HEALTH, WATCH):
         return f"health {health_pb2.HealthCheckResponse.FromString(answer).status}"
     return f"code {external_auth_pb2.CheckResponse.FromString(answer).status.code}"
+
+
+def streamed(messages: bytes) -> Outcome:
+    """What the question was answered, behind the notice of the begin; the first prefix is taken off."""
+    size = messages.find(b"\0\0\0\0")
+    if size < 0:
+        return "status reset"
+    assert authz_pb2.CheckStreamResponse.FromString(messages[:size]).WhichOneof("is") == "notice"
+    answer = authz_pb2.CheckStreamResponse.FromString(messages[size + 5 :]).answer
+    return authz_pb2.Outcome.Name(answer.outcome)
 
 
 @contextlib.contextmanager
@@ -144,6 +158,7 @@ KINDS: dict[str, Callable[[pathlib.Path], Any]] = {
     "denied": lambda folder: plain(folder, CHECK, DENIED),
     "batch": lambda folder: plain(folder, BATCH, b"\x0a" + bytes((len(DENIED),)) + DENIED),
     "envoy": lambda folder: plain(folder, EXT_AUTHZ, ENVOY_QUESTION, envoy=True),
+    "stream": lambda folder: plain(folder, STREAM, STREAMED),
     "report": lambda folder: plain(folder, REPORT, REPORTED),
     "health": lambda folder: plain(folder, HEALTH, b""),
     "watch": lambda folder: watched(folder, WATCH, b""),

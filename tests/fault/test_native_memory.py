@@ -42,6 +42,7 @@ def failmalloc(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         ("denied", 1, "OUTCOME_DENY"),
         ("batch", 1, "OUTCOME_DENY"),
         ("envoy", 1, "code 0"),
+        ("stream", 1, "OUTCOME_DENY"),
         ("report", 1, "REPORT_RESULT_UNKNOWN"),
         ("health", 1, "health 1"),
         ("watch", 1, "health 1"),

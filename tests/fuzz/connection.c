@@ -172,6 +172,18 @@ static int envoy_allows(const uint8_t *p, size_t n) {
     return allowed;
 }
 
+/* remit.authz.v1.CheckStreamResponse with a notice: no other answer has its field 2 alone. */
+static int is_notice(const uint8_t *p, size_t n) {
+    const uint8_t *end = p + n;
+    struct field f;
+    int count = 0, found = 0;
+    while (next_field(&p, end, &f)) {
+        count++;
+        found |= f.number == 2 && f.wire == 2;
+    }
+    return found && count == 1;
+}
+
 static int is_health(const uint8_t *p, size_t n) { return n == 2 && p[0] == 8 && (p[1] == 1 || p[1] == 2); }
 
 static int batch_allows(const uint8_t *p, size_t n) {
@@ -186,12 +198,9 @@ static int batch_allows(const uint8_t *p, size_t n) {
     return allowed;
 }
 
-static void judge_message(const struct stream *s) {
-    const uint8_t *p = s->message + PREFIX;
-    size_t n = s->n - PREFIX;
+static void judge_one(const struct stream *s, const uint8_t *p, size_t n) {
     int allowed;
-    if (s->n <= PREFIX || s->message[0] != 0 || u32(s->message + 1) != n) finding("an empty answer", s->id);
-    if (is_health(p, n)) return;
+    if (is_health(p, n) || (!(talk.door & ENVOY) && is_notice(p, n))) return;
     if (talk.door & ENVOY) {
         allowed = envoy_allows(p, n);
     } else {
@@ -199,6 +208,18 @@ static void judge_message(const struct stream *s) {
         if (allowed < 0) allowed = batch_allows(p, n);
     }
     if (allowed && talk.deny) finding("an ALLOW that no rule gives", s->id);
+}
+
+static void judge_messages(const struct stream *s) {
+    size_t at = 0;
+    do {
+        const uint8_t *p = s->message + at;
+        size_t left = s->n - at;
+        if (left <= PREFIX || p[0] != 0 || u32(p + 1) == 0 || u32(p + 1) > left - PREFIX)
+            finding("an empty answer", s->id);
+        judge_one(s, p + PREFIX, u32(p + 1));
+        at += PREFIX + u32(p + 1);
+    } while (at < s->n);
 }
 
 /* ---------------------------------------------------------------- what was answered: frames */
@@ -224,7 +245,7 @@ static void take_frame(const uint8_t *f, size_t n) {
     if (f[3] == HEADERS && f[4] & END_STREAM) {
         s->over = 1;
         /* The first block alone is a status without a message (Trailers-Only). */
-        if (s->opened & ANSWERED) judge_message(s);
+        if (s->opened & ANSWERED) judge_messages(s);
     }
     if (f[3] == HEADERS) s->opened |= ANSWERED;
 }

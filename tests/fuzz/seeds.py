@@ -43,6 +43,7 @@ from tests.fuzz.test_call_fuzz import check_bytes, envoy_bytes
 
 HELLO = PREFACE + frame(SETTINGS) + frame(SETTINGS, ACK)
 CALLS = 24
+STREAM = CHECK + "Stream"
 ODD_FRAMES = {
     "ping": frame(PING, 0, 0, b"12345678"),
     "goaway": frame(GOAWAY, 0, 0, struct.pack(">II", 0, 0)),
@@ -77,6 +78,34 @@ def seeds() -> Iterator[bytes]:
         for door in (kind, kind | DENIES):
             yield bytes((door,)) + HELLO + call(1, path, body)
     yield from odd_connections()
+    yield from streams()
+
+
+def streams() -> Iterator[bytes]:
+    """Questions on one stream: cut anywhere, many in a frame, broken, reset, with a window that is closed."""
+    question = message(agent_stream("q"))
+    begin = frame(HEADERS, END_HEADERS, 1, Encoder().encode(call_headers(path=STREAM)))
+    three = question + message(agent_stream("r")) + message(agent_stream("s", action="write"))
+    for door in (b"\0", bytes((DENIES,))):
+        yield door + HELLO + begin + frame(DATA, END_STREAM, 1, three)
+        yield door + HELLO + begin + b"".join(frame(DATA, 0, 1, three[at : at + 11]) for at in range(0, len(three), 11))
+        yield door + HELLO + begin + frame(DATA, 0, 1, question) * 40 + frame(DATA, END_STREAM, 1)
+    for odd in ODD_FRAMES.values():
+        yield b"\0" + HELLO + begin + frame(DATA, 0, 1, question) + odd + frame(DATA, END_STREAM, 1, question)
+        yield b"\0" + HELLO + odd + begin + frame(DATA, 0, 1, three[:-3])
+    for broken in (
+        b"\1\0\0\0\1x",
+        b"\0\xff\xff\xff\xff",
+        message(b""),
+        message(b"\x08\1"),
+        message(agent_stream("q") * 2),
+    ):
+        yield b"\0" + HELLO + begin + frame(DATA, 0, 1, question + broken + question)
+
+
+def agent_stream(request_id: str, action: str = "read") -> bytes:
+    question = agent_check(action=action, resource=("Tool", "docs/search"), request_id=request_id)
+    return b"\x0a" + bytes((len(question),)) + question
 
 
 def odd_connections() -> Iterator[bytes]:

@@ -1,8 +1,8 @@
 """CheckStream at both doors: each question is a Check, and whoever listens is told what changes."""
 
+import contextlib
 import itertools
 import pathlib
-import random
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +16,8 @@ from fastpath.journal import Journal, read_frames
 from fastpath.peer import VerifiedPeer
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
-from tests.differential.doors import check_call
 from tests.fix_live import AGENT, CHILD, HOUR, NOW, OWNER, STRANGER, make_live, make_pdp, task
 from tests.fix_mapping import mapping_of
-from tests.fix_native import AGENT as FIXED_AGENT
-from tests.fix_native import make_pdp as make_fixed_pdp
 from tests.fix_streams import TIMEOUT_S, Talker, asked, outcome, stream_door
 
 CHECK = "/remit.authz.v1.Authorization/Check"
@@ -230,19 +227,10 @@ def test_changes_of_other_agents_tasks_are_not_told(world: World) -> None:
 
 def test_an_answer_after_a_notice_was_decided_by_what_it_tells(world: World) -> None:
     """Of many changes among many questions: no answer behind a notice names an older epoch than the notice."""
-    stop = threading.Event()
-
-    def change() -> None:
-        while not stop.is_set():
-            world.revoke()
-            world.lift()
-
-    thread = threading.Thread(target=change)
-    thread.start()
     told = answers = notices = 0
-    with world.talk() as talk:
+    with world.talk() as talk, changing(world):
         talk.ask(*(asked(f"q{i}") for i in range(20)))
-        while answers < 2000 or notices < 20:
+        while answers < 1000 or notices < 20:
             got = talk.next()
             if got.WhichOneof("is") == "notice":
                 assert got.notice.revocation_epoch >= told
@@ -251,8 +239,25 @@ def test_an_answer_after_a_notice_was_decided_by_what_it_tells(world: World) -> 
                 assert got.answer.revocation_epoch >= told
                 answers += 1
                 talk.ask(asked(f"q{answers + 19}"))
+
+
+@contextlib.contextmanager
+def changing(world: World) -> Iterator[None]:
+    """Somebody revokes and lifts all the time, not faster than it could be told."""
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.wait(0.0005):
+            world.revoke()
+            world.lift()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
         stop.set()
-    thread.join()
+        thread.join()
 
 
 def test_no_question_after_a_revocation_is_allowed(world: World) -> None:
@@ -318,38 +323,3 @@ def test_a_door_that_closes_answers_what_came_and_says_so(world: World) -> None:
 def test_a_stream_keeps_its_deadline(world: World) -> None:
     with world.talk(timeout=0.3) as talk:
         assert talk.end()[0] == "DEADLINE_EXCEEDED"
-
-
-# ---------------------------------------------------------------- as Check
-
-
-def test_answers_are_those_of_check_byte_for_byte(kind: str) -> None:
-    """The same random questions, good and broken, by Check without a door and over a stream: every answer the same."""
-    rng = random.Random(20261128)
-    peer = unix_peer(FIXED_AGENT)
-    alone, streamed = make_fixed_pdp(fixed=True), make_fixed_pdp(fixed=True)
-    with stream_door(kind, streamed, peer) as door, grpc.insecure_channel(door.target) as channel:
-        talk = Talker(channel).begin()
-        for number in range(1500):
-            raw = check_call(rng)
-            if rng.random() < 0.1:
-                at = rng.randrange(len(raw) + 1)
-                raw = raw[:at] + rng.randbytes(2) + raw[at:]
-            code, wanted = alone.check(raw, peer)
-            talk.send(b"\x0a" + _varint(len(raw)) + raw)
-            if code == 0:
-                assert talk.raw() == b"\x0a" + _varint(len(wanted)) + wanted, (number, raw)
-                continue
-            assert code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-            assert talk.end() == ("INVALID_ARGUMENT", wanted.decode())
-            talk = Talker(channel).begin()
-        talk.__exit__()
-    assert alone.counters()["causes"] == streamed.counters()["causes"]
-
-
-def _varint(n: int) -> bytes:
-    out = b""
-    while n >= 128:
-        out += bytes((n & 127 | 128,))
-        n >>= 7
-    return out + bytes((n,))
