@@ -19,6 +19,7 @@ from sidecar.authority.database import is_full
 from sidecar.authority.draft import KINDS, OWNERS, REVOCATIONS, SYSTEM, Draft
 from sidecar.authority.errors import StoreError
 from sidecar.authority.load import loaded_revocation
+from sidecar.authority.manifest import sync_folder
 from sidecar.authority.owners import live_owner
 from sidecar.authority.rows import DamagedRow, Owner, Revocation, decode, encode
 from sidecar.authority.spending import Change
@@ -56,6 +57,7 @@ class Held:
             if len(found) < 2 * PLACE_BYTES:
                 # Written, not just allocated: only then does writing it again need no room.
                 _write_at(self._file, bytes(2 * PLACE_BYTES - len(found)), len(found))
+                sync_folder(self._path.parent)
         except OSError as error:
             if not is_full(error):
                 raise
