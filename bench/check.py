@@ -133,20 +133,27 @@ def connected(side: Side, connections: int = CONNECTIONS) -> Iterator[Load]:
 
 def sample(side: Side, calls: int, outstanding: int) -> dict[str, float]:
     """One run: the server's CPU per call, calls per second by the clock and of its CPU time, how busy it was."""
-    with connected(side) as load:
-        cpu = side.server.cpu_s()
-        # A client that sleeps must be woken by the server's send, which would be billed to the server.
-        run = checked(load.closed(side.ask(), calls, outstanding, spin=spins()), side.name)
-        cpu = side.server.cpu_s() - cpu
+    cpu, run = _run(side, calls, outstanding)
     rates = {"calls_per_s": calls / run["seconds"], "calls_per_cpu_s": calls / cpu, "busy": cpu / run["seconds"]}
     return {"cpu_us": cpu / calls * 1e6, **rates, "calls": calls}
 
 
+def _run(side: Side, calls: int, outstanding: int) -> tuple[float, dict[str, Any]]:
+    """Seconds of the server's CPU, and what the client saw."""
+    with connected(side) as load:
+        cpu = side.server.cpu_s()
+        # A client that sleeps must be woken by the server's send, which would be billed to the server.
+        run = checked(load.closed(side.ask(), calls, outstanding, spin=spins()), side.name)
+        return side.server.cpu_s() - cpu, run
+
+
 def calls_for(side: Side, outstanding: int, seconds: float) -> int:
-    """How many calls make a sample of that length."""
-    rate = sample(side, PROBE, outstanding)["calls_per_s"]
-    rate = sample(side, max(PROBE, int(rate * seconds / 4)), outstanding)["calls_per_s"]
-    return max(PROBE, int(rate * seconds))
+    """How many calls make a sample of that length. By the clock: so few take too little CPU to be seen."""
+    calls = PROBE
+    for part in (seconds / 4, seconds):
+        _, run = _run(side, calls, outstanding)
+        calls = max(PROBE, int(calls / run["seconds"] * part))
+    return calls
 
 
 def ceilings(sides: Sides, rounds: int, seconds: float, bar: Progress) -> Samples:
