@@ -704,21 +704,32 @@ cdef void _constant(nghttp2_nv *nv, const char *name, const char *value) noexcep
     nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 
-cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, Text why, uint32_t *flags) noexcept nogil:
+cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, uint32_t *flags) noexcept nogil:
     """Trailers instead of more data; 0, or what a read callback returns when memory is short."""
+    cdef nghttp2_nv trailer
+    cdef char number[2]
+    flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+    if code == 0:
+        _constant(&trailer, b"grpc-status", b"0")
+    else:
+        _header(&trailer, b"grpc-status", number, _decimal(code, number))
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, &trailer, 1) else 0
+
+
+cdef ssize_t _end_talk(nghttp2_session *session, int32_t id, int code, const Talk *talk,
+                       uint32_t *flags) noexcept nogil:
+    """The same of a CheckStream, which says why."""
     cdef nghttp2_nv trailers[2]
     cdef char number[2]
     cdef char shown[3 * WHY_MAX]
-    cdef size_t n = 1
+    cdef Text why
+    why.p, why.n = talk.why, talk.why_n
+    if why.n == 0:
+        return _end_data(session, id, code, flags)
     flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
-    if code == 0:
-        _constant(&trailers[0], b"grpc-status", b"0")
-    else:
-        _header(&trailers[0], b"grpc-status", number, _decimal(code, number))
-    if why.n:
-        _header(&trailers[1], b"grpc-message", shown, grpc_message(why, shown, sizeof(shown)))
-        n = 2
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, trailers, n) else 0
+    _header(&trailers[0], b"grpc-status", number, _decimal(code, number))
+    _header(&trailers[1], b"grpc-message", shown, grpc_message(why, shown, sizeof(shown)))
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, trailers, 2) else 0
 
 
 cdef ssize_t _on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
@@ -728,7 +739,7 @@ cdef ssize_t _on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t
     cdef size_t n = min(length, <size_t> (stream.reply_n - stream.reply_at))
     memcpy(buf, stream.reply + stream.reply_at, n)
     stream.reply_at += <uint32_t> n
-    if stream.reply_at == stream.reply_n and _end_data(session, id, 0, text_of(b""), flags):
+    if stream.reply_at == stream.reply_n and _end_data(session, id, 0, flags):
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     return <ssize_t> n
 
@@ -748,7 +759,7 @@ cdef ssize_t _on_read_more(nghttp2_session *session, int32_t id, uint8_t *buf, s
     stream.reply_at += <uint32_t> n
     if stream.reply_at == stream.reply_n and stream.after == NULL:
         if stream.code >= 0:
-            if _end_data(session, id, stream.code, text_of(b""), flags):
+            if _end_data(session, id, stream.code, flags):
                 return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
             return <ssize_t> n
         if n == 0:
@@ -765,13 +776,13 @@ cdef ssize_t _on_read_talk(nghttp2_session *session, int32_t id, uint8_t *buf, s
     cdef Talk *talk = stream.talk
     cdef int64_t freed
     cdef size_t n = talk_send(&conn.door.reserve, talk, buf, length, conn.door.now_ns, &freed)
-    cdef Text why
     _hold(conn, -freed)
     if not talk_idle(talk):
         return <ssize_t> n
     if stream.code >= 0:
-        why.p, why.n = talk.why, talk.why_n
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if _end_data(session, id, stream.code, why, flags) else <ssize_t> n
+        if _end_talk(session, id, stream.code, talk, flags):
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+        return <ssize_t> n
     if talk.came_n or talk.news or talk.leaving or stream.ended or stream.refusal:
         http2_wants(conn, stream)
     if n == 0:
