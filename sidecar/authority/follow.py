@@ -48,7 +48,10 @@ SNAPSHOT_S = 5.0
 
 
 class Stream(ABC):
-    """One of the streams, and what we hold of it: `held` names its rows and how each is taken out again."""
+    """One of the streams, and what we hold of it: `held` names its rows and how each is taken out again.
+
+    What `take` gave is put in force later, or never, when the stream breaks before: `applied` says that it was.
+    """
 
     name = ""
 
@@ -60,6 +63,8 @@ class Stream(ABC):
         self.beat_ns = 0
         """When the last beat came, on CLOCK_BOOTTIME; 0: none yet."""
         self.held: dict[object, Change] = {}
+        self._dropped: dict[object, Change] = {}
+        """Of `held`, taken out by changes that are not in force yet."""
         self._fresh: set[object] | None = None
 
     @abstractmethod
@@ -78,7 +83,7 @@ class Stream(ABC):
         if message.snapshot == tasks_pb2.SNAPSHOT_MARK_END:
             gone = self.held.keys() - (self._fresh or set())
             self._fresh = None
-            return [self.held.pop(key) for key in gone]
+            return [undo for key in gone if (undo := self.drop(key)) is not None]
         return list(self.changes(message))
 
     def hold(self, key: object, undo: Change) -> None:
@@ -86,14 +91,28 @@ class Stream(ABC):
         if self._fresh is not None:
             self._fresh.add(key)
 
+    def drop(self, key: object) -> Change | None:
+        """Hold a row no longer; how it is taken out, if it was held."""
+        undo = self.held.pop(key, None)
+        if undo is not None:
+            self._dropped[key] = undo
+        return undo
+
+    def applied(self) -> None:
+        """All that was taken is in force."""
+        self._dropped.clear()
+
     @property
     def whole(self) -> bool:
         """Whether no snapshot is under way."""
         return self._fresh is None
 
     def begin(self) -> None:
-        """The stream is opened again: of a snapshot that broke off nothing more comes."""
+        """The stream is opened again: of a snapshot that broke off nothing more comes, and what was to be taken out and
+        still is in force may be in no message of the next one."""
         self._fresh = None
+        self.held = self._dropped | self.held
+        self._dropped = {}
 
 
 Before = Callable[[str, int], Spent | None]
@@ -109,6 +128,9 @@ class TaskStream(Stream):
         super().__init__()
         self._before = before
         self._budgets: dict[str, dict[str, int]] = {}
+        """What was left there of each task, as far as it is in force here."""
+        self._told: dict[str, dict[str, int] | None] = {}
+        """The same as told since; None: of a task that is no more."""
 
     def open(self, channel: grpc.Channel) -> Any:
         return tasks_pb2_grpc.TasksStub(channel).Watch(
@@ -119,27 +141,37 @@ class TaskStream(Stream):
         if message.HasField("put"):
             yield from self._put(message.put)
         elif message.forget:
-            yield from self._drop(message.forget)
+            yield self._forget(message.forget)
 
-    def take(self, message: tasks_pb2.TasksChange) -> list[Change]:
-        changes = super().take(message)
-        if message.snapshot == tasks_pb2.SNAPSHOT_MARK_END:
-            self._budgets = {id_: now for id_, now in self._budgets.items() if id_ in self.held}
-        return changes
+    def _forget(self, id_: str) -> Change:
+        self.drop(id_)
+        return "forget", {"id": id_}
 
-    def _drop(self, id_: str) -> Iterator[Change]:
-        self.held.pop(id_, None)
-        self._budgets.pop(id_, None)
-        yield "forget", {"id": id_}
+    def drop(self, key: object) -> Change | None:
+        self._told[str(key)] = None
+        return super().drop(key)
+
+    def applied(self) -> None:
+        super().applied()
+        for id_, now in self._told.items():
+            if now is None:
+                self._budgets.pop(id_, None)
+            else:
+                self._budgets[id_] = now
+        self._told.clear()
+
+    def begin(self) -> None:
+        super().begin()
+        self._told.clear()
 
     def _put(self, task: tasks_pb2.Task) -> Iterator[Change]:
         if task_state(task.state) not in LIVING:
-            yield from self._drop(task.id)
+            yield self._forget(task.id)
             return
         self.hold(task.id, ("forget", {"id": task.id}))
         left = budgets_of(task.left)
         now = {axis: getattr(left, axis) for axis in AXES}
-        before = self._budgets.get(task.id)
+        before = self._told.get(task.id, self._budgets.get(task.id))
         spent = self._before(task.id, task.opened_unix_ns)
         # Of a task that is known here already the native view keeps what is left and what was spent.
         has = {axis: None if n == UNLIMITED else n for axis, n in now.items()}
@@ -147,7 +179,7 @@ class TaskStream(Stream):
             "task",
             {**live_task(task), **with_spent(has, spent or Spent(**{axis: n or 0 for axis, n in has.items()}))},
         )
-        self._budgets[task.id] = now
+        self._told[task.id] = now
         if before is not None:
             # Calls spend here what the other side does not see; what was drawn or refunded there is added to that.
             moved = {axis: now[axis] - before[axis] if now[axis] != UNLIMITED else 0 for axis in AXES}
@@ -169,7 +201,7 @@ class RevocationStream(Stream):
         named = {"kind": str(kind), "key": row.key, "mode": str(mode)}
         key = row_key(kind, row.key, mode)
         if message.HasField("lifted"):
-            self.held.pop(key, None)
+            self.drop(key)
             yield "lift", named
             return
         self.hold(key, ("lift", named))
@@ -331,6 +363,7 @@ class Follower:
             if stream.whole and (message.snapshot or message.HasField("beat")):
                 stream.epoch = message.epoch
             self._live.apply(changes, max(self._live.epoch, self.epoch))
+            stream.applied()
             if not message.HasField("beat") or not stream.whole:
                 return
             self._kept.reach(message.epoch)

@@ -52,6 +52,7 @@ def revocation(key: str, **more: Any) -> revocations_pb2.Revocation:
 def feed(stream: Stream, live: Live, *messages: Any) -> None:
     for message in messages:
         live.apply(stream.take(message), 1)
+        stream.applied()
 
 
 def test_a_snapshot_takes_out_what_it_does_not_hold() -> None:
@@ -245,6 +246,63 @@ def test_an_epoch_that_broke_off_in_the_middle_comes_again(
         wait_for("the epoch", lambda: follower.epoch == 7)
         assert script.asked["tasks"] == [0, 6]
         assert live.counts()["tasks"] == 0
+
+
+def test_what_ended_before_a_break_ends_by_the_snapshot_that_follows_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An authority that is restarted has nothing but a snapshot, and ended tasks and lifted revocations are in none.
+
+    What was told of them before the break was read and not yet in force.
+    """
+    change = revocations_pb2.RevocationsChange
+
+    def breaks(kind: Any, put: Any, end: Any) -> Iterator[Any]:
+        yield kind(epoch=6, snapshot=BEGIN)
+        yield put
+        yield kind(epoch=6, snapshot=END)
+        yield beat(kind, 6)
+        yield end
+        raise Broken
+
+    script = Scripted()
+    script.scripts["tasks"] = [
+        lambda _: breaks(tasks_pb2.TasksChange, task("a"), task("a", state=TaskState.COMPLETED)),
+        lambda _: steady(tasks_pb2.TasksChange, 7),
+    ]
+    script.scripts["revocations"] = [
+        lambda _: breaks(change, change(put=revocation("x/1")), change(lifted=revocation("x/1"))),
+        lambda _: steady(change, 7),
+    ]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+        wait_for("the epoch", lambda: follower.epoch == 7)
+        assert live.counts() == {"tasks": 0, "revocations": 0, "owners": 0, "approvals": 0}
+
+
+def test_a_draw_that_was_told_before_a_break_is_taken_when_it_is_told_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a child was given is not left to its parent as well."""
+
+    def breaks(_: int) -> Iterator[Any]:
+        yield tasks_pb2.TasksChange(epoch=6, snapshot=BEGIN)
+        yield task("a", Budgets(100, -1, -1))
+        yield tasks_pb2.TasksChange(epoch=6, snapshot=END)
+        yield beat(tasks_pb2.TasksChange, 6)
+        yield task("a", Budgets(40, -1, -1))
+        raise Broken
+
+    def goes_on(_: int) -> Iterator[Any]:
+        yield task("a", Budgets(40, -1, -1))
+        while True:
+            yield beat(tasks_pb2.TasksChange, 7)
+            time.sleep(0.01)  # between two beats
+
+    script = Scripted()
+    script.scripts["tasks"] = [breaks, goes_on]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+        wait_for("the epoch", lambda: follower.epoch == 7)
+        assert (live.task("a") or {})["calls"] == 40
 
 
 def test_a_snapshot_that_broke_off_keeps_nothing_from_being_fresh(
