@@ -62,12 +62,9 @@ class Live:
     def put_clock(self, *, boot_ns: int = 0, unix_ns: int = 0) -> None:
         """Inject the clocks (tests); 0 gives the real one back."""
     def put_floor(self, unix_ns: int) -> None:
-        """The wall clock was here already: earlier readings count as this one."""
+        """The wall clock was here already: from now on it goes on from here at the latest."""
     @property
     def epoch(self) -> int: ...
-    @property
-    def floor_unix_ns(self) -> int:
-        """The latest wall clock that was ever seen."""
     def counts(self) -> dict[str, int]:
         """How many tasks, revocations, owners (inactive) and approval digests are in memory."""
     def work(self) -> dict[str, int]:

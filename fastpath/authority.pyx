@@ -51,7 +51,7 @@ from fastpath.live_state cimport (
     authority_epoch,
     ends_at, surely_ends_at,
     live_boot_ns,
-    live_unix_ns,
+    live_now,
     remaining,
     remit_store,
 )
@@ -425,17 +425,13 @@ cdef class Live:
         self.state.now_boot_ns, self.state.now_unix_ns = boot_ns, unix_ns
 
     def put_floor(self, unix_ns):
-        self.state.unix_floor_ns = max(<int64_t> unix_ns, self.state.unix_floor_ns)
+        self.state.unix_ahead_ns = max(<int64_t> unix_ns - live_boot_ns(self.state), self.state.unix_ahead_ns)
 
     # ------------------------------------------------------------ what calls did
 
     @property
     def epoch(self):
         return authority_epoch(self.state)
-
-    @property
-    def floor_unix_ns(self):
-        return self.state.unix_floor_ns
 
     def counts(self):
         cdef LiveState *s = self.state
@@ -464,8 +460,10 @@ cdef class Live:
         cdef Task task
         cdef Account account
         cdef const Task *found
+        cdef int64_t now, boot
         text.p, text.n = key, <uint32_t> len(key)
         pthread_mutex_lock(&self.state.lock)
+        now = live_now(self.state, &boot)
         found = <const Task *> rows_find(&self.state.tasks, 0, text)
         if found != NULL:
             task, account = found[0], found.account[0]
@@ -477,10 +475,7 @@ cdef class Live:
             "calls": account.left[0], "cost": account.left[1], "bytes": account.left[2],
             "spent_calls": account.spent[0], "spent_cost": account.spent[1], "spent_bytes": account.spent[2],
             "over_calls": account.over[0], "over_cost": account.over[1], "over_bytes": account.over[2],
-            "ttl_ns": max(
-                <int64_t> 0,
-                remaining(task.expires_unix_ns, task.ends_boot_ns, live_unix_ns(self.state), live_boot_ns(self.state)),
-            ),
+            "ttl_ns": max(<int64_t> 0, remaining(task.expires_unix_ns, task.ends_boot_ns, now, boot)),
         }
 
     def uses(self, str approval not None):

@@ -189,7 +189,7 @@ cdef struct LiveState:
     int64_t reserve_ns       # after it a reservation counts as spent
     int64_t now_boot_ns      # injected by tests; 0: read the clock
     int64_t now_unix_ns
-    int64_t unix_floor_ns    # the latest wall clock ever seen: a clock set back makes nothing younger
+    int64_t unix_ahead_ns    # how far the wall clock was ever ahead of the one that nobody sets
     int64_t fresh_until_ns   # boot clock; after it followed state is stale; 0: our own state, always fresh
     void *step_ups           # step_ups.pyx; under a lock of its own
     Touched touched          # by the change under way
@@ -275,12 +275,13 @@ cdef inline int64_t live_boot_ns(const LiveState *s) noexcept nogil:
     return s.now_boot_ns if s.now_boot_ns else clock_ns(CLOCK_BOOTTIME)
 
 
-cdef inline int64_t live_unix_ns(LiveState *s) noexcept nogil:
-    """The wall clock, never earlier than it was before."""
-    cdef int64_t now = s.now_unix_ns if s.now_unix_ns else clock_ns(CLOCK_REALTIME)
-    if now > s.unix_floor_ns:
-        s.unix_floor_ns = now
-    return s.unix_floor_ns
+cdef inline int64_t live_now(LiveState *s, int64_t *boot_ns) noexcept nogil:
+    """The wall clock, never earlier than it was before and what has passed since, and that other clock."""
+    cdef int64_t wall = s.now_unix_ns if s.now_unix_ns else clock_ns(CLOCK_REALTIME)
+    # Read behind the wall clock: a pause between both must not put it ahead.
+    boot_ns[0] = live_boot_ns(s)
+    s.unix_ahead_ns = max(s.unix_ahead_ns, wall - boot_ns[0])
+    return boot_ns[0] + s.unix_ahead_ns
 
 
 cdef inline int64_t remaining(
@@ -292,8 +293,8 @@ cdef inline int64_t remaining(
 
 cdef inline int64_t ends_at(LiveState *s, int64_t expires_unix_ns) noexcept nogil:
     """The moment on the boot clock that the wall clock calls `expires_unix_ns`, by what both say now."""
-    cdef int64_t left = expires_unix_ns - live_unix_ns(s)
-    cdef int64_t now = live_boot_ns(s)
+    cdef int64_t now
+    cdef int64_t left = expires_unix_ns - live_now(s, &now)
     return INT64_MAX if left > INT64_MAX - now else now + left
 
 

@@ -13,7 +13,7 @@ from fastpath.live_state cimport (
     hop_fault,
     id_of,
     live_boot_ns,
-    live_unix_ns,
+    live_now,
     remaining,
 )
 from fastpath.c.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
@@ -331,8 +331,8 @@ cdef void authority_ground(
 
 
 cdef bint holds_locked(LiveState *s, Grounds *grounds) noexcept nogil:
-    cdef int64_t now = live_unix_ns(s)
-    cdef int64_t boot = live_boot_ns(s)
+    cdef int64_t boot
+    cdef int64_t now = live_now(s, &boot)
     cdef const Approval *approval
     cdef Text id_
     if s.fresh_until_ns and boot > s.fresh_until_ns:

@@ -46,8 +46,7 @@ from fastpath.live_state cimport (
     hop_fault,
     id_of,
     kept,
-    live_boot_ns,
-    live_unix_ns,
+    live_now,
     remaining,
 )
 from fastpath.revoked cimport in_group, revoked_above, revoked_call, revoked_key
@@ -427,7 +426,7 @@ cdef void enter_locked(
 ) noexcept nogil:
     cdef Task *task
     out.epoch, out.version = s.epoch, s.version
-    out.boot_ns, out.unix_ns = live_boot_ns(s), live_unix_ns(s)
+    out.unix_ns = live_now(s, &out.boot_ns)
     if s.revoked[<int> REVOKED_CREDENTIAL] and out.serial_read and out.credential.n == 0:
         # It may be the one that was revoked.
         out.refusal = text_of(b"identity.certificate")

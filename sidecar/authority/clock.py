@@ -9,7 +9,7 @@ BACK_NS = 2_000_000_000
 
 
 class Clock:
-    """`now` is the wall clock, what has passed since the start, or the latest that was ever seen: whichever is later.
+    """`now` is the wall clock, or the latest that was ever seen and what has passed since: whichever is later.
 
     So an expiry is reached by whichever clock reaches it first, and a clock set back extends nothing (RT-01). `sure` is
     the wall clock or what has passed since the first start on this boot of the machine, whichever is earlier: a clock
@@ -26,11 +26,13 @@ class Clock:
         self._passing = passing
         self._ahead = self.began = wall() - passing()
         """What the wall clock said when the one that nobody sets began, as far as we have believed it."""
-        self._seen = 0
 
     def now(self) -> int:
-        self._seen = max(self._seen, self._wall(), self._passing() + self._ahead)
-        return self._seen
+        wall = self._wall()
+        # Read behind the wall clock: a pause between both must not put it ahead.
+        passing = self._passing()
+        self._ahead = max(self._ahead, wall - passing)
+        return passing + self._ahead
 
     def sure(self) -> int:
         """For what takes authority away. The first start on a boot believes the wall clock: nothing else tells the
@@ -50,8 +52,7 @@ class Clock:
         if began_ns is not None:
             self.began = min(self.began, began_ns)
         if high_water_ns > wall:
-            self._ahead = high_water_ns - self._passing()
-            self._seen = max(self._seen, high_water_ns)
+            self._ahead = max(self._ahead, high_water_ns - self._passing())
         return high_water_ns - wall > BACK_NS
 
 

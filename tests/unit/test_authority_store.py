@@ -425,6 +425,32 @@ def test_a_clock_set_back_extends_nothing(tmp_path: pathlib.Path) -> None:
             two.run(tasks.complete_task, ChangeTask(id=long.id), ALICE)
 
 
+def test_after_a_clock_that_was_set_forward_and_back_time_goes_on(tmp_path: pathlib.Path) -> None:
+    """Tasks end in the store as well as for calls, and what is opened after a restart ends no later than it says."""
+    hands = Hands()
+
+    def tell(one: Kept) -> None:
+        one.live.put_clock(boot_ns=hands.passed_ns, unix_ns=hands.wall_ns)
+
+    with kept(tmp_path / "s", clock=hands.clock()) as one:
+        for jump in (86_400, -86_400):
+            hands.wall_ns += jump * SECOND_NS
+            tell(one)
+            short = one.open(ttl_s=60)
+        hands.pass_s(61)
+        tell(one)
+        with pytest.raises(StateError, match="expired"):
+            one.run(tasks.complete_task, ChangeTask(id=short.id), ALICE)
+    two = Kept(tmp_path / "s", clock=hands.clock())
+    tell(two)
+    two.store.open()
+    hands.pass_s(3600)
+    tell(two)
+    later = two.open(ttl_s=60)
+    assert (two.live.task(later.id) or {})["ttl_ns"] == 60 * SECOND_NS
+    two.store.close()
+
+
 def test_the_clock_never_goes_back_and_reaches_an_end_by_whichever_clock_comes_first() -> None:
     """RT-01: the wall clock, or what passed since the start."""
     wall, passed = 1000, 10
@@ -436,6 +462,8 @@ def test_the_clock_never_goes_back_and_reaches_an_end_by_whichever_clock_comes_f
     assert clock.now() == 5000
     wall = 1100
     assert clock.now() == 5000
+    passed += 5
+    assert clock.now() == 5005
     assert not clock.start_at(4000)
     assert clock.start_at(1100 + 3 * SECOND_NS)
     passed += 7
