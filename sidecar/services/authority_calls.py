@@ -221,6 +221,8 @@ class Watch(Generic[Row, Message]):
 
     def _snapshot(self, authority: Authority, epoch: int) -> Iterator[Message]:
         """All rows, read in pages, so that no read transaction stays open; what changes meanwhile is sent again."""
+        # First: what is made durable meanwhile is in one of both.
+        unwritten = list(authority.store.unwritten.items())
         after = b""
         while True:
             with authority.store.read() as draft:
@@ -236,6 +238,6 @@ class Watch(Generic[Row, Message]):
             if len(rows) < PAGE_MAX:
                 break
             after = rows[-1][0]
-        for (table, _), held in list(authority.store.unwritten.items()):
+        for (table, _), held in unwritten:
             if table == self.table and isinstance(held, self.kind) and self.keep(held):
                 yield self.message(epoch=epoch, **self.put(held))

@@ -2,12 +2,13 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from fastpath.journal import Journal
 from fastpath.spending import EffectKind
-from sidecar._proto.remit.authority.v1 import revocations_pb2
+from sidecar._proto.remit.authority.v1 import revocations_pb2, tasks_pb2
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.authority import tasks
@@ -731,6 +732,31 @@ def test_what_is_revoked_in_memory_alone_is_lifted_there_and_heard_of(
         assert (row.expires_ns, one.store.unwritten) == (0, {})
         one.run(lift, Lift(kind=Kind.TOOL, key="a/b"), BOB)
         assert one.live.counts()["revocations"] == 0
+
+
+def test_a_snapshot_misses_nothing_that_becomes_durable_while_it_is_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower takes out what its snapshot does not hold: for a moment it would allow what is revoked all the time."""
+    asked = Revoke(kind=Kind.AGENT, key=AGENT_A)
+    with kept(tmp_path / "s") as one:
+        mend = commit_fails(monkeypatch, lmdb.DiskError("mdb_txn_commit: No space left on device"))
+        with pytest.raises(ExhaustedError, match="in force"):
+            one.run(revoke, asked, ALICE)
+
+        @contextlib.contextmanager
+        def read() -> Iterator[Draft]:
+            with one.store.read() as draft:
+                yield draft
+            mend()
+            one.run(revoke, asked, ALICE)
+            assert not one.store.unwritten
+
+        store = SimpleNamespace(feed=one.store.feed, id="s", read=read, unwritten=one.store.unwritten)
+        section = SimpleNamespace(store=store, section=SimpleNamespace(beat_ms=1))
+        stream = REVOCATIONS_WATCH.stream(section, revocations_pb2.WatchRevocationsRequest(), lambda: True)  # type: ignore[arg-type]
+        whole = itertools.takewhile(lambda message: message.snapshot != tasks_pb2.SNAPSHOT_MARK_END, stream)
+        assert [message.put.key for message in whole if message.HasField("put")] == [AGENT_A]
 
 
 def test_what_is_revoked_for_longer_in_memory_alone_does_not_end_by_its_durable_date(
