@@ -49,6 +49,7 @@ def revoke(draft: Draft, asked: Revoke, by: Caller) -> Revoked:
     if not 0 <= asked.ttl_s <= draft.limits.ttl_s_max:
         raise invalid("ttl_s", f"is {asked.ttl_s}; at most {draft.limits.ttl_s_max} seconds can be; 0: until lifted")
     name = canonical_key(asked.kind, asked.key)
+    _refuse_pattern(asked.kind, name)
     key = row_key(asked.kind, name, asked.mode)
     row = Revocation(
         kind=asked.kind,
@@ -187,6 +188,15 @@ def canonical_key(kind: Kind, key: str) -> str:
     elif kind is Kind.SERVER and key.endswith("/"):
         raise invalid("key", f"`{key}` ends with a slash; write the server's name alone")
     return key
+
+
+def _refuse_pattern(kind: Kind, key: str) -> None:
+    """Scopes of tasks have patterns, so somebody may mean one; calls are compared with the name alone."""
+    server = key.removesuffix("/*")
+    if kind in (Kind.TOOL, Kind.SERVER) and server != key:
+        raise invalid("key", f"`{key}` is a pattern, and revocations go by name; revoke the server `{server}`")
+    if key == "*":
+        raise invalid("key", "`*` is a pattern, and revocations go by name; for all agents revoke their trust domain")
 
 
 def check_agent(key: str) -> None:

@@ -737,7 +737,7 @@ def test_what_is_revoked_in_memory_alone_is_lifted_there_and_heard_of(
 def test_a_snapshot_misses_nothing_that_becomes_durable_while_it_is_read(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A follower takes out what its snapshot does not hold: for a moment it would allow what is revoked all the time."""
+    """A follower takes out what its snapshot does not hold, so it would allow for a moment what is revoked."""
     asked = Revoke(kind=Kind.AGENT, key=AGENT_A)
     with kept(tmp_path / "s") as one:
         mend = commit_fails(monkeypatch, lmdb.DiskError("mdb_txn_commit: No space left on device"))
