@@ -1,5 +1,8 @@
 """The service AgentView: what an agent may do now (proto/remit/authority/v1/agents.proto)."""
 
+import itertools
+from collections.abc import Callable
+
 from fastpath.authority import Live
 from sidecar._proto.remit.authority.v1 import agents_pb2, agents_pb2_grpc, approvals_pb2, tasks_pb2
 from sidecar.authority.authority import AgentOwner
@@ -11,10 +14,10 @@ from sidecar.authority.messages import (
     task_message,
 )
 from sidecar.authority.owners import find_owner
-from sidecar.authority.revocations import check_agent, matching, trust_domain_of
-from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
+from sidecar.authority.revocations import check_agent, matching, scan_revocations, trust_domain_of
+from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState, decode
 from sidecar.services.approvals import list_approvals
-from sidecar.services.authority_calls import Service, answered
+from sidecar.services.authority_calls import LOOK_MAX, Service, answered
 from sidecar.services.tasks import list_tasks
 
 
@@ -28,14 +31,16 @@ class AgentView(Service, agents_pb2_grpc.AgentViewServicer):
         self.authority.looked(caller, "agent.show")
         owner = self.authority.owner_of(request.agent)
         with self.authority.store.read() as draft:
-            return _view(draft, request.agent, owner, self.authority.live)
+            return _view(draft, request.agent, owner, self.authority.in_class, self.authority.live)
 
 
-def _view(draft: Draft, agent: str, owner: AgentOwner, live: Live) -> agents_pb2.EffectiveAuthority:
+def _view(
+    draft: Draft, agent: str, owner: AgentOwner, in_class: Callable[[str, str], bool], live: Live
+) -> agents_pb2.EffectiveAuthority:
     found, more = list_tasks(draft, tasks_pb2.ListTasksRequest(agent=agent))
     people = sorted({owner.id, *(task.owner for task in found)} - {""})
     owners = [row for name in people if (row := find_owner(draft, name)) is not None]
-    hits = _revocations(draft, agent, found, people)
+    hits = [*_revocations(draft, agent, found, people), *_classes(draft, agent, in_class)]
     asked = [
         row
         for state in (approvals_pb2.APPROVAL_STATE_PENDING, approvals_pb2.APPROVAL_STATE_GRANTED)
@@ -55,7 +60,7 @@ def _view(draft: Draft, agent: str, owner: AgentOwner, live: Live) -> agents_pb2
 
 
 def _revocations(draft: Draft, agent: str, tasks: list[Task], people: list[str]) -> list[Revocation]:
-    """Those that meet the agent by name; classes, tools and destinations depend on the call."""
+    """Those that meet the agent by name; tools, servers, destinations and credentials depend on the call."""
     found = [*matching(draft, Kind.AGENT, agent), *matching(draft, Kind.TRUST_DOMAIN, trust_domain_of(agent))]
     for task in tasks:
         found += matching(draft, Kind.TASK, task.id)
@@ -64,10 +69,17 @@ def _revocations(draft: Draft, agent: str, tasks: list[Task], people: list[str])
     return found
 
 
+def _classes(draft: Draft, agent: str, in_class: Callable[[str, str], bool]) -> list[Revocation]:
+    """Those of classes that the agent is in by the entities in force, among the first LOOK_MAX."""
+    stored = itertools.islice(scan_revocations(draft, Kind.CLASS.encode() + b"\0", b""), LOOK_MAX)
+    rows = (decode(value, Revocation) for _, value in stored)
+    return [row for row in rows if in_class(agent, row.key)]
+
+
 def verdict(tasks: list[Task], revocations: list[Revocation], owners: list[Owner], own: AgentOwner) -> str:
     """What stands in the way of every call, in a few words; empty: nothing that is known without the call."""
     for row in revocations:
-        if row.kind in (Kind.AGENT, Kind.TRUST_DOMAIN) and row.mode is Mode.DENY:
+        if row.kind in (Kind.AGENT, Kind.CLASS, Kind.TRUST_DOMAIN) and row.mode is Mode.DENY:
             return f"{row.kind} is revoked"
     disabled = {row.id for row in owners if not row.active}
     ended = {row.key for row in revocations if row.mode is Mode.DENY and row.kind in (Kind.TASK, Kind.OWNER)}

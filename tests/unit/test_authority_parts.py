@@ -15,21 +15,24 @@ import yaml
 
 from fastpath.decide import PeerKind
 from fastpath.peer import VerifiedPeer
-from sidecar._proto.remit.authority.v1 import owners_pb2, tasks_pb2
+from sidecar._proto.remit.authority.v1 import agents_pb2, owners_pb2, tasks_pb2
+from sidecar.authority.authority import AgentOwner
 from sidecar.authority.callers import Callers
 from sidecar.authority.draft import SYSTEM, Caller, Change, hashed, quoted
 from sidecar.authority.errors import DeniedError, InvalidError
 from sidecar.authority.feed import Fed, Feed
 from sidecar.authority.messages import budgets_of, scope_message, scope_of, value
 from sidecar.authority.policies import AuthorityPolicies
-from sidecar.authority.rows import DamagedRow, Owner, decode, encode
+from sidecar.authority.revocations import Lift, Revoke, lift, revoke
+from sidecar.authority.rows import DamagedRow, Kind, Owner, decode, encode
 from sidecar.authority.scope import ArgRule, Scope
 from sidecar.config_authority import AuthorityConfig, Person, Workload
 from sidecar.config_file import parse
 from sidecar.errors import ConfigError, PolicyError
+from sidecar.services.agents import AgentView
 from sidecar.services.owners import WATCH
 from sidecar.services.uid_door import UidDoor
-from tests.fix_store import AGENT_A, AGENT_B
+from tests.fix_store import AGENT_A, AGENT_B, ALICE, kept
 
 ROW = Owner(id="alice", active=False, reason="", changed_by="bob", changed_ns=1)
 SECTION = AuthorityConfig(
@@ -339,3 +342,25 @@ def test_what_cannot_be_configured_is_named(section: dict[str, Any], problem: st
     with pytest.raises(ConfigError) as caught:
         parse(yaml.safe_dump(settings), "/etc/remit.yaml")
     assert problem in str(caught.value)
+
+
+def test_what_an_agent_may_do_names_the_revocations_of_its_classes(tmp_path: pathlib.Path) -> None:
+    """By the entities in force, as its calls are judged."""
+    classes = {(AGENT_A, "crm")}
+    with kept(tmp_path / "s") as one:
+        one.open()
+        for name in ("crm", "other"):
+            one.run(revoke, Revoke(kind=Kind.CLASS, key=name), ALICE)
+        authority = SimpleNamespace(
+            store=one.store,
+            live=one.live,
+            require=lambda *_, **__: None,
+            looked=lambda *_: None,
+            owner_of=lambda _: AgentOwner("alice", True),
+            in_class=lambda agent, name: (agent, name) in classes,
+        )
+        view = AgentView(authority, lambda _: ALICE, threading.Semaphore())  # type: ignore[arg-type]  # all that it needs
+        found = view.Show(agents_pb2.ShowAgentRequest(agent=AGENT_A), None)  # type: ignore[arg-type]
+        assert ([row.key for row in found.revocations], found.verdict) == (["crm"], "class is revoked")
+        one.run(lift, Lift(kind=Kind.CLASS, key="crm"), ALICE)
+        assert view.Show(agents_pb2.ShowAgentRequest(agent=AGENT_A), None).verdict == ""  # type: ignore[arg-type]
