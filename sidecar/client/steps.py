@@ -88,7 +88,7 @@ def approving(decision: Decision, justification: str, timeout_s: float, wait_s: 
             raise ApprovalNeeded(
                 f"nobody decided within {wait_s:g} s on approval `{found.id}`",
                 reason=decision.reason,
-                next_=decision.next,
+                next_="retry",  # the question stands, and who asks it again gets the same one
                 evaluation_id=decision.evaluation_id,
             )
         yield Pause(LOOK_S)

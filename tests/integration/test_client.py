@@ -172,8 +172,9 @@ def test_a_refused_approval_says_who_said_what(served: Served) -> None:
 def test_nobody_decides_in_time(served: Served) -> None:
     """The wait ends, and what was asked is not allowed."""
     with orchestrator(served) as boss, boss.task(agent=AGENT, **WORK), agent(served) as client:
-        with pytest.raises(ApprovalNeeded, match=r"nobody decided within 0\.1 s"):
+        with pytest.raises(ApprovalNeeded, match=r"nobody decided within 0\.1 s.*; ask again") as caught:
             client.require("delete", "docs/search", wait_s=0.1)
+        assert caught.value.next == "retry"
         assert not client.check("delete", "docs/search").allowed
 
 
