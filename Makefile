@@ -113,10 +113,10 @@ sanitize: setup
 	  DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq --no-install-recommends $$missing >/dev/null || true; fi
 	@npm ci --prefix bench/peers --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || echo "without Cerbos"
 
-# About half an hour on a machine that does nothing else; bench.html tells all.
+# About 40 minutes on a machine that does nothing else; bench.html tells all.
 bench: setup .setup-peers
-	@for q in decide publish check envoy attack; do echo "bench $$q"; $(PY) -m bench $$q --json bench-$$q.json || exit 1; done
-	@$(PY) -m bench report --html bench.html $(foreach q,decide publish check envoy attack,bench-$(q).json)
+	@for q in decide publish check envoy attack authority; do echo "bench $$q"; $(PY) -m bench $$q --json bench-$$q.json || exit 1; done
+	@$(PY) -m bench report --html bench.html $(foreach q,decide publish check envoy attack authority,bench-$(q).json)
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -39,12 +39,13 @@ if TYPE_CHECKING:
 ENVOY_KIND = 2
 BUDGET_MS = 5000  # on a busy machine a thread can lose its core for long; that is not the question here
 WAIT_MS = 3_600_000
+JOURNAL_BYTES = 96 * MIB
 DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
 
 def make_journal(folder: Path) -> Journal:
-    """A journal as a sidecar keeps it, small enough for a bench."""
-    return Journal(str(folder), segment_bytes=64 * MIB, cap_bytes=256 * MIB, on_full="drop_oldest", sync="interval")
+    """A journal as a sidecar keeps it whose collector keeps up: segments of the default size, a few, written again."""
+    return Journal(str(folder), segment_bytes=16 * MIB, cap_bytes=JOURNAL_BYTES, on_full="drop_oldest", sync="interval")
 
 
 def make_pdp(count: int, journal: Journal) -> Pdp:

@@ -27,6 +27,7 @@ TITLES = {
     "check": "What does a call cost beside HTTP/2 itself?",
     "envoy": "What does asking us cost an Envoy?",
     "attack": "What do others notice of an attack?",
+    "authority": "What does live authority cost a decision, and a change of it a disk?",
 }
 
 
