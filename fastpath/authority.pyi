@@ -40,7 +40,7 @@ class Live:
         - "budget" {id, calls, cost, bytes}: added to what is left; what is taken beyond that is owed
         - "revoke" {kind, key, mode, reason, expires_unix_ns (0: until lifted)} and optional {left_ns: on the clock that
           nobody sets; else what the wall clock says}: until the later end of those that were put, and until both clocks
-          have reached it · "lift" {kind, key, mode}
+          have reached it; {revoked_unix_ns}: approvals that are older do not answer for it · "lift" {kind, key, mode}
         - "owner" {id, active}
         - "approval" {id, digest, agent, task (empty: of calls of no task), generation (of policies; 0: any), scope
           ("exact" or "class"), uses, expires_unix_ns, decided_unix_ns, data_level, data_labels, cost, self_approved,

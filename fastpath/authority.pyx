@@ -279,6 +279,8 @@ cdef class Changes:
         if row == NULL:
             raise MemoryError
         change.what, change.row = CHANGE_REVOKE, row
+        if mode == MODE_STEP_UP:
+            row.step_up_unix_ns = data.get("revoked_unix_ns", 0)
         row.until_unix_ns[mode] = row.until_boot_ns[mode] = data.get("expires_unix_ns") or INT64_MAX
         if "left_ns" in data:
             row.until_boot_ns[mode] = live_boot_ns(self.live.state) + <int64_t> data["left_ns"]

@@ -144,6 +144,7 @@ cdef int put_revocation(LiveState *s, Revocation *row) noexcept nogil:
             # Only lifting makes one shorter.
             row.until_unix_ns[mode] = max(row.until_unix_ns[mode], before.until_unix_ns[mode])
             row.until_boot_ns[mode] = max(row.until_boot_ns[mode], before.until_boot_ns[mode])
+        row.step_up_unix_ns = max(row.step_up_unix_ns, before.step_up_unix_ns)
         drop_revocation(s, before)
     if rows_add(&s.revocations, &row.key):
         return 1

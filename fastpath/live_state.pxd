@@ -131,6 +131,7 @@ cdef struct Revocation:      # followed by the text of key and reason
     RowKey key
     int64_t until_unix_ns[MODES]   # 0: not in this mode; INT64_MAX: until lifted
     int64_t until_boot_ns[MODES]   # the same moment on the clock that nobody sets; it ends when both have reached it
+    int64_t step_up_unix_ns        # when it was last made in that mode
     Text reason
 
 
@@ -217,6 +218,7 @@ cdef struct Standing:        # where one call stands; texts in its arena or stat
     Text owner_fault
     uint8_t read_only
     uint8_t step_up
+    int64_t step_up_unix_ns  # what was approved before was approved without knowing of it
     uint8_t approved
     uint8_t break_glass
     Text approval

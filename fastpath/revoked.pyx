@@ -65,6 +65,7 @@ cdef void apply_revocation(const Revocation *row, int64_t now, Arena *arena, Sta
         hit = True
     if revoked_in(row, <int> MODE_STEP_UP, now, out.boot_ns):
         out.step_up = 1
+        out.step_up_unix_ns = max(out.step_up_unix_ns, row.step_up_unix_ns)
         hit = True
     if hit and out.remediation.n == 0:
         out.remediation = kept(row.reason, arena) if row.reason.n else revoked_reason(row.key.kind)

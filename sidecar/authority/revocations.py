@@ -166,6 +166,7 @@ def live_revocation(row: Revocation) -> dict[str, object]:
         "key": row.key,
         "mode": str(row.mode),
         "reason": row.reason,
+        "revoked_unix_ns": row.revoked_ns,
         "expires_unix_ns": row.expires_ns,
     }
 

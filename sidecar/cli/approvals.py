@@ -148,15 +148,22 @@ def approve(
 @click.command()
 @click.argument("id_", metavar="APPROVAL")
 @click.option("--comment", default="", metavar="TEXT", help="Why; stands in the records.")
+@click.option("--granted", is_flag=True, help="Take back a grant that was not used up.")
 @key_option
 @sidecar_options
-def deny(id_: str, comment: str, key: str, config_file: str, socket: str | None, as_json: bool) -> None:
-    """Refuse what an agent asks for.
+def deny(id_: str, comment: str, granted: bool, key: str, config_file: str, socket: str | None, as_json: bool) -> None:
+    """Refuse what an agent asks for, or with --granted take back what was granted.
 
     \b
     Example:
       remit deny 9a1b.. --comment "not this quarter"
+      remit deny 9a1b.. --granted --comment "the invoice was forged"
     """
+    if granted:
+        taken = approvals_pb2.CancelApprovalRequest(idempotency_key=key, id=id_, reason=comment)
+        with authority_channel(config_file, socket) as channel:
+            _said(approvals_pb2_grpc.ApprovalsStub(channel).Cancel(taken, timeout=TIMEOUT_S), as_json)
+        return
     request = approvals_pb2.DecideApprovalRequest(idempotency_key=key, id=id_, comment=comment)
     _decide(request, config_file, socket, as_json)
 

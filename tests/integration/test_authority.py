@@ -752,6 +752,8 @@ def test_the_commands_work_and_say_what_is_wrong(own: Served) -> None:
         if second.id != first.id:
             assert "denied" in run("deny", second.id, "--comment", "no")
     assert json.loads(run("agent", "show", AGENT, "--json"))["approvals"][0]["uses_left"] == 1
+    assert "cancelled" in run("deny", first.id, "--granted", "--comment", "forged")
+    assert json.loads(run("agent", "show", AGENT, "--json")).get("approvals", []) == []
     assert "disabled at epoch" in run("owner", "disable", "dora")
     assert json.loads(run("owner", "list", "--json"))["id"] == "dora"
     assert "active at epoch" in run("owner", "enable", "dora")

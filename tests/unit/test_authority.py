@@ -641,6 +641,26 @@ def test_a_caller_under_step_up_needs_an_approval_for_everything() -> None:
     assert outcome(ask(pdp)) == ALLOW
 
 
+@pytest.mark.parametrize("grant_scope", ["exact", "class"])
+def test_what_was_approved_before_a_step_up_is_asked_again(grant_scope: str) -> None:
+    """Whoever approved it did not know of what the revocation is about. Made longer, it asks again, too."""
+    live = make_live(task())
+    pdp = make_pdp(live)
+    asked = ask(pdp, "delete").evaluation_id
+    for number, mode in enumerate(("step_up", "deny", "step_up")):
+        at_ns = NOW + 2 * number
+        more = {"uses": 9, "scope": grant_scope, "id": f"a{number}"}
+        live.apply([approval(live, asked, **more, decided_unix_ns=at_ns)], 2 + number)
+        assert outcome(ask(pdp, "delete")) == ALLOW
+        live.apply([revoke("agent", AGENT, mode, revoked_unix_ns=at_ns + 1)], 3 + number)
+        if mode == "deny":
+            live.apply([("lift", {"kind": "agent", "key": AGENT, "mode": mode})], 4 + number)
+            assert outcome(ask(pdp, "delete")) == ALLOW
+        else:
+            assert outcome(ask(pdp, "delete")) == ("STEP_UP", "approval.required")
+            assert outcome(ask(pdp)) == ("STEP_UP", "revoked.step_up")
+
+
 # ------------------------------------------------------------ what the control plane gives
 
 

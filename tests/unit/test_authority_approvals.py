@@ -293,6 +293,7 @@ def test_a_call_that_needs_no_task_is_approved_for_its_agent(book: Book) -> None
 def test_a_revocation_names_something_that_can_be(book: Book, kind: Kind, key: str, good: bool) -> None:
     if good:
         revoked = book.run(revoke, Revoke(kind=kind, key=key, reason="why"), ALICE).revocation
+        assert dict(book.told)["revoke"]["revoked_unix_ns"] == book.now_ns
         assert matching(book.draft(), kind, key) == [revoked]
     else:
         with pytest.raises(InvalidError):
