@@ -530,7 +530,8 @@ cdef bint _prepare_piece(Journal j) noexcept nogil:
     segment, at = j.segment, j.at
     if j.ready_id != j.current.id:
         j.ready_id, j.ready = j.current.id, 0
-    end = min(j.size, at + j.lead)
+    # Whole pages: the next piece begins where this one ends, and may not begin within a page.
+    end = min(j.size, (at + j.lead + PAGE - 1) // PAGE * PAGE)
     start = max(j.ready, at // PAGE * PAGE)
     if segment == NULL or start >= end:
         j.ready_at = NOWHERE if end == j.size else end - j.lead // 2

@@ -18,6 +18,7 @@ import mmap
 import os
 import re
 import secrets
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +149,8 @@ def read_checked(path: Path) -> dict[str, object] | None:
 def _is_ours_alone(fd: int) -> bool:
     """Whether no other descriptor of the file is open anywhere: only then is a write lease given (fcntl(2))."""
     try:
+        # Whoever opens the file meanwhile breaks the lease, and the signal that then comes would else end the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
@@ -394,7 +397,11 @@ class Spool:
     def _take_reuse(self) -> tuple[int, Path] | None:
         """A file to write over, which nobody else has open: whoever still reads it would read other records."""
         while self._reuse:
-            fd = os.open(self._reuse[-1], os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fd = os.open(self._reuse[-1], os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:  # somebody made room by hand
+                self._reuse.pop()
+                continue
             path = self._reuse.pop()
             if _is_ours_alone(fd):
                 return fd, path
@@ -442,7 +449,7 @@ class Spool:
         """Keep at most so many files that served."""
         self._reused_max = count
         while len(self._reuse) > count:
-            self._reuse.pop(0).unlink()
+            self._reuse.pop(0).unlink(missing_ok=True)
 
     def _keep(self, path: Path) -> Path | None:
         """Where a segment that is not needed any more may wait for its reuse, or None when it must go."""
@@ -482,7 +489,12 @@ class Spool:
         kept = self._keep(held[0].path)
         if kept is not None:
             os.link(held[0].path, kept)
-        replace_file(held[0].path, gap)
+        try:
+            replace_file(held[0].path, gap)
+        except OSError:
+            if kept is not None:
+                kept.unlink()
+            raise
         if kept is not None:
             self._reuse.append(kept)
         for segment in held[1:count]:
@@ -508,7 +520,7 @@ class Spool:
                 path.unlink()
         self._maps.clear()
         for path in self._reuse if clean else []:
-            path.unlink()
+            path.unlink(missing_ok=True)
         self._reuse.clear()
         if self._lock >= 0:
             try:

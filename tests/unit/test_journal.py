@@ -17,9 +17,20 @@ from fastpath.journal import Journal, JournalState
 from fastpath.spool import Spool, header_of, list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.decisions.reader import SpoolReader
-from tests.fix_journal import CAP_BYTES, SEGMENT_BYTES, decision_payload, fill, held, offsets, open_journal, overwrite
+from tests.fix_journal import (
+    CAP_BYTES,
+    SEGMENT_BYTES,
+    decision_payload,
+    fill,
+    held,
+    offsets,
+    open_journal,
+    overwrite,
+    wait_for,
+)
 
 HEADER = int(FrameLayout.SEGMENT_HEADER)
+LEAD_MIN_BYTES = 65536  # of journal.pxd
 
 
 @pytest.fixture
@@ -382,6 +393,63 @@ def test_a_file_that_has_another_name_does_not_serve_again(folder: Path, tmp_pat
     assert (tmp_path / "kept").read_bytes() == content
 
 
+def test_who_opens_a_file_that_serves_again_ends_no_process(folder: Path) -> None:
+    """A backup reads the folder while the writer looks whether it has the file alone: the writer lives on."""
+    program = """
+import os, sys
+from fastpath import spool
+fd = os.open(sys.argv[1], os.O_RDWR)
+print("ready", flush=True)
+print(sum(spool._is_ours_alone(fd) for _ in range(50000)) > 0)
+"""
+    folder.mkdir()
+    path = folder / "000001.reuse"
+    path.write_bytes(b"records")
+    writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "ready\n"
+    while writer.poll() is None:
+        path.read_bytes()
+    assert (writer.returncode, writer.stdout.read()) == (0, "True\n")
+    writer.stdout.close()
+
+
+def reusable(journal: Journal, folder: Path) -> list[Path]:
+    """Have files of acknowledged segments wait for their reuse."""
+    fill(journal, 800)
+    journal.acknowledge(journal.next_sequence - 1, bytes(32))
+    return list(folder.glob("*.reuse"))
+
+
+def test_files_that_somebody_removed_do_not_serve_again(folder: Path) -> None:
+    """Who makes room by hand takes what looks unused: the journal makes new files, and closes as ever."""
+    with open_journal(folder) as journal:
+        for path in reusable(journal, folder):
+            path.unlink()
+        assert all(fill(journal, 800))
+        assert journal.problem == ""
+        removed = reusable(journal, folder)
+        assert removed
+        for path in removed:
+            path.unlink()
+    with open_journal(folder) as journal:
+        assert journal.append_bytes(b"next")
+
+
+def test_what_could_not_be_dropped_keeps_one_name(folder: Path) -> None:
+    """A Gap that cannot be written leaves the segment as it was, without a second name that would keep its bytes."""
+    with open_journal(folder, cap_bytes=8 * SEGMENT_BYTES, on_full="drop_oldest") as journal:
+        fill(journal, 600)
+        assert not journal.counters()["dropped_segments"]
+        oldest = journal.segments()[0].path
+        oldest.with_suffix(".tmp").mkdir()
+        with pytest.raises(IsADirectoryError):
+            fill(journal, 1200)
+        assert {path.stat().st_nlink for path in folder.glob("*.seg")} == {1}
+        oldest.with_suffix(".tmp").rmdir()
+        assert all(fill(journal, 1200)[100:])
+
+
 @pytest.mark.parametrize("on_full", ["deny", "drop_oldest"])
 def test_a_process_that_dies_leaves_no_old_records_in_its_spares(folder: Path, on_full: str) -> None:
     """LG-04: a spare whose file held records is empty at the next start, whatever stood in it."""
@@ -484,6 +552,35 @@ def test_pages_ahead_of_the_writer_are_ready(folder: Path) -> None:
             for _ in range(12):
                 journal.append_bytes(payload)
             assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 4
+
+
+def resident_bytes(path: Path) -> int:
+    """Of a file that this process has mapped."""
+    maps = Path("/proc/self/smaps").read_text().split(f" {path}\n")[1:]
+    return sum(int(about.split("Rss:")[1].split()[0]) << 10 for about in maps)
+
+
+class Unkept(Journal):
+    """A journal whose helper, once that is said, does nothing by the clock."""
+
+    alone = False
+
+    def maintain(self) -> None:
+        if not self.alone:
+            super().maintain()
+
+
+def test_pages_are_made_ready_wherever_the_writer_is(folder: Path) -> None:
+    """The helper goes on from where it was, be that in the middle of a page: there is always room that is ready."""
+    with Unkept(folder, segment_bytes=8 << 20, sync="interval", sync_ms=3600_000) as journal:
+        payload = b"x" * 1000
+        journal.append_bytes(payload)
+        journal.alone = True
+        for count in range(41, 6000, 40):
+            for _ in range(40):
+                journal.append_bytes(payload)
+            path, end = journal.segments()[-1].path, HEADER + count * len(frame(1, payload))
+            wait_for(lambda path=path, end=end: resident_bytes(path) >= end + LEAD_MIN_BYTES // 4, "ready room")
 
 
 # ------------------------------------------------------------------ disks
