@@ -14,6 +14,7 @@ from sidecar.client.decision import decision_of
 from sidecar.client.errors import Refused, RemitError, Unavailable, error_of, is_transient
 
 LOST = "lost"
+DEAF = "the stream has ended: its caller's own code failed at a notice"
 TOO_LARGE = ("request.too_large", "larger than max")  # of the native doors, and of grpcio
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
-from sidecar.client.conversation import Conversation, Notice, in_vain
+from sidecar.client.conversation import DEAF, Conversation, Notice, in_vain
 from sidecar.client.decision import Decision
 from sidecar.client.errors import RemitError, Unavailable
 from sidecar.client.steps import FIRST_PAUSE_S, PAUSE_MAX_S
@@ -21,7 +21,8 @@ Requests = queue.SimpleQueue[authz_pb2.CheckStreamRequest | None]
 class Stream:
     """One stream, held open until `close`; opened again when it breaks. Thread-safe. Made by Client.stream.
 
-    `on_notice` is called on the stream's own thread, before any answer that was decided later is given out.
+    `on_notice` is called on the stream's own thread, before any answer that was decided later is given out. It must not
+    ask on this stream; when it raises, the stream ends.
     """
 
     def __init__(
@@ -122,6 +123,17 @@ class Stream:
     # ------------------------------------------------------------ the stream's own thread
 
     def _run(self) -> None:
+        try:
+            self._hold()
+        finally:
+            with self._lock:
+                if self._error is None:
+                    # `on_notice` raised, which its thread reports: without notices nothing may be asked here.
+                    self._give_up(Unavailable(DEAF))
+                    if self._call is not None:
+                        self._call.cancel()
+
+    def _hold(self) -> None:
         pause = FIRST_PAUSE_S
         while not self._closed.is_set():
             error = None

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
-from sidecar.client.conversation import Conversation, Notice, in_vain
+from sidecar.client.conversation import DEAF, Conversation, Notice, in_vain
 from sidecar.client.decision import Decision
 from sidecar.client.errors import RemitError, Unavailable
 from sidecar.client.steps import FIRST_PAUSE_S, PAUSE_MAX_S
@@ -19,7 +19,7 @@ Requests = asyncio.Queue[authz_pb2.CheckStreamRequest | None]
 class AsyncStream:
     """One stream, held open until `close`; opened again when it breaks. Made by AsyncClient.stream.
 
-    `on_notice` is called before any answer that was decided later is given out.
+    `on_notice` is called before any answer that was decided later is given out. When it raises, the stream ends.
     """
 
     def __init__(
@@ -109,6 +109,16 @@ class AsyncStream:
     # ------------------------------------------------------------ the stream's own task
 
     async def _run(self) -> None:
+        try:
+            await self._hold()
+        finally:
+            if self._error is None:
+                # `on_notice` raised, which `close` reports: without notices nothing may be asked here.
+                self._give_up(Unavailable(DEAF))
+                if self._call is not None:
+                    self._call.cancel()
+
+    async def _hold(self) -> None:
         pause = FIRST_PAUSE_S
         while not self._closed:
             error = await self._listen()

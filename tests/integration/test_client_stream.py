@@ -110,6 +110,43 @@ def test_a_notice_is_told_before_what_was_decided_after_it(door: Any) -> None:
     assert {cause for notice in told for cause in notice.causes} == {"revocation"}
 
 
+def unwilling(_: Notice) -> None:
+    raise LookupError("the caller's own")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_caller_that_fails_at_a_notice_is_told_no_more(door: Any) -> None:
+    """Nobody waits in vain for answers and notices of a stream that has ended; nothing is allowed unheard."""
+    with stream(door.target, unwilling) as held:
+        assert held.check("read", "files/open").allowed
+        door.live.apply([("revoke", REVOKED)], 2)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="at a notice"):
+                held.check("read", "files/open")
+        seen = held.notices()
+        assert next(seen).epoch == 2
+        with pytest.raises(Unavailable, match="at a notice"):
+            next(seen)
+
+
+def test_a_coroutine_that_fails_at_a_notice_is_told_no_more(door: Any) -> None:
+    """The same; leaving the stream reports what failed."""
+
+    async def talk() -> None:
+        async with AsyncClient(door.target, timeout_s=TIMEOUT_S) as client, client.stream(unwilling) as held:
+            assert (await held.check("read", "files/open")).allowed
+            door.live.apply([("revoke", REVOKED)], 2)
+            for _ in range(2):
+                with pytest.raises(Unavailable) as refused:
+                    await held.check("read", "files/open")
+                said.append(str(refused.value))
+
+    said: list[str] = []
+    with pytest.raises(LookupError):
+        asyncio.run(talk())
+    assert ["at a notice" in text for text in said] == [True, True]
+
+
 def test_notices_are_iterated_until_the_stream_is_closed(door: Any) -> None:
     """Those that nobody took are one, with all causes and the newest epoch."""
     seen: list[Notice] = []
