@@ -1,6 +1,7 @@
 """Talks to a running sidecar over its control socket."""
 
 import os
+import socket as sockets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,8 +47,21 @@ def live_status(socket: str) -> control_pb2.StatusResponse | None:
         return None
 
 
+def _somebody_listens(socket: str) -> bool:
+    """Whether a process serves the socket, though it may not answer: one that was killed leaves its socket behind."""
+    with sockets.socket(sockets.AF_UNIX) as made:
+        try:
+            made.connect(socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError as error:
+            unreachable("the control socket", socket, error.strerror or str(error))
+    return True
+
+
 def edited(socket: str, change: Any) -> control_pb2.EditResponse | None:
-    """What a running sidecar made of a change, or None when none runs. Ends the command when it was refused."""
+    """What a running sidecar made of a change, or None when none runs. Ends the command when it was refused, or when
+    the one that runs does not answer: an edit of the store behind its back would not be in force."""
     from sidecar.services.edit_messages import request_of
     from sidecar.services.options import CONTROL_MESSAGE_BYTES
 
@@ -57,13 +71,10 @@ def edited(socket: str, change: Any) -> control_pb2.EditResponse | None:
             f"the edit has {request.ByteSize()} bytes, a running sidecar takes {CONTROL_MESSAGE_BYTES} at a time; make"
             " it in parts, or change the files and run remit reload"
         )
-    try:
-        with channel(socket) as made:
-            answer = control_pb2_grpc.ControlStub(made).Edit(request, timeout=RELOAD_TIMEOUT_S)
-    except Failure as failure:
-        if failure.exit_code != EXIT_UNREACHABLE:
-            raise
+    if not _somebody_listens(socket):
         return None
+    with channel(socket) as made:
+        answer = control_pb2_grpc.ControlStub(made).Edit(request, timeout=RELOAD_TIMEOUT_S)
     if answer.problems:
         kept = f"generation {answer.generation} stays in force" if answer.generation else "no generation is in force"
         raise Failure(f"the edit was refused; {kept}", EXIT_NO, answer.problems)

@@ -1,5 +1,6 @@
 """The control service: what the operator asks, on the control socket only (proto/remit/control/v1/control.proto)."""
 
+import os
 from collections.abc import Callable
 
 import grpc
@@ -33,6 +34,12 @@ class Control(control_pb2_grpc.ControlServicer):
         rules, uid = self._runtime.rules, self._uid_of(context.peer())
         if uid is None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller of this connection is not known")
+        if uid not in (0, os.geteuid()):
+            # INVARIANT (who edits): whoever can write the store. Approvers and auditors enter the socket's folder too.
+            context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"user {uid} may not edit what decides; run it as the sidecar's own user ({os.geteuid()}) or as root",
+            )
         try:
             done = self._runtime.edit(change_of(request), account(uid))
         except (PolicyError, RuleTableError) as error:

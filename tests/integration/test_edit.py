@@ -1,15 +1,24 @@
 """Edits of a running sidecar: `remit policy put` and its like decide from the next call on, without a reload."""
 
+import contextlib
 import getpass
+import os
+import pathlib
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.control.v1 import control_pb2, control_pb2_grpc
+from sidecar.cli.output import EXIT_UNREACHABLE
+from sidecar.services.control import Control
+from sidecar.services.uid_door import CONNECTIONS
 from tests.fix_serve import AGENT, CHECK, TIMEOUT_S, Served, made_sidecar, outcome, question
 
 FREEZE = '@id("freeze") forbid (principal, action, resource);'
@@ -149,6 +158,38 @@ def test_without_a_sidecar_the_store_is_edited(running: Served) -> None:
     running.start_ready()
     with running.agent_socket() as agent:
         assert outcome(agent, question()) == ("DENY", "policy.forbid")
+
+
+def test_a_sidecar_that_does_not_answer_is_not_passed_over(running: Served) -> None:
+    """Its store is not edited behind its back: that would say done, and nothing would be decided by it."""
+    (running.folder / "freeze.cedar").write_text(FREEZE)
+    with contextlib.ExitStack() as crowd:
+        for _ in range(CONNECTIONS):
+            one = crowd.enter_context(socket.socket(socket.AF_UNIX))
+            one.connect(str(running.folder / "control" / "sock"))
+        refused = running.remit("policy", "put", str(running.folder / "freeze.cedar"))
+        assert refused.returncode == EXIT_UNREACHABLE
+        assert "does not answer" in refused.stderr
+    assert lines(running.remit("policy", "edits", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "code"),
+    [(None, grpc.StatusCode.UNAUTHENTICATED), (os.geteuid() + 1, grpc.StatusCode.PERMISSION_DENIED)],
+)
+def test_who_cannot_write_the_store_edits_nothing(tmp_path: pathlib.Path, uid: int | None, code: object) -> None:
+    """Whoever may look, approve or reload enters the control socket's folder too."""
+    asked: list[object] = []
+    runtime = SimpleNamespace(rules=None, edit=lambda *of: asked.append(of))
+    server = grpc.server(ThreadPoolExecutor(1))
+    control_pb2_grpc.add_ControlServicer_to_server(Control(runtime, None, lambda _: uid), server)  # type: ignore[arg-type]
+    server.add_insecure_port(f"unix:{tmp_path}/sock")
+    server.start()
+    with grpc.insecure_channel(f"unix:{tmp_path}/sock") as channel, pytest.raises(grpc.RpcError) as refused:
+        control_pb2_grpc.ControlStub(channel).Edit(control_pb2.EditRequest(policies=text(FREEZE)), timeout=TIMEOUT_S)
+    server.stop(None).wait()
+    assert refused.value.code() is code
+    assert not asked
 
 
 def test_an_edit_that_is_too_large_says_what_to_do(running: Served) -> None:
