@@ -119,6 +119,9 @@ class Runtime:
     def open_journal(self, lock: int) -> None:
         """Take the journal from the process that had it, by the descriptor of its lock; -1: it left it behind."""
         _open_journal(self.journal, lock)
+        with self._reload_lock:
+            # Until it gave the journal away that process made edits: what it said is in force has to be so here.
+            self.rules.reopen(self.config)
         self._open_authority()
         self._upstream, self.shipper = self._make_shipper()
         self.refresh()
@@ -126,6 +129,12 @@ class Runtime:
         if identity is not None:
             self._identity_changed(identity)
         self._record("generation.in_force", "taken over")
+
+    def end_changes(self) -> None:
+        """Refuse reloads and edits from now on; one that is too far to be refused has ended when this returns."""
+        self.rules.stop()
+        with self._reload_lock:
+            pass
 
     def close_authority(self) -> None:
         """Leave the authority store to the process that comes next."""

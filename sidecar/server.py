@@ -102,6 +102,7 @@ def _open(runtime: Runtime, listening: Listening, before: TakeOver | None) -> No
 def _hand_over(handover: Handover, runtime: Runtime, listening: Listening) -> None:
     """Give doors and journal to the process that is ready for them."""
     event(log, "handover.begun")
+    runtime.end_changes()
     runtime.stop_shipping()
     listening.leave_doors(LEAVE_GRACE_S, LEAVE_NOTICE_S)
     runtime.close_authority()

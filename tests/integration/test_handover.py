@@ -154,6 +154,27 @@ def test_only_our_own_user_may_take_over(served: Served) -> None:
     process.wait_until("the refusal", lambda: any(one["event"] == "handover.refused" for one in served.log()))
 
 
+def test_an_edit_while_the_next_one_prepares_is_in_force_there(served: Served) -> None:
+    """What the old one said is decided by is decided by after it, though the new one had read the store before."""
+    old = served.start_ready()
+    (served.folder / "freeze.cedar").write_text('@id("freeze") forbid (principal, action, resource);')
+    served.workload.fail(grpc.StatusCode.UNAVAILABLE)
+    before = served.status().generation
+    new = Process("next", module("sidecar.cli", "serve", "--take-over", "--config", str(served.config)), served.folder)
+    try:
+        new.wait_until("it to have read the store", lambda: "generation.in_force" in new.log.read_text())
+        assert served.remit("policy", "put", str(served.folder / "freeze.cedar")).returncode == 0
+        assert served.status().generation > before
+        served.give_svid()
+        served.process = new
+        new.wait_until("the old one to end", lambda: not old.running())
+        new.wait_until("the control socket answers", served._answers)
+        with served.agent_socket() as agent:
+            assert outcome(agent, question()) == ("DENY", "policy.forbid")
+    finally:
+        old.stop()
+
+
 def test_the_old_one_dies_while_the_new_one_waits(served: Served) -> None:
     """A kill -9 in the middle: the journal is free, the sockets are ours, and callers that waited are answered."""
     old = served.start_ready()
