@@ -88,7 +88,7 @@ static struct stream *stream_of(uint32_t id) {
 /* ---------------------------------------------------------------- what was asked */
 
 static void note_asked(const uint8_t *p, size_t n) {
-    int ends = 0;
+    int ends = 0, gone = 0;
     if (n < PREFACE_BYTES) return;
     for (size_t at = PREFACE_BYTES; at + FRAME_BYTES <= n;) {
         const uint8_t *f = p + at;
@@ -96,8 +96,11 @@ static void note_asked(const uint8_t *p, size_t n) {
         struct stream *s;
         at += FRAME_BYTES + u24(f);
         if (at > n) return;
+        /* Who says that it goes is gone once nothing that it opened before is left. */
+        gone |= f[3] == GOAWAY;
         if (f[3] != DATA && f[3] != HEADERS && f[3] != RST && f[3] != CONTINUATION) continue;
         if ((s = stream_of(id)) == NULL) return;
+        if (gone && !s->opened) s->left = 1;
         if (f[3] == HEADERS) ends = f[4] & END_STREAM;
         if ((f[3] == HEADERS || f[3] == CONTINUATION) && f[4] & END_HEADERS) {
             s->opened |= ASKED;
