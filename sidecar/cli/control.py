@@ -65,14 +65,14 @@ def edited(socket: str, change: Any) -> control_pb2.EditResponse | None:
     from sidecar.services.edit_messages import request_of
     from sidecar.services.options import CONTROL_MESSAGE_BYTES
 
+    if not _somebody_listens(socket):
+        return None
     request = request_of(change)
     if request.ByteSize() > CONTROL_MESSAGE_BYTES:
         raise Failure(
             f"the edit has {request.ByteSize()} bytes, a running sidecar takes {CONTROL_MESSAGE_BYTES} at a time; make"
             " it in parts, or change the files and run remit reload"
         )
-    if not _somebody_listens(socket):
-        return None
     with channel(socket) as made:
         answer = control_pb2_grpc.ControlStub(made).Edit(request, timeout=RELOAD_TIMEOUT_S)
     if answer.problems:

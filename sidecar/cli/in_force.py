@@ -42,8 +42,7 @@ def say_generation(number: int, digest: str, count: int) -> None:
 
 def in_force(done: Any) -> None:
     """Say which generation is in force, and which edits need not stand any more."""
-    own = {edit.key for edit in done.edits}
-    say_unneeded(edit.title for edit in done.unneeded if edit.key not in own)
+    say_unneeded(done.forgotten)
     say_generation(done.manifest.generation, done.manifest.digest_in_force, done.standing)
 
 

@@ -53,6 +53,12 @@ class Published:
     compiled: str = ""
     """Of an edit: why files and edits were compiled together; empty when it cost the change."""
 
+    @property
+    def forgotten(self) -> list[str]:
+        """Titles of the removals that were forgotten, without those that were asked for just now."""
+        own = {edit.key for edit in self.edits}
+        return [edit.title for edit in self.unneeded if edit.key not in own]
+
 
 class GenerationStore:
     """A folder of generations. Reading needs no lock; one process at a time may publish."""

@@ -52,7 +52,7 @@ class Control(control_pb2_grpc.ControlServicer):
             edits=[control_pb2.Edited(title=edit.title, removed=edit.removed) for edit in done.edits],
             standing=done.standing,
             compiled=done.compiled,
-            unneeded=[edit.title for edit in done.unneeded if edit.key not in {one.key for one in done.edits}],
+            unneeded=done.forgotten,
         )
 
     def Status(self, _: control_pb2.StatusRequest, __: grpc.ServicerContext) -> control_pb2.StatusResponse:

@@ -96,6 +96,13 @@ def test_templates_links_and_entities_are_edited_alike(running: Served) -> None:
         ({"removed": ["nothing"]}, "nothing"),
         ({"links": [{"id": "l", "template": "none"}]}, "none"),
         ({"entities": text("[]]")}, "urgent.cedar"),
+        ({"entities": text("\0")}, "urgent.cedar"),
+        ({"entities": text('[{"uid": 7}]')}, "uid"),
+        ({"policies": text(FREEZE + FREEZE)}, "freeze"),
+        ({"policies": [*text(FREEZE), *text(FREEZE)]}, "freeze"),
+        ({"policies": text(FREEZE), "removed": ["freeze"]}, "freeze"),
+        ({"removed": ["low", "low"]}, "low"),
+        ({"links": [{"id": "", "template": ""}]}, "template"),
         ({"entities_removed": [control_pb2.EntityUid(type="Clerk", id="c")]}, "Clerk"),
     ],
 )
@@ -193,8 +200,10 @@ def test_who_cannot_write_the_store_edits_nothing(tmp_path: pathlib.Path, uid: i
 
 
 def test_an_edit_that_is_too_large_says_what_to_do(running: Served) -> None:
-    """More than the control socket takes at a time is not sent."""
+    """More than the control socket takes at a time is not sent; a store that nobody serves takes it."""
     (running.folder / "large.cedar").write_text(FREEZE + f"// {'x' * (1 << 20)}\n")
     refused = running.remit("policy", "put", str(running.folder / "large.cedar"))
     assert refused.returncode != 0
     assert "make it in parts" in refused.stderr
+    assert running.stop() == 0
+    assert lines(running.remit("policy", "put", str(running.folder / "large.cedar")))[0] == "put policy `freeze`"

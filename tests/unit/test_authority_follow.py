@@ -185,13 +185,18 @@ def beat(kind: Any, epoch: int) -> Any:
     return kind(epoch=epoch, beat=tasks_pb2.Beat(time_unix_ns=time.time_ns(), interval_ms=100))
 
 
+def beats(kind: Any, epoch: int) -> Iterator[Any]:
+    """Until somebody ends the stream, at the pace of a leader in a hurry."""
+    while True:
+        yield beat(kind, epoch)
+        time.sleep(0.01)
+
+
 def steady(kind: Any, epoch: int, store: str = "") -> Iterator[Any]:
     """An empty snapshot, and beats until somebody ends the stream."""
     yield kind(epoch=epoch, store=store, snapshot=BEGIN)
     yield kind(epoch=epoch, snapshot=END)
-    while True:
-        yield beat(kind, epoch)
-        time.sleep(0.01)  # between two beats
+    yield from beats(kind, epoch)
 
 
 @contextlib.contextmanager
@@ -236,9 +241,7 @@ def test_an_epoch_that_broke_off_in_the_middle_comes_again(
         if epoch < 7:
             for id_ in ids:
                 yield tasks_pb2.TasksChange(epoch=7, forget=id_)
-        while True:
-            yield beat(tasks_pb2.TasksChange, 7)
-            time.sleep(0.01)  # between two beats
+        yield from beats(tasks_pb2.TasksChange, 7)
 
     script = Scripted()
     script.scripts["tasks"] = [breaks, goes_on]
@@ -294,9 +297,7 @@ def test_a_draw_that_was_told_before_a_break_is_taken_when_it_is_told_again(
 
     def goes_on(_: int) -> Iterator[Any]:
         yield task("a", Budgets(40, -1, -1))
-        while True:
-            yield beat(tasks_pb2.TasksChange, 7)
-            time.sleep(0.01)  # between two beats
+        yield from beats(tasks_pb2.TasksChange, 7)
 
     script = Scripted()
     script.scripts["tasks"] = [breaks, goes_on]
@@ -444,9 +445,7 @@ def test_what_was_spent_here_is_kept_over_a_restart(tmp_path: pathlib.Path, monk
         yield tasks_pb2.TasksChange(epoch=7, snapshot=BEGIN)
         yield task("a", Budgets(10, -1, -1))
         yield tasks_pb2.TasksChange(epoch=7, snapshot=END)
-        while True:
-            yield beat(tasks_pb2.TasksChange, 7)
-            time.sleep(0.01)  # between two beats
+        yield from beats(tasks_pb2.TasksChange, 7)
 
     script = Scripted()
     with Journal(tmp_path / "journal", helper=False) as journal:
