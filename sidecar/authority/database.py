@@ -46,14 +46,19 @@ class DatabaseRows:
         """`until`, on time.monotonic: a reader that is older may not read on."""
         self._txn = txn
         self._until = until
+        self._written: dict[bytes, bytes | None] = {}
+        """What `write` was given and LMDB was not yet; None: to be removed."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            self._txn.commit()
-        else:
+        try:
+            if kind is None:
+                self._flush()
+                self._txn.commit()
+        finally:
+            # Does nothing to what was committed.
             self._txn.abort()
 
     def _check_age(self) -> None:
@@ -62,29 +67,42 @@ class DatabaseRows:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         self._check_age()
-        found: bytes | None = self._txn.get(_BYTES[table] + key)  # type: ignore[assignment]  # no buffers
+        place = _BYTES[table] + key
+        if place in self._written:
+            return self._written[place]
+        found: bytes | None = self._txn.get(place)  # type: ignore[assignment]  # no buffers
         return found
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
-        self._txn.put(_BYTES[table] + key, value)
+        self._written[_BYTES[table] + key] = value
 
     def write(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
-        """Put every row that has a value, remove every other one."""
-        kept = [(_BYTES[table] + key, value) for (table, key), value in changes.items() if value is not None]
-        self._txn.cursor().putmulti(kept)
-        if len(kept) < len(changes):
-            for (table, key), value in changes.items():
-                if value is None:
-                    self._txn.delete(_BYTES[table] + key)
+        """Put every row that has a value, remove every other one. LMDB gets it at the end, with all that is written
+        until then, or before a scan."""
+        for (table, key), value in changes.items():
+            self._written[_BYTES[table] + key] = value
 
     def delete(self, table: str, key: bytes) -> None:
-        self._txn.delete(_BYTES[table] + key)
+        self._written[_BYTES[table] + key] = None
+
+    def _flush(self) -> None:
+        """Give LMDB what was written, in the order of the file: each page is come to once."""
+        if not self._written:
+            return
+        rows = sorted(self._written.items())
+        self._written.clear()
+        with self._txn.cursor() as cursor:
+            cursor.putmulti([(place, value) for place, value in rows if value is not None])
+        for place, value in rows:
+            if value is None:
+                self._txn.delete(place)
 
     def count(self, table: str, most: int) -> int:
         """How many rows the table has; not further than `most`."""
         return sum(1 for _ in zip(range(most), self.scan(table), strict=False))
 
     def scan(self, table: str, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        self._flush()
         own = _BYTES[table]
         whole, last = own + prefix, own + after
         with self._txn.cursor() as cursor:

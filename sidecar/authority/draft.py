@@ -8,6 +8,7 @@ raises leaves nothing behind. It scans before it writes: scans do not see its ow
 import functools
 import heapq
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Literal, Protocol, TypeVar
@@ -17,6 +18,7 @@ import msgspec
 from sidecar.authority.rows import Answered, Approval, Budgets, Owner, Revocation, Task, TaskState, decode, encode
 
 SECOND_NS = 1_000_000_000
+NEVER_NS = 1 << 63
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 TASKS, CHILDREN, AGENT_TASKS, OWNER_TASKS = "tasks", "children", "agent_tasks", "owner_tasks"
@@ -134,6 +136,8 @@ class Spending(Protocol):
         """Let no further call spend from these, and say what is left of each."""
 
 
+_plain = re.compile(r"[!#-<>-~]+").fullmatch
+"""What most values are: printable ASCII but for blank, `"` and `=`."""
 NOTHING_UNWRITTEN: Mapping[tuple[str, bytes], msgspec.Struct] = {}
 
 
@@ -141,8 +145,8 @@ class Draft:
     """What one command reads and changes. `now_ns` is the store's clock, which never goes back."""
 
     __slots__ = (
-        "changed", "dues", "epoch", "events", "limits", "live", "new_id", "now_ns", "rows", "spending", "sure_dues",
-        "sure_ns", "unwritten", "writes"
+        "changed", "epoch", "events", "first_due_ns", "first_sure_due_ns", "limits", "live", "new_id", "now_ns", "rows",
+        "spending", "sure_ns", "unwritten", "writes"
     )  # fmt: skip
 
     def __init__(
@@ -173,8 +177,8 @@ class Draft:
         self.events: list[tuple[str, str]] = []
         """(name, detail) for the journal."""
         self.changed: list[Change] = []
-        self.dues: list[Due] = []
-        self.sure_dues: list[Due] = []
+        self.first_due_ns = self.first_sure_due_ns = NEVER_NS
+        """When the first of what this command adds is due."""
 
     # ------------------------------------------------------------ rows
 
@@ -193,6 +197,10 @@ class Draft:
         for (table, key), value in self.writes.items():
             if table in tables:
                 yield (table, key), None if value is None else decode(value, KINDS[table])
+
+    def places(self, *tables: str) -> list[tuple[str, bytes]]:
+        """Table and key of what was changed in these tables."""
+        return [place for place in self.writes if place[0] in tables]
 
     def mark(self, table: str, key: bytes, value: bytes = b"\0") -> None:
         """Put an index row; LMDB takes no empty value in every place, so there is always a byte."""
@@ -221,12 +229,18 @@ class Draft:
         """The ids that an index holds behind `prefix`."""
         return (key[len(prefix) :].decode() for key, _ in self.rows.scan(table, prefix))
 
+    def let_go(self) -> None:
+        """Forget what the store and the native view have taken: of many commands in one commit it is kept for long
+        enough that the collector of cycles would go through it."""
+        self.writes.clear()
+        self.live.clear()
+
     # ------------------------------------------------------------ what follows from it
 
     def due(self, at_ns: int, what: str, key: bytes) -> None:
         """Have `what` happen to the row `key` at `at_ns`."""
         self.mark(DUE, _due_key(at_ns, what, key))
-        self.dues.append(Due(at_ns, what, key))
+        self.first_due_ns = min(self.first_due_ns, at_ns)
 
     def drop_due(self, at_ns: int, what: str, key: bytes) -> None:
         """Let it not happen."""
@@ -234,8 +248,8 @@ class Draft:
 
     def due_surely(self, at_ns: int, what: str, key: bytes) -> None:
         """The same once every clock has reached `at_ns`."""
-        self.mark(SURE_DUE, at_ns.to_bytes(8, "big") + what.encode() + key)
-        self.sure_dues.append(Due(at_ns, what, key))
+        self.mark(SURE_DUE, _due_key(at_ns, what, key))
+        self.first_sure_due_ns = min(self.first_sure_due_ns, at_ns)
 
     def tell(self, change: str, data: dict[str, Any]) -> None:
         """A change for the native view."""
@@ -250,6 +264,8 @@ class Draft:
 def quoted(value: object) -> str:
     """A value of an event's detail; what could be taken for the next one is quoted as JSON."""
     text = str(value)
+    if _plain(text):
+        return text
     # What is printable has no white space but blanks.
     plain = text.isprintable() and text and " " not in text and "=" not in text and '"' not in text
     return text if plain else json.dumps(text, ensure_ascii=False)

@@ -5,6 +5,7 @@ fails gives it back. The store keeps snapshots of what was spent; at a start wha
 is counted again. What was reserved counts as spent.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -40,6 +41,8 @@ class LiveSpending:
         self._undo: list[Change] = []
         self._owed: list[tuple[str, Budgets]] = []
         self._opening: list[str] = []
+        self._opened: Counter[str] = Counter()
+        """How often each agent stands in `_opening`."""
 
     def left(self, task: str) -> Budgets | None:
         row = self._live.task(task)
@@ -49,10 +52,11 @@ class LiveSpending:
 
     def open_tasks(self, agent: str) -> int:
         # What commands before this one end is still counted: more than there may be is refused, never the other way.
-        return self._live.open_tasks(agent) + self._opening.count(agent)
+        return self._live.open_tasks(agent) + self._opened[agent]
 
     def opening(self, agent: str) -> None:
         self._opening.append(agent)
+        self._opened[agent] += 1
 
     def owe(self, task: str, amount: Budgets) -> None:
         self._owed.append((task, amount))
@@ -100,6 +104,7 @@ class LiveSpending:
         """Take back what was changed since `mark`."""
         changes, owed, opening = mark
         del self._owed[owed:]
+        self._opened.subtract(self._opening[opening:])
         del self._opening[opening:]
         if len(self._undo) > changes:
             self._live.apply(self._undo[changes:][::-1], self._live.epoch)
@@ -110,6 +115,7 @@ class LiveSpending:
         self._undo.clear()
         self._owed.clear()
         self._opening.clear()
+        self._opened.clear()
 
 
 def with_spent(has: Mapping[str, int | None], spent: Spent) -> dict[str, int]:

@@ -60,6 +60,7 @@ CLOCK_EVERY_NS = 60 * SECOND_NS
 LOOK = 1
 """A date in the past: what is due next is to be looked up."""
 Result = TypeVar("Result")
+Drafts = Callable[..., Draft]
 Note = Callable[[str, str, int], None]
 """Given (name, detail, epoch) of every event, for the journal; called in the order of the epochs."""
 
@@ -109,12 +110,14 @@ class Ticket(Generic[Result]):
 class _Ran:
     """A command that was run on the open transaction."""
 
-    __slots__ = ("draft", "prepared", "result", "ticket")
+    __slots__ = ("draft", "places", "prepared", "result", "ticket")
 
     def __init__(self, ticket: Ticket[Any], draft: Draft, result: Any, prepared: Any) -> None:
         self.ticket, self.draft, self.result = ticket, draft, result
         self.prepared = prepared
         """What the native view makes of the draft's changes, to be put in force."""
+        self.places: list[Place] = []
+        """Of what no longer stands without the store once this is durable."""
 
 
 class AuthorityStore:
@@ -356,19 +359,19 @@ class AuthorityStore:
         # First: what is made durable meanwhile is in one of both.
         unwritten = dict(self.unwritten)
         with database.read(READ_S) as rows:
-            yield self._draft(rows, self._epoch, unwritten)
+            yield self._drafts(rows, unwritten)(epoch=self._epoch)
 
-    def _draft(self, rows: DatabaseRows, epoch: int, unwritten: Mapping[Place, msgspec.Struct]) -> Draft:
+    def _drafts(self, rows: DatabaseRows, unwritten: Mapping[Place, msgspec.Struct]) -> Drafts:
+        """Makes drafts of this moment, given the epoch of each."""
         now_ns = self.clock.now()
-        new_id = functools.partial(self._ids.make, now_ns)
-        return Draft(
+        return functools.partial(
+            Draft,
             rows,
             self._spending,
             self.limits,
             now_ns=now_ns,
             sure_ns=self.clock.sure(),
-            epoch=epoch,
-            new_id=new_id,
+            new_id=functools.partial(self._ids.make, now_ns),
             unwritten=unwritten,
         )
 
@@ -460,15 +463,19 @@ class AuthorityStore:
         ran: list[_Ran] = []
         refused: list[tuple[Ticket[Any], SidecarError]] = []
         with self._database.write() as rows:
+            drafts = self._drafts(rows, self.unwritten)
             for ticket in batch:
                 mark = self._spending.mark()
                 try:
-                    done = self._run(rows, ticket, self._epoch + len(ran) + 1)
+                    done = self._run(drafts(epoch=self._epoch + len(ran) + 1), ticket)
                 except AuthorityError as error:
                     self._spending.undo(mark)
                     refused.append((ticket, error))
                     continue
                 rows.write(done.draft.writes)
+                if self.unwritten:
+                    done.places = done.draft.places(REVOCATIONS, OWNERS)
+                done.draft.let_go()
                 ran.append(done)
             if ran:
                 rows.put(META, EPOCH, (self._epoch + len(ran)).to_bytes(8, "big"))
@@ -478,10 +485,10 @@ class AuthorityStore:
             batch.remove(ticket)
         return ran
 
-    def _run(self, rows: DatabaseRows, ticket: Ticket[Any], epoch: int) -> _Ran:
+    def _run(self, draft: Draft, ticket: Ticket[Any]) -> _Ran:
         """The command on the transaction, with nothing written. AuthorityError when it is refused."""
         try:
-            return self._run_command(rows, ticket, epoch)
+            return self._run_command(draft, ticket)
         except (AuthorityError, lmdb.Error, OSError, DamagedRow):
             raise
         except Exception:
@@ -489,8 +496,7 @@ class AuthorityStore:
             log.error("authority.command_failed", exc_info=True)
             raise StoreError("internal error; nothing was changed") from None
 
-    def _run_command(self, rows: DatabaseRows, ticket: Ticket[Any], epoch: int) -> _Ran:
-        draft = self._draft(rows, epoch, self.unwritten)
+    def _run_command(self, draft: Draft, ticket: Ticket[Any]) -> _Ran:
         repeat = ticket.repeat
         if repeat is None:
             result = ticket.command(draft)
@@ -534,13 +540,10 @@ class AuthorityStore:
                 self._note(name, detail, draft.epoch)
                 self.totals[name] += 1
             fed.extend([Fed(draft.epoch, change) for change in draft.changed])
-            if self.unwritten:
-                self._held.drop([place for place, _ in draft.rows_of(REVOCATIONS, OWNERS)])
-            for due in draft.dues:
-                if due.at_ns < self._next_due:
-                    self._next_due = due.at_ns
-            for due in draft.sure_dues:
-                self._next_sure_due = min(self._next_sure_due, due.at_ns)
+            if one.places:
+                self._held.drop(one.places)
+            self._next_due = min(self._next_due, draft.first_due_ns)
+            self._next_sure_due = min(self._next_sure_due, draft.first_sure_due_ns)
         self.feed.put(epoch, fed)
         for one in ran:
             one.ticket.epoch = one.draft.epoch
@@ -582,7 +585,7 @@ class AuthorityStore:
             return None
         try:
             with self._database.read() as rows:
-                return self._run(rows, ticket, self._epoch)
+                return self._run(self._drafts(rows, self.unwritten)(epoch=self._epoch), ticket)
         except (lmdb.Error, OSError, DamagedRow):
             return None
         finally:
@@ -606,7 +609,7 @@ class AuthorityStore:
     def _let_go(self, ran: _Ran) -> bool:
         """Whether the command only undid what is in force without the store: nothing of it need be durable."""
         draft = ran.draft
-        places = [place for place, _ in draft.rows_of(REVOCATIONS, OWNERS)]
+        places = draft.places(REVOCATIONS, OWNERS)
         undoes = all(n == "lift" or (n == "owner" and d["active"]) for n, d in draft.live)
         if not places or not undoes or not all(place in self.unwritten for place in places):
             return False

@@ -34,6 +34,7 @@ from sidecar.errors import IdentityError
 ORIGINS = ("user", "agent", "schedule", "event")
 AXES = ("calls", "cost", "bytes")
 NOTHING = Budgets(0, 0, 0)
+UNBOUND = Budgets()
 NO_REST = Rest(NOTHING, NOTHING)
 FORGET_S = 60  # a closed task is told from an unknown one this long
 EXPIRE, FORGET, PURGE = "T", "F", "P"
@@ -335,6 +336,8 @@ def live_task(task: Task, left: Budgets) -> dict[str, Any]:
 
 def undrawn(task: Task) -> Budgets:
     """What its own calls could have spent of what was granted; nothing when its children spent more than that."""
+    if task.granted == UNBOUND:
+        return UNBOUND
     return Budgets(*(UNLIMITED if n is None else max(0, n) for n in balance(task)))
 
 

@@ -1,0 +1,71 @@
+"""The LMDB file of the authority store: within a transaction everybody reads what was written, LMDB has it or not."""
+
+import pathlib
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from sidecar.authority.database import Database, DatabaseRows
+from sidecar.authority.draft import DUE, OWNERS, TASKS
+
+MAP_BYTES = 64 << 20
+TABLES = (TASKS, OWNERS, DUE)
+
+
+@pytest.fixture
+def database(tmp_path: pathlib.Path) -> Iterator[Database]:
+    made = Database(tmp_path / "x.mdb", MAP_BYTES)
+    yield made
+    made.close()
+
+
+def everything(rows: DatabaseRows) -> dict[tuple[str, bytes], bytes]:
+    return {(table, key): value for table in TABLES for key, value in rows.scan(table)}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_transaction_reads_what_it_wrote(database: Database, seed: int) -> None:
+    """Puts, removals, reads and scans in any order give what a dict gives, and so does the next transaction."""
+    rng = random.Random(f"rows {seed}")
+    model: dict[tuple[str, bytes], bytes] = {}
+    for _ in range(10):
+        with database.write() as rows:
+            for _ in range(40):
+                table, key = rng.choice(TABLES), bytes([rng.randrange(12)])
+                match rng.randrange(4):
+                    case 0:
+                        value = b"w%d" % rng.randrange(99)
+                        rows.write({(OWNERS, b"\1"): None, (table, key): value})
+                        model.pop((OWNERS, b"\1"), None)
+                        model[table, key] = value
+                    case 1:
+                        rows.put(table, key, b"p")
+                        model[table, key] = b"p"
+                    case 2:
+                        rows.delete(table, key)
+                        model.pop((table, key), None)
+                    case _:
+                        assert rows.get(table, key) == model.get((table, key))
+                if rng.random() < 0.1:
+                    assert everything(rows) == model
+        with database.read() as rows:
+            assert everything(rows) == model
+
+
+def fail(database: Database) -> None:
+    with database.write() as rows:
+        rows.put(TASKS, b"scanned", b"2")
+        assert [key for key, _ in rows.scan(TASKS)] == [b"before", b"scanned"]
+        rows.write({(TASKS, b"before"): None, (TASKS, b"after"): b"3"})
+        raise ZeroDivisionError
+
+
+def test_what_fails_leaves_nothing(database: Database) -> None:
+    """Neither what LMDB has already nor what it has not."""
+    with database.write() as rows:
+        rows.put(TASKS, b"before", b"1")
+    with pytest.raises(ZeroDivisionError):
+        fail(database)
+    with database.read() as rows:
+        assert everything(rows) == {(TASKS, b"before"): b"1"}
