@@ -3,12 +3,11 @@
 The doors open before there is anything to decide by: until then they answer ERROR, which callers can tell from DENY.
 """
 
+import faulthandler
 import logging
 import os
-import queue
 import signal
 import threading
-from types import FrameType
 
 from sidecar import logs
 from sidecar.config import Config
@@ -21,6 +20,7 @@ from sidecar.logs import event
 from sidecar.notify import ServiceManager
 from sidecar.runtime import Runtime
 from sidecar.seccomp import confine
+from sidecar.signals import Signals
 
 log = logging.getLogger("remit.server")
 
@@ -39,13 +39,9 @@ def serve(config: Config, *, take_over: bool = False) -> None:
     """
     harden(config.process)
     logs.setup(config.log.level, config.log.format)
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def note(number: int, _: FrameType | None) -> None:
-        signals.put(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, note)
+    # A crash, and the SIGABRT of a service manager's watchdog, leave in the log where every thread was.
+    faulthandler.enable()
+    signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     manager = ServiceManager(os.environ)
     ended = threading.Event()
     inherited = from_service_manager(os.environ)
@@ -118,7 +114,7 @@ def _tell(manager: ServiceManager, runtime: Runtime, ended: threading.Event) -> 
         threading.Thread(target=manager.watch, args=watch, name="watchdog", daemon=True).start()
 
 
-def _until_stopped(signals: "queue.SimpleQueue[int]", runtime: Runtime) -> int:
+def _until_stopped(signals: Signals, runtime: Runtime) -> int:
     """The signal that ends us, or HANDED_OVER."""
     wanted = threading.Event()
     threading.Thread(target=_reload, args=(wanted, runtime), name="reload", daemon=True).start()
@@ -135,7 +131,7 @@ def _reload(wanted: threading.Event, runtime: Runtime) -> None:
         runtime.reload()
 
 
-def _drain(signals: "queue.SimpleQueue[int]", listening: Listening, grace_s: float) -> None:
+def _drain(signals: Signals, listening: Listening, grace_s: float) -> None:
     """Let calls in progress end; another signal ends them at once."""
     hurry = threading.Event()
 

@@ -14,6 +14,9 @@ from sidecar.errors import ConfigError
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
+ABORT_TIMEOUT_S = 5.0
+LAST_WORDS = 8000
+"""Characters of a log that are shown of a process that failed."""
 POLL_S = 0.02
 
 
@@ -55,7 +58,7 @@ class Process:
 
         def ready_or_dead() -> bool:
             if not self.running():
-                words = self.log.read_text(errors="replace")[-1500:]
+                words = self.log.read_text(errors="replace")[-LAST_WORDS:]
                 raise ConfigError(f"{self.name} ended with status {self._child.returncode} before {what}:\n{words}")
             return ready()
 
@@ -71,14 +74,24 @@ class Process:
         self._child.wait()
 
     def stop(self) -> int:
-        """SIGTERM, then wait; SIGKILL when it does not end in time. The exit status."""
+        """SIGTERM, then wait. One that does not end in time is ended by SIGABRT, so that a sidecar says where it hangs,
+        and its last words are printed. The exit status."""
         if self.running():
             self._child.send_signal(signal.SIGTERM)
             try:
                 self._child.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                self.kill()
+                self._abort()
         return self._child.returncode
+
+    def _abort(self) -> None:
+        self._child.send_signal(signal.SIGABRT)
+        try:
+            self._child.wait(ABORT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        words = self.log.read_text(errors="replace")[-LAST_WORDS:]
+        print(f"{self.name} did not end within {STOP_TIMEOUT_S:g} s of SIGTERM:\n{words}", file=sys.stderr)
 
     def __enter__(self) -> Process:
         return self

@@ -54,8 +54,7 @@ def _stay_with(parent: int) -> None:
             os._exit(1)
 
     signal.signal(signal.SIGHUP, told)
-    end_with_parent(signal.SIGHUP)
-    told(0, None)
+    end_with_parent(parent, signal.SIGHUP)
 
 
 def compile_texts(
@@ -131,7 +130,7 @@ def main(arguments: list[str]) -> None:
     if stays:
         _stay_with(os.getppid())
     else:
-        end_with_parent()
+        end_with_parent(os.getppid())
         # Nothing here is cyclic and the process ends with its job: collections would walk every policy again and again.
         gc.disable()
     # What prints by mistake must not pass for an answer.

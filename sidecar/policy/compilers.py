@@ -13,6 +13,8 @@ from sidecar.policy.parse import unheard
 from sidecar.policy.source import PolicySource, SourceTexts
 from sidecar.policy.worker import COMPILE_S, MEMORY_BYTES_MAX, Compiler
 
+STOPS = "the process stops; nothing is published any more"
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -80,6 +82,11 @@ class Compilers:
         if before is not None:
             self._end(before)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether what comes is refused."""
+        return self._stopping
+
     def stop(self) -> None:
         """End all that compile, and refuse what comes after. Thread-safe."""
         with self._lock:
@@ -100,7 +107,7 @@ class Compilers:
             # On a full disk the half that was written takes the room that a smaller set would need.
             remove(path)
             if self._stopping:
-                raise PolicyError("the process stops; nothing is published any more") from None
+                raise PolicyError(STOPS) from None
             raise
 
     def _begun(self, compiler: Compiler) -> Compiler:

@@ -24,9 +24,12 @@ _HEAD = struct.Struct("<iQ")
 """Number and size of a result."""
 
 
-def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """Let this process be killed, or told `by` a signal, when its parent ends: nobody would take its results."""
+def end_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Let this process be sent `by` when its `parent` ends, also when it has already: nobody would take its results."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+    # The kernel tells of an end that comes, not of one that came before it was asked to.
+    if os.getppid() != parent:
+        os.kill(os.getpid(), by)
 
 
 def available() -> int:
@@ -76,12 +79,13 @@ def _taken(numbers: int) -> Iterator[int]:
 def _start(work: Callable[[T], bytes], items: Sequence[T], numbers: int) -> tuple[int, IO[bytes]]:
     # A file and not a pipe: the process never waits for us, who have a share of our own to do first.
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when its results are taken
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid, file
     code = 1
     try:
-        end_with_parent()
+        end_with_parent(parent)
         for number in _taken(numbers):
             result = work(items[number])
             file.write(_HEAD.pack(number, len(result)) + result)

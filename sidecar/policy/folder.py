@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from sidecar.errors import PolicyError
 from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
@@ -73,13 +73,16 @@ class Folder:
     # ------------------------------------------------------------ one writer
 
     @contextlib.contextmanager
-    def locked(self, wait_s: float = 0) -> Iterator[None]:
-        """Be the one writer; Busy when another is, and still is after `wait_s`. The lock ends with the process."""
+    def locked(self, wait_s: float = 0, given_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Be the one writer; Busy when another is, and still is after `wait_s` or as soon as it is `given_up`.
+
+        The lock ends with the process.
+        """
         descriptor = os.open(self.at(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_s
         try:
             while not _flock(descriptor):
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or given_up():
                     raise Busy
                 time.sleep(LOOK_S)
             yield

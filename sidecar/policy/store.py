@@ -25,7 +25,7 @@ import msgspec
 from fastpath.table import Generation
 from sidecar.errors import PolicyError, RuleTableError, SidecarError
 from sidecar.files import UnusableFile, read_text
-from sidecar.policy.compilers import Compilers, Work, remove
+from sidecar.policy.compilers import STOPS, Compilers, Work, remove
 from sidecar.policy.draft import Draft, base_draft, delta_draft, settings_of
 from sidecar.policy.edits import Edit, account, merged, not_of, read_edits, same_content, since
 from sidecar.policy.folder import Busy, Folder, cause
@@ -179,9 +179,9 @@ class GenerationStore:
         """Compile `source` in a child and put it in force, under the edits that stand over the files.
 
         Equal content keeps the generation that is. When this returns, the manifest and all it names are durable. Raises
-        PolicyError, and changes nothing, when the source is refused, the compiler dies, another process publishes, or
-        the disk fails; when it fails only after the commit, the error says that the new generation was published.
-        `progress` is told what the compiler does.
+        PolicyError, and changes nothing, when the source is refused, the compiler dies, another process publishes for
+        longer than WAIT_S, or the disk fails; when it fails only after the commit, the error says that the new
+        generation was published. `progress` is told what the compiler does.
         """
         return self.publish_files(source, Work(compile_s, memory_bytes_max, progress)).manifest
 
@@ -206,7 +206,7 @@ class GenerationStore:
         `publish` does, and RuleTableError when there is nothing to edit. `by` is who asks for it, by default
         the account of this process.
         """
-        with self._writing(WAIT_S):
+        with self._writing():
             before = self._in_force()
             standing, pending = self._standing(before), read_edits(self.directory, before.pending)
             path = self._folder.temporary(".mdb")
@@ -252,7 +252,7 @@ class GenerationStore:
             with self._open(draft), self._compilers.another() as editor:
                 self._compilers.delta(self._base_file(draft), [], Change(), over, source, work, by=editor)
                 os.unlink(over)
-                with self._writing(WAIT_S):
+                with self._writing():
                     now = self._in_force()
                     if (now.file, now.edits) != (before.file, before.edits):
                         raise PolicyError("something else was published meanwhile, so nothing was compacted")
@@ -418,9 +418,9 @@ class GenerationStore:
     # ------------------------------------------------------------ housekeeping
 
     @contextlib.contextmanager
-    def _writing(self, wait_s: float = 0) -> Iterator[None]:
-        """Be the one writer, in a clean folder."""
-        with self._failing("written"), self._folder.locked(wait_s):
+    def _writing(self) -> Iterator[None]:
+        """Be the one writer, in a clean folder; others are waited for: our own compaction writes when it is ready."""
+        with self._failing("written"), self._folder.locked(WAIT_S, lambda: self._compilers.stopping):
             self._folder.clean(self._kept())
             yield
 
@@ -430,7 +430,8 @@ class GenerationStore:
         try:
             yield
         except Busy:
-            raise PolicyError(f"another process is publishing into `{self.directory}`; try again") from None
+            text = f"another process is publishing into `{self.directory}`; try again"
+            raise PolicyError(STOPS if self._compilers.stopping else text) from None
         except OSError as error:
             raise PolicyError(f"`{self.directory}` cannot be {what}: {cause(error)}") from None
 

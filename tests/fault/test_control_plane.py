@@ -12,6 +12,7 @@ import pytest
 
 from sidecar._proto.remit.control.v1 import control_pb2
 from sidecar.demo.processes import wait_for
+from tests.fix_children import children
 from tests.fix_serve import AGENT, PERMIT, Served, made_sidecar, outcome, question
 
 
@@ -26,12 +27,6 @@ def policies(count: int) -> str:
     """So many policies that compiling them takes a while."""
     rule = 'permit (principal == Agent::"a{0}", action, resource) when {{ context.call.data_level < {0} }};'
     return PERMIT + "".join(f'@id("p{i}") ' + rule.format(i) + "\n" for i in range(count))
-
-
-def children(pid: int) -> list[int]:
-    """Processes that this one started."""
-    tasks = pathlib.Path(f"/proc/{pid}/task")
-    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
 
 
 def reloads(served: Served) -> int:

@@ -1,5 +1,6 @@
 """Edits of a published set: one change costs the change, stands over the files, and is refused like a publish is."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -10,10 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from sidecar.errors import PolicyError, RuleTableError
+from sidecar.policy.folder import Folder
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.links import EntityUid, Link
 from sidecar.policy.publish import Change, GenerationStore, PolicySource, Published, SourceFiles, Work
-from tests.fault.test_policy_child import children
+from tests.fix_children import children
 from tests.fix_policy import ANYTHING
 
 SCHEMA = """
@@ -253,6 +255,36 @@ def test_edits_made_during_a_compaction_carry_over(world: World) -> None:
     assert world.ids() == ["b", "base", "c", "l1"]
     assert world.store.compact(world.source, Work()).manifest == manifest
     assert not [name for name in os.listdir(world.path) if name.startswith(".")]
+
+
+def while_another_writes(world: World, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
+    """Let `then` happen as soon as somebody waits for another writer, who then ends."""
+    writing = contextlib.ExitStack()
+    writing.enter_context(Folder(world.path).locked())
+
+    def waited(_: float) -> None:
+        then()
+        writing.close()
+
+    monkeypatch.setattr("sidecar.policy.folder.time.sleep", waited)
+
+
+def test_a_publish_waits_for_a_compaction_that_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background compaction is the one writer at times of its own: a reload at that moment is no operator's error."""
+    (world.files / "a.cedar").write_text(FILES + f'@id("z") {ANYTHING};')
+    waits: list[str] = []
+    while_another_writes(world, monkeypatch, lambda: waits.append("waits"))
+    world.store.publish(world.source)
+    assert (waits, world.ids()) == (["waits"], ["base", "l1", "z"])
+
+
+def test_a_stop_ends_the_wait_for_another_writer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.files / "a.cedar").write_text(FILES + f'@id("z") {ANYTHING};')
+    with Folder(world.path).locked():
+        monkeypatch.setattr("sidecar.policy.folder.time.sleep", lambda _: world.store.stop())
+        with pytest.raises(PolicyError, match="the process stops; nothing is published any more"):
+            world.store.publish(world.source)
+    assert world.ids() == ["base", "l1"]
 
 
 def test_a_compaction_gives_way_to_a_publish(world: World) -> None:

@@ -13,6 +13,7 @@ from sidecar.policy.lexer import PolicyText
 from sidecar.policy.limits import PolicyLimits
 from sidecar.policy.source import SourceTexts
 from sidecar.policy.worker import _death, compile_in_child
+from tests.fix_children import children
 from tests.fix_policy import ANYTHING
 
 DEADLINE_S = 30
@@ -129,14 +130,6 @@ def wait_for_child():
             except FileNotFoundError:
                 continue
     raise AssertionError("no compiler was started")
-
-
-def children():
-    found = []
-    for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/children") as file:
-            found += [int(pid) for pid in file.read().split()]
-    return found
 
 
 def test_a_child_sees_no_environment_but_what_python_needs(monkeypatch):

@@ -129,8 +129,9 @@ def test_a_bad_publish_changes_nothing(bench, text):
     assert bench.files() == [before.file, "lock", "manifest.json"]
 
 
-def test_one_process_publishes_at_a_time(bench):
-    """A second writer is refused by the lock, which ends with the first."""
+def test_one_process_publishes_at_a_time(bench, monkeypatch):
+    """A second writer waits for its turn, and is refused when that does not come; the lock ends with its process."""
+    monkeypatch.setattr("sidecar.policy.store.WAIT_S", 0)
     source = bench.write("one")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(bench.store_path / "lock")],

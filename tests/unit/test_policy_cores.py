@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -39,6 +40,32 @@ def test_a_process_that_dies_is_a_refusal(death, named):
 
     with pytest.raises(PolicyError, match=f"the compiler died on .*{named}"):
         list(in_order(work, [1, 2, 3], 2))
+
+
+def test_a_process_whose_parent_was_gone_first_ends_by_itself(tmp_path, monkeypatch):
+    """The kernel tells of an end that comes: one that came between the fork and the request would be missed, and the
+    process would work on and hold the pipe from which its caller waits for an end."""
+    real, began = cores.end_with_parent, tmp_path / "began"
+    ready, go = os.pipe()
+
+    def late(parent):
+        os.kill(parent, signal.SIGKILL)
+        while os.getppid() == parent:
+            time.sleep(0.001)
+        real(parent)
+
+    monkeypatch.setattr(cores, "end_with_parent", late)
+    compiler = os.fork()
+    if not compiler:
+        os.close(ready)
+        home = os.getpid()
+        list(in_order(lambda _item: signal.pause() if os.getpid() == home else began.touch(), [1, 2], 2))
+        os._exit(0)
+    os.close(go)
+    assert os.waitstatus_to_exitcode(os.waitpid(compiler, 0)[1]) == -signal.SIGKILL
+    assert os.read(ready, 1) == b""  # both are gone
+    os.close(ready)
+    assert not began.exists()
 
 
 def texts(count, bad=-1):
