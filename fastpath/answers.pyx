@@ -102,6 +102,7 @@ cdef void _slow(Loop self, Conn *conn, Stream *stream, const char *method, Text 
     stream.ticket = lane_ask(
         &self.lane.table, self.door.loop, conn, stream, method, message, share, self.door.limits.tickets)
     if stream.ticket != NULL:
+        conn.lasting = 1
         self.door.stats.slow += 1
         return
     self.door.stats.slow_full += 1

@@ -195,7 +195,9 @@ cdef struct Conn:
     int pinged               # a keepalive ping is unanswered
     int writing              # epoll waits for room to write
     int waits                # for its turn, in the loop's queue (fastpath/turns.pxd)
-    int heavy                # its last turn was a long one
+    int heavy                # its last turn was a long one, or it had none yet
+    int lasting              # it had a stream in the slow lane, or of several messages
+    int released             # closed, and all that it held is given back
     uint32_t piece           # bytes that its next turn may read
     int shaking              # in the TLS handshake (fastpath/handshakes.pxd); peer.credential is then its address
     Conn *shaking_prev
@@ -268,5 +270,7 @@ cdef void http2_drain(Conn *conn, int cause) noexcept nogil
 cdef void http2_drain_last(Conn *conn) noexcept nogil
 # Reset streams that took too long; ping a silent peer.
 cdef void http2_tick(Conn *conn) noexcept nogil
+# Of a connection that has none to come back to: free the first streams, at most so many; how many they were.
+cdef uint32_t http2_shed(Conn *conn, uint32_t most) noexcept nogil
 # Free everything but the socket.
 cdef void http2_close(Conn *conn) noexcept nogil

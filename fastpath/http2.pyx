@@ -606,6 +606,7 @@ cdef void _new_talk(Conn *conn, Stream *stream) noexcept nogil:
         return
     memset(stream.talk, 0, sizeof(Talk))
     stream.talk.conn, stream.talk.stream = conn, stream
+    conn.lasting = 1
 
 
 cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *frame) noexcept nogil:
@@ -1162,7 +1163,8 @@ cdef void _tick_slow(Conn *conn, Stream *stream) noexcept nogil:
 cdef void http2_tick(Conn *conn) noexcept nogil:
     cdef int64_t now = conn.door.now_ns
     cdef Stream *stream = conn.first
-    while stream != NULL:
+    # They stand in the order of opening: behind one that has time left only those with clocks of their own have none.
+    while stream != NULL and (conn.lasting or now - stream.opened_ns > conn.door.limits.stream_ns):
         if stream.ticket != NULL and stream.code < 0:
             _tick_slow(conn, stream)
         elif stream.talk != NULL and stream.talk.begun:
@@ -1174,6 +1176,14 @@ cdef void http2_tick(Conn *conn) noexcept nogil:
         conn.pinged, conn.pinged_ns = 1, now
         if nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, PING_ALIVE):
             _end(conn, CAUSE_MEMORY)
+
+
+cdef uint32_t http2_shed(Conn *conn, uint32_t most) noexcept nogil:
+    cdef uint32_t freed = 0
+    while freed < most and conn.first != NULL:
+        _free(conn, conn.first)
+        freed += 1
+    return freed
 
 
 cdef void http2_close(Conn *conn) noexcept nogil:

@@ -13,9 +13,10 @@ from fastpath.answers cimport answer_call
 from fastpath.bells cimport room_enter, room_leave
 from fastpath.c.inet cimport AF_INET6, sockaddr_in, sockaddr_in6
 from fastpath.c.linux cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC,
-    SOCK_NONBLOCK, SOL_SOCKET, SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD, TCP_NODELAY, accept4, epoll_ctl, epoll_event,
-    epoll_wait, eventfd_read, eventfd_write, getpeername, getsockopt, recv, setsockopt, shutdown, socklen_t, ucred,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP,
+    MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD,
+    TCP_NODELAY, accept4, epoll_ctl, epoll_event, epoll_wait, eventfd_read, eventfd_write, getpeername, getsockopt,
+    recv, setsockopt, shutdown, socklen_t, ucred,
 )
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport Pdp
@@ -26,7 +27,7 @@ from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
     CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_PROTOCOL, CAUSE_SETTINGS, CAUSE_STALL, Conn, Door, FRAME_ROOM, STATUSES,
     Stats, Stream, http2_close, http2_drain, http2_drain_last, http2_farewell, http2_feed, http2_next, http2_open,
-    http2_over, http2_pull, http2_push, http2_tick,
+    http2_over, http2_pull, http2_push, http2_shed, http2_tick,
 )
 from fastpath.lane cimport Answer, Lane, lane_fetch
 from fastpath.loop cimport INBOX, Loop, OUTBOX, PepList, remit_flag, remit_flag_set
@@ -69,8 +70,10 @@ cdef extern from * nogil:
 
 cdef enum:
     EVENTS = 64              # taken from epoll at once
-    ACCEPTS = 8              # connections accepted between two looks at the others
-    TICKED = 64              # connections of a tick between two looks at what arrived
+    ACCEPTS = 2              # connections accepted between two looks at the others
+    TICKED = 128             # connections and their streams of a tick between two looks at what arrived
+    BURIED = 64              # connections and their streams freed between two such looks
+    ENDED = 8                # streams of a connection that is freed at once
     TICK_MS = 250            # how late a deadline may be noticed
     MAPPED_N = 12
     GROUPS_MAX = 256         # supplementary groups of a Unix peer that are looked at
@@ -99,7 +102,7 @@ cdef void _listen_for(Loop self, Conn *conn, bint writing) noexcept nogil:
     if conn.writing == writing:
         return
     conn.writing = writing
-    event.events = EPOLLOUT if writing else EPOLLIN
+    event.events = EPOLLOUT if writing else EPOLLIN | EPOLLRDHUP
     event.data.ptr = conn
     epoll_ctl(self.epoll, EPOLL_CTL_MOD, conn.fd, &event)
     if not writing:
@@ -215,7 +218,7 @@ cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
         conn.cause = CAUSE_CREDENTIALS if conn.refusal else CAUSE_HANDSHAKE
         self.refusals[conn.refusal] += conn.refusal != 0
         return False
-    event.events = EPOLLOUT if conn.writing and not done else EPOLLIN
+    event.events = EPOLLOUT if conn.writing and not done else EPOLLIN | EPOLLRDHUP
     event.data.ptr = conn
     epoll_ctl(self.epoll, EPOLL_CTL_MOD, conn.fd, &event)
     if not done:
@@ -305,7 +308,10 @@ cdef void _forget(Loop self, int fd) noexcept nogil:
 
 
 cdef void _close(Loop self, Conn *conn) noexcept nogil:
-    """End a connection. What names it in the events at hand is told by its fd; `_bury` frees it after them."""
+    """End a connection. What names it in the events at hand is told by its fd; `_bury` frees it after them.
+
+    Many streams are freed later, in pieces; but not where Python, or a notice, may come back to one.
+    """
     cdef uint8_t last[32]
     self.door.stats.closed[conn.cause] += 1
     turns_drop(&self.turns, conn)
@@ -322,10 +328,6 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     conn.fd = -1
     if conn.pidfd >= 0:
         _forget(self, conn.pidfd)
-    http2_close(conn)
-    # Its calls in the slow lane were counted for its peer until here.
-    admission_leave(self.admission, <Guest *> conn.guest)
-    free(conn.out)
     if conn.prev != NULL:
         conn.prev.next = conn.next
     else:
@@ -334,16 +336,36 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
         conn.next.prev = conn.prev
     conn.next = self.closed
     self.closed = conn
+    if conn.lasting or conn.stream_count <= ENDED:
+        _release(self, conn)
+
+
+cdef void _release(Loop self, Conn *conn) noexcept nogil:
+    """Give back what a closed connection held."""
+    http2_close(conn)
+    # Its calls in the slow lane were counted for its peer until here.
+    admission_leave(self.admission, <Guest *> conn.guest)
+    free(conn.out)
+    conn.out = NULL
+    conn.released = 1
     if self.first == NULL:
         reserve_trim(&self.door.reserve)
     # Last: who sees that no connection is left finds nothing held either.
     admission_count(self.admission, self.door.loop, -1)
 
 
-cdef void _bury(Loop self) noexcept nogil:
+cdef void _bury(Loop self, uint32_t most) noexcept nogil:
+    """Free closed connections, as far as so many streams go."""
     cdef Conn *conn
-    while self.closed != NULL:
+    cdef uint32_t freed = 0
+    while self.closed != NULL and freed < most:
         conn = self.closed
+        if not conn.released:
+            freed += http2_shed(conn, most - freed)
+            if conn.first != NULL:
+                return
+            _release(self, conn)
+        freed += 1
         self.closed = conn.next
         free(conn)
 
@@ -395,6 +417,8 @@ cdef Conn *_new_conn(Loop self, int fd) noexcept nogil:
     conn.fd = fd
     conn.pidfd = -1
     conn.piece = PIECE_FIRST
+    # Who has just come waits behind those who are known to take little.
+    conn.heavy = 1
     conn.opened_ns = conn.heard_ns = conn.active_ns = now
     conn.peer.kind = PEER_AGENT
     conn.peer.not_after_s = <int64_t> ((<uint64_t> 1 << INT64_BITS) - 1)
@@ -491,7 +515,7 @@ cdef void _welcome(Loop self, int fd) noexcept nogil:
     if not self.local:
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(int))
     conn.cause = _admit(self, conn)
-    event.events = EPOLLIN
+    event.events = EPOLLIN | EPOLLRDHUP
     event.data.ptr = conn
     if conn.cause == CAUSE_NONE and epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event):
         conn.cause = CAUSE_MEMORY
@@ -602,12 +626,11 @@ cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
 cdef void _tick(Loop self) noexcept nogil:
     """Look at the clocks of some connections; those that remain have their look after the events at hand."""
     cdef Conn *conn
-    cdef int _i
-    for _i in range(TICKED):
+    cdef uint32_t looked = 0
+    while looked < TICKED and self.ticking != NULL:
         conn = self.ticking
-        if conn == NULL:
-            return
         self.ticking = conn.next
+        looked += 1 + conn.stream_count
         _tick_conn(self, conn)
 
 
@@ -658,7 +681,7 @@ cdef void _woken(Loop self) noexcept nogil:
     tell_talks(self)
 
 
-cdef void _event(Loop self, void *of) noexcept nogil:
+cdef void _event(Loop self, void *of, uint32_t what) noexcept nogil:
     cdef Conn *conn
     if of == &self.listening:
         _accept(self)
@@ -672,7 +695,8 @@ cdef void _event(Loop self, void *of) noexcept nogil:
     if <size_t> of & PROCESS:
         conn.cause = CAUSE_DIED
         _close(self, conn)
-    elif conn.heavy:
+    elif conn.heavy or what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        # Nobody waits for the end of a connection, and many may end at once.
         turns_add(&self.turns, conn)
     else:
         _serve_conn(self, conn)
@@ -687,7 +711,7 @@ cdef void _give_turns(Loop self) noexcept nogil:
 
 cdef int _patience(Loop self) noexcept nogil:
     """How long, in ms, nothing needs to happen."""
-    if self.turns.first != NULL or self.ticking != NULL:
+    if self.turns.first != NULL or self.ticking != NULL or self.closed != NULL:
         return 0
     return TICK_MS if self.first != NULL or self.stop_at_ns else -1
 
@@ -710,7 +734,7 @@ cdef void _loop(Loop self) noexcept nogil:
         _read_clock(self)
         self.door.stats.events += max(0, n)
         for i in range(n):
-            _event(self, events[i].data.ptr)
+            _event(self, events[i].data.ptr, events[i].events)
         if remit_flag(&self.stopping):
             remit_flag_set(&self.stopping, 0)
             _begin_stop(self)
@@ -719,7 +743,7 @@ cdef void _loop(Loop self) noexcept nogil:
             ticked = self.door.now_ns
             self.ticking = self.first
         _tick(self)
-        _bury(self)
+        _bury(self, BURIED)
         if _over(self):
             _take_over(self)
             if self.first == NULL or self.door.now_ns >= self.stop_at_ns:
@@ -730,7 +754,7 @@ cdef void _close_all(Loop self) noexcept nogil:
     while self.first != NULL:
         self.first.cause = CAUSE_DRAIN
         _close(self, self.first)
-    _bury(self)
+    _bury(self, <uint32_t> -1)
 
 
 # ---------------------------------------------------------------- the Python face

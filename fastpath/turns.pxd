@@ -16,8 +16,8 @@ cdef enum:
     PIECE_CALLS = 32         # answered in one turn
     LIGHT_BYTES = 4096       # of a turn that needs no waiting for it
     LIGHT_CALLS = 4
-    PIECE_NS = 200000        # a turn that took longer makes the next smaller
-    ROUND_NS = 250000        # of turns from the queue, then a look at the others
+    PIECE_NS = 100000        # a turn that took longer makes the next smaller
+    ROUND_NS = 100000        # of turns from the queue, then a look at the others
 
 
 cdef struct Turns:           # connections with more to do, the next one first

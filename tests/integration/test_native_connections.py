@@ -19,7 +19,10 @@ from sidecar.demo.processes import wait_for
 from tests.fix_native import (
     ACK,
     CANCEL,
+    DATA,
+    END_HEADERS,
     GOAWAY,
+    HEADERS,
     NO_ERROR,
     PING,
     PREFACE,
@@ -29,6 +32,7 @@ from tests.fix_native import (
     Gone,
     NativeServer,
     RawClient,
+    call_headers,
     frame,
     make_pdp,
     native_server,
@@ -41,6 +45,7 @@ CALLS = 2_000 if LONG else 200
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)
 RESET = struct.pack(">ii", 1, 0)  # SO_LINGER: close sends RST
 FEW = 40
+STREAMS = 256
 
 
 def descriptors() -> int:
@@ -74,6 +79,30 @@ def test_who_comes_and_goes_leaves_nothing(reset: bool, sent: bytes) -> None:
         assert done["closed"] == {"peer": done["accepted"]}
         assert done["calls"] == 1
         assert (done["held"], descriptors()) == (0, before)
+
+
+def test_who_leaves_with_many_streams_leaves_nothing() -> None:
+    """H2-13: connections with as many unfinished calls as they may have are freed piece by piece, and all of them are;
+    the door answers meanwhile, and their places are free again."""
+    with native_server(tcp=True, connections_per_peer=FEW) as door, RawClient(door.address) as other:
+        assert other.ask(1) == ("0", "")
+        before = descriptors()
+        for round_ in range(1, 4):
+            with contextlib.ExitStack() as stack:
+                for _ in range(FEW - 1):
+                    client = stack.enter_context(RawClient(door.address))
+                    begun = [
+                        frame(HEADERS, END_HEADERS, 2 * i + 1, client.block(call_headers())) for i in range(STREAMS)
+                    ]
+                    client.send(b"".join(part + frame(DATA, 0, 2 * i + 1, b"\0") for i, part in enumerate(begun)))
+                begun_in_all = 2 * round_ - 1 + round_ * (FEW - 1) * STREAMS
+                wait_for("all streams", lambda n=begun_in_all: door.listener.counters()["streams"] >= n, TIMEOUT_S)
+                assert door.listener.counters()["held"] >= (FEW - 1) * STREAMS
+            assert other.ask(4 * round_ - 1) == ("0", "")
+            wait_for("one connection", lambda: door.listener.counters()["open"] == 1, TIMEOUT_S)
+            assert other.ask(4 * round_ + 1) == ("0", "")
+            assert (door.listener.counters()["held"], descriptors()) == (0, before)
+        assert door.listener.counters()["closed"] == {"peer": 3 * (FEW - 1)}
 
 
 @contextlib.contextmanager
