@@ -14,5 +14,5 @@ cdef bint has_approvals(LiveState *s, const Request *request) noexcept nogil
 cdef void fill_approval(LiveState *s, Request *request, Arena *arena, Standing *out) noexcept nogil
 # The approval that the call was judged by, if it can still be used.
 cdef Approval *approval_again(LiveState *s, const Standing *standing) noexcept nogil
-# Looked up among all: for what is rare.
+# The approval in force that has this id, or NULL.
 cdef Approval *approval_by_id(LiveState *s, Text id_) noexcept nogil

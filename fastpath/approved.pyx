@@ -16,6 +16,7 @@ from fastpath.live_state cimport (
     APPROVAL_EXACT,
     SECOND_NS,
     AgentTasks,
+    ApprovalName,
     column,
     id_of,
     kept,
@@ -230,12 +231,5 @@ cdef Approval *approval_again(LiveState *s, const Standing *standing) noexcept n
 
 
 cdef Approval *approval_by_id(LiveState *s, Text id_) noexcept nogil:
-    cdef Approval *row
-    cdef size_t i
-    for i in range(s.approvals.size):
-        row = <Approval *> s.approvals.slots[i].row
-        while row != NULL:
-            if text_equal(row.id, id_):
-                return row
-            row = row.next
-    return NULL
+    cdef ApprovalName *name = <ApprovalName *> rows_find(&s.approval_names, 0, id_)
+    return name.approval if name != NULL else NULL

@@ -87,6 +87,7 @@ cdef void unlink_approval(LiveState *s, Approval *approval) noexcept nogil:
     cdef Approval *first = <Approval *> rows_take(&s.approvals, approval.key.kind, approval.key.text)
     cdef Approval *at = first
     cdef AgentTasks *agent = <AgentTasks *> rows_find(&s.agents, 0, approval.agent)
+    rows_take(&s.approval_names, 0, approval.id)
     touch_agent(&s.touched, approval.agent, NEWS_APPROVAL)
     if agent != NULL and agent.approvals:
         agent.approvals -= 1
@@ -108,6 +109,9 @@ cdef int link_approval(LiveState *s, Approval *approval) noexcept nogil:
     cdef Approval *first = <Approval *> rows_find(&s.approvals, approval.key.kind, approval.key.text)
     cdef AgentTasks *agent = agent_row(s, approval.agent)
     if agent == NULL:
+        return 1
+    approval.name.key.text, approval.name.approval = approval.id, approval
+    if rows_add(&s.approval_names, &approval.name.key):
         return 1
     agent.approvals += 1
     touch_agent(&s.touched, approval.agent, NEWS_APPROVAL)
@@ -340,3 +344,4 @@ cdef void free_rows(LiveState *s) noexcept nogil:
     rows_free(&s.revocations)
     rows_free(&s.owners)
     rows_free(&s.approvals)
+    rows_free(&s.approval_names)

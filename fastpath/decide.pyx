@@ -44,6 +44,7 @@ cdef extern from *:
 cdef enum:
     VISITS_PER_LOOK = 256    # candidates evaluated between two looks at the clock
     STOP_LATE = 100          # ends the walk beside EVAL_UNSENT and EVAL_LIMIT
+    APPROVAL_COLUMNS = COL_APPROVAL_BREAK_GLASS - COL_APPROVAL_STATE + 1
 
 cdef struct Selected:        # the first LISTED_MAX policies in the table's order, and how many there were
     uint32_t index[LISTED_MAX]
@@ -175,19 +176,30 @@ cdef inline bint crosses(const Run *run, const Policy *policy) noexcept nogil:
     return run.standing.break_glass and policy.effect == EFFECT_FORBID and not policy.flags & POLICY_NEVER
 
 
+cdef void hide_approval(Cell *columns, Cell *kept) noexcept nogil:
+    """Leave the columns as if nobody had approved; `kept` takes what they held."""
+    cdef Cell all_columns[COLUMN_COUNT]
+    cdef int i
+    columns_absent(all_columns)
+    for i in range(<int> APPROVAL_COLUMNS):
+        cell_copy(kept + i, columns + COL_APPROVAL_STATE + i)
+        cell_copy(columns + COL_APPROVAL_STATE + i, all_columns + COL_APPROVAL_STATE + i)
+
+
+cdef void show_approval(Cell *columns, const Cell *kept) noexcept nogil:
+    cdef int i
+    for i in range(<int> APPROVAL_COLUMNS):
+        cell_copy(columns + COL_APPROVAL_STATE + i, kept + i)
+
+
 cdef int run_without_approval(Run *run, const Policy *policy, bint *satisfied) noexcept nogil:
     """Evaluate as if nobody had approved: what nobody may cross does not look at an emergency."""
-    cdef Cell all_columns[COLUMN_COUNT]
-    cdef Cell kept[COL_APPROVAL_BREAK_GLASS - COL_APPROVAL_STATE + 1]
+    cdef Cell kept[APPROVAL_COLUMNS]
     cdef Cell *columns = <Cell *> run.context.columns
-    cdef int i, error
-    columns_absent(all_columns)
-    for i in range(<int> COL_APPROVAL_STATE, <int> COL_APPROVAL_BREAK_GLASS + 1):
-        cell_copy(&kept[i - COL_APPROVAL_STATE], columns + i)
-        cell_copy(columns + i, all_columns + i)
+    cdef int error
+    hide_approval(columns, kept)
     error = program_run(run.t, policy, &run.context, run.arena, satisfied)
-    for i in range(<int> COL_APPROVAL_STATE, <int> COL_APPROVAL_BREAK_GLASS + 1):
-        cell_copy(columns + i, &kept[i - COL_APPROVAL_STATE])
+    show_approval(columns, kept)
     return error
 
 
@@ -440,11 +452,23 @@ cdef void evaluate(
     All *all
 ) noexcept nogil:
     cdef Run run
-    cdef int stop
     resolve_all(table, request)
     # A large table is in no cache: what the walk reads first is on its way while the columns are copied.
     candidates_fetch(table, request.principal, request.resource)
-    memset(&run, 0, sizeof(Run))
+    begin(&run, request, table, authority, arena, out, all)
+    authority_fill(authority, request)
+    if not stand(peer, request, table, authority, arena, out):
+        return
+    out.cacheable = authority.live is NULL and only_request_read(table)
+    if out.standing.approval.n and allowed_anyway(&run, request, out):
+        return
+    weigh(&run, request, out)
+
+
+cdef void begin(
+    Run *run, Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out, All *all
+) noexcept nogil:
+    memset(run, 0, sizeof(Run))
     run.t = table
     run.authority = authority
     run.arena = arena
@@ -452,25 +476,49 @@ cdef void evaluate(
     run.deadline_ns = request.deadline_ns
     run.obliged_permit = run.obliged_forbid = run.hard_forbid = NONE32
     run.standing = &out.standing
-    authority_fill(authority, request)
     fill_context(table, request, &run.context)
-    if not stand(peer, request, table, authority, arena, out):
-        return
-    out.cacheable = authority.live is NULL and only_request_read(table)
-    stop = candidates_walk(table, &run.context, visit, &run)
+
+
+cdef bint allowed_anyway(Run *run, Request *request, Decision *out) noexcept nogil:
+    """Decide as if nobody had approved: what is allowed so uses no approval up. Otherwise nothing is left of it."""
+    cdef Standing *standing = run.standing
+    cdef Standing approved = standing[0]
+    cdef Cell kept[APPROVAL_COLUMNS]
+    hide_approval(request.columns, kept)
+    standing.approval = literal(b"")
+    standing.approval_row = NULL
+    standing.approved = standing.break_glass = 0
+    weigh(run, request, out)
+    if out.outcome == OUTCOME_ALLOW:
+        return True
+    standing[0] = approved
+    show_approval(request.columns, kept)
+    out.obligation = out.input_missing = literal(b"")
+    out.crossable = out.late = 0
+    out.policies_total = 0
+    if run.all is not NULL:
+        run.all.satisfied_count = run.all.erring_count = 0
+    begin(run, request, run.t, run.authority, run.arena, out, run.all)
+    return False
+
+
+cdef void weigh(Run *run, Request *request, Decision *out) noexcept nogil:
+    """Walk the candidates, and say what follows from it."""
+    cdef All *all = run.all
+    cdef int stop = candidates_walk(run.t, &run.context, visit, run)
     if stop:
         # Lists of a walk that did not end would pass for complete.
         memset(&run.permits, 0, sizeof(Selected))
         memset(&run.forbids, 0, sizeof(Selected))
         if all is not NULL:
             all.satisfied_count = 0
-        stopped(&run, stop, out)
+        stopped(run, stop, out)
     else:
-        conclude(&run, out)
-        govern(&run, request, out)
+        conclude(run, out)
+        govern(run, request, out)
         if all is not NULL:
-            keep_determining(&run, all)
-    list_all(&run, out)
+            keep_determining(run, all)
+    list_all(run, out)
 
 
 cdef void fetch(const Table *table, const Request *request, Fetch what) noexcept nogil:

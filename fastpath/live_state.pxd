@@ -139,8 +139,14 @@ cdef struct OwnerState:      # followed by the text
     RowKey key
 
 
+cdef struct ApprovalName:
+    RowKey key               # id of an approval
+    Approval *approval
+
+
 cdef struct Approval:
     RowKey key               # digest of the action, kind ApprovalScope
+    ApprovalName name        # the same row by its id
     uint8_t digest[32]
     Text id
     Text agent
@@ -184,6 +190,7 @@ cdef struct LiveState:
     RowMap revocations       # Revocation by kind and key
     RowMap owners            # OwnerState: inactive ones
     RowMap approvals         # Approval by kind and digest
+    RowMap approval_names    # ApprovalName by id
     uint64_t revoked[REVOCATION_KINDS]   # how many of each kind
     Reservation *reservations
     char *reserved_approvals   # TASK_ID_MAX bytes beside each
