@@ -13,8 +13,8 @@ def attributes_of(generation: Generation, type_: str, id_: str) -> dict[str, Any
     RuleTableError when the generation is closed.
     """
 
-def is_in(generation: Generation, type_: str, id_: str, group_type: str, group_id: str) -> bool:
-    """Whether the entity is in the group, by whatever way, as calls see it.
+def groups_of(generation: Generation, type_: str, id_: str, group_type: str) -> list[str]:
+    """Ids of all that the entity is in, by whatever way, as calls see it, of one type; in order.
 
     RuleTableError when the generation is closed.
     """

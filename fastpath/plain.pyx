@@ -1,7 +1,7 @@
 """Cells as Python objects (Cedar JSON entity format: values, `__entity`, `__extn`)."""
-from fastpath.image cimport NODE_PRESENT, Node
-from fastpath.rows cimport Table, node_attrs, table_node
-from fastpath.table cimport Generation, table_is_in, table_resolve
+from fastpath.image cimport NODE_PARENT, NODE_PRESENT, List, Node
+from fastpath.rows cimport Table, list_rows, node_attrs, node_uid, table_node
+from fastpath.table cimport Generation, table_resolve
 from fastpath.value cimport (
     KIND_BOOL, KIND_DATETIME, KIND_DECIMAL, KIND_DURATION, KIND_ENTITY, KIND_IP, KIND_LONG, KIND_RECORD, KIND_SET,
     KIND_STRING, Arena, Cell, Field, Ip, Uid, cell_at, uid_id, uid_make, uid_type,
@@ -119,8 +119,32 @@ def attributes_of(Generation generation not None, str type_, str id_):
     return cell_plain(node_attrs(t, named.uid.index))
 
 
-def is_in(Generation generation not None, str type_, str id_, str group_type, str group_id):
-    """Whether the entity is in the group, by whatever way, as calls see it."""
+cdef void add_ids(set found, const Table *t, const List *rows, bytes type_):
+    cdef const uint32_t *row = list_rows(t, rows)
+    cdef const Uid *uid
+    cdef uint32_t i
+    for i in range(rows.n):
+        uid = node_uid(t, row[i])
+        if uid_type(uid)[:uid.type_len] == type_:
+            found.add(uid_id(uid)[:uid.id_len].decode("utf-8", "replace"))
+
+
+def groups_of(Generation generation not None, str type_, str id_, str group_type):
+    """Ids of all that the entity is in, by whatever way, as calls see it, of one type; in order."""
     cdef _Named named = _Named(generation, type_, id_)
-    cdef _Named group = _Named(generation, group_type, group_id)
-    return table_is_in(&generation.table, named.uid, group.uid.index)
+    cdef const Table *t = &generation.table
+    cdef const Node *node = table_node(t, named.uid.index)
+    cdef const uint32_t *parents
+    cdef bytes kind = group_type.encode()
+    cdef set found = set()
+    cdef uint32_t i
+    if node is NULL:
+        return []
+    if node.flags & NODE_PARENT:
+        add_ids(found, t, &node.closure, kind)
+        return sorted(found)
+    add_ids(found, t, &node.parents, kind)
+    parents = list_rows(t, &node.parents)
+    for i in range(node.parents.n):
+        add_ids(found, t, &table_node(t, parents[i]).closure, kind)
+    return sorted(found)

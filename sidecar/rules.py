@@ -6,7 +6,7 @@ import msgspec
 
 from fastpath.call import Pdp
 from fastpath.mapping import Mapping
-from fastpath.plain import attributes_of, is_in
+from fastpath.plain import attributes_of, groups_of
 from fastpath.table import Generation
 from sidecar.authority.authority import NOBODY, AgentOwner
 from sidecar.config import Config
@@ -68,10 +68,10 @@ class Rules:
         person = attributes_of(self._current, owner["__entity"]["type"], owner["__entity"]["id"])
         return AgentOwner(owner["__entity"]["id"], person is not None and person.get("active", True) is True)
 
-    def in_class(self, agent: str, name: str) -> bool:
-        """Whether the agent is in the class by the entities in force: what revocations of classes are judged by."""
+    def classes_of(self, agent: str) -> list[str]:
+        """The classes that the agent is in by the entities in force: what revocations of classes are judged by."""
         current = self._current
-        return current is not None and is_in(current, self._agent_type, agent, self._class_type, name)
+        return groups_of(current, self._agent_type, agent, self._class_type) if current is not None else []
 
     def texts(self, config: Config) -> SourceTexts:
         """The texts that the generation in force was built from, with its edits.

@@ -298,7 +298,7 @@ class Runtime:
             namespace=config.mapping.namespace,
             followed=followed,
             owner_of=self.rules.owner_of,
-            in_class=self.rules.in_class,
+            classes_of=self.rules.classes_of,
         )
         self.pdp.put_authority(made.live)
         return made

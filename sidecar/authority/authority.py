@@ -63,12 +63,12 @@ class Authority:
         namespace: str = "",
         followed: Callable[[], grpc.Channel] | None = None,
         owner_of: Callable[[str], AgentOwner] = lambda agent: NOBODY,  # noqa: ARG005
-        in_class: Callable[[str, str], bool] = lambda agent, name: False,  # noqa: ARG005
+        classes_of: Callable[[str], list[str]] = lambda agent: [],  # noqa: ARG005
     ) -> None:
         """`note` puts an event into the journal; `changed` is called when `problem` may have changed.
 
         `followed` makes a channel to the sidecar that `authority.follow` names; `owner_of` says who answers for an
-        agent, and `in_class` whether an agent is in a class, by the entities in force.
+        agent, and `classes_of` which classes it is in, by the entities in force.
         """
         self.section = section
         self.callers = Callers(section)
@@ -91,7 +91,7 @@ class Authority:
         self._journal = journal
         self._note = note
         self.owner_of = owner_of
-        self.in_class = in_class
+        self.classes_of = classes_of
         self.follower: Follower | None = None
         if section.follow is not None and followed is not None:
             kept = Followed(folder, section.map_bytes)

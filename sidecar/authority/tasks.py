@@ -473,7 +473,7 @@ def _count(draft: Draft, parent: Task) -> Task:
 
 
 def _cap(draft: Draft, task: Task, most: Budgets) -> Task:
-    """`task` with at most this much left."""
+    """`task` with this much left, of what is limited in `most`."""
     if most == Budgets():
         return task
     left = draft.spending.left(task.id)
@@ -484,6 +484,8 @@ def _cap(draft: Draft, task: Task, most: Budgets) -> Task:
         has, cap, now = getattr(task.granted, axis), getattr(most, axis), getattr(left, axis)
         if has == UNLIMITED and cap != UNLIMITED:
             raise invalid(f"left.{axis}", "is unlimited and cannot be counted afterwards; open a task with a budget")
+        if cap > max(0, now):
+            raise invalid(f"left.{axis}", f"is {cap}, and the task has {max(0, now)} left; nothing widens a task")
         less = max(0, now - cap) if cap != UNLIMITED else 0
         taken.append(less)
         granted.append(has - less if has != UNLIMITED else UNLIMITED)

@@ -1,8 +1,5 @@
 """The service AgentView: what an agent may do now (proto/remit/authority/v1/agents.proto)."""
 
-import itertools
-from collections.abc import Callable
-
 from fastpath.authority import Live
 from sidecar._proto.remit.authority.v1 import agents_pb2, agents_pb2_grpc, approvals_pb2, tasks_pb2
 from sidecar.authority.authority import AgentOwner
@@ -14,10 +11,10 @@ from sidecar.authority.messages import (
     task_message,
 )
 from sidecar.authority.owners import find_owner
-from sidecar.authority.revocations import check_agent, matching, scan_revocations, trust_domain_of
-from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState, decode
+from sidecar.authority.revocations import check_agent, matching, trust_domain_of
+from sidecar.authority.rows import Kind, Mode, Owner, Revocation, Task, TaskState
 from sidecar.services.approvals import list_approvals
-from sidecar.services.authority_calls import LOOK_MAX, Service, answered
+from sidecar.services.authority_calls import Service, answered
 from sidecar.services.tasks import list_tasks
 
 
@@ -30,17 +27,18 @@ class AgentView(Service, agents_pb2_grpc.AgentViewServicer):
         self.authority.require(caller, "agent.show", agent=request.agent, own_agent=caller.is_any((request.agent,)))
         self.authority.looked(caller, "agent.show")
         owner = self.authority.owner_of(request.agent)
+        classes = self.authority.classes_of(request.agent)
         with self.authority.store.read() as draft:
-            return _view(draft, request.agent, owner, self.authority.in_class, self.authority.live)
+            return _view(draft, request.agent, owner, classes, self.authority.live)
 
 
 def _view(
-    draft: Draft, agent: str, owner: AgentOwner, in_class: Callable[[str, str], bool], live: Live
+    draft: Draft, agent: str, owner: AgentOwner, classes: list[str], live: Live
 ) -> agents_pb2.EffectiveAuthority:
     found, more = list_tasks(draft, tasks_pb2.ListTasksRequest(agent=agent))
     people = sorted({owner.id, *(task.owner for task in found)} - {""})
     owners = [row for name in people if (row := find_owner(draft, name)) is not None]
-    hits = [*_revocations(draft, agent, found, people), *_classes(draft, agent, in_class)]
+    hits = _revocations(draft, agent, classes, found, people)
     asked = [
         row
         for state in (approvals_pb2.APPROVAL_STATE_PENDING, approvals_pb2.APPROVAL_STATE_GRANTED)
@@ -59,21 +57,18 @@ def _view(
     )
 
 
-def _revocations(draft: Draft, agent: str, tasks: list[Task], people: list[str]) -> list[Revocation]:
+def _revocations(
+    draft: Draft, agent: str, classes: list[str], tasks: list[Task], people: list[str]
+) -> list[Revocation]:
     """Those that meet the agent by name; tools, servers, destinations and credentials depend on the call."""
-    found = [*matching(draft, Kind.AGENT, agent), *matching(draft, Kind.TRUST_DOMAIN, trust_domain_of(agent))]
-    for task in tasks:
-        found += matching(draft, Kind.TASK, task.id)
-    for person in people:
-        found += matching(draft, Kind.OWNER, person)
-    return found
-
-
-def _classes(draft: Draft, agent: str, in_class: Callable[[str, str], bool]) -> list[Revocation]:
-    """Those of classes that the agent is in by the entities in force, among the first LOOK_MAX."""
-    stored = itertools.islice(scan_revocations(draft, Kind.CLASS.encode() + b"\0", b""), LOOK_MAX)
-    rows = (decode(value, Revocation) for _, value in stored)
-    return [row for row in rows if in_class(agent, row.key)]
+    targets = [
+        (Kind.AGENT, agent),
+        (Kind.TRUST_DOMAIN, trust_domain_of(agent)),
+        *((Kind.TASK, task.id) for task in tasks),
+        *((Kind.OWNER, person) for person in people),
+        *((Kind.CLASS, name) for name in classes),
+    ]
+    return [row for kind, key in targets for row in matching(draft, kind, key)]
 
 
 def verdict(tasks: list[Task], revocations: list[Revocation], owners: list[Owner], own: AgentOwner) -> str:

@@ -58,7 +58,7 @@ class Revocations(Service, revocations_pb2_grpc.RevocationsServicer):
             key=request.key,
             mode=mode_of(request.mode),
             reason=request.reason,
-            own_class=kind is Kind.CLASS and self.authority.in_class(caller.spiffe_id or caller.id, request.key),
+            own_class=kind is Kind.CLASS and request.key in self.authority.classes_of(caller.spiffe_id or caller.id),
         )
         self.authority.require(caller, "revocation.lift", kind=str(asked.kind), key=asked.key, mode=str(asked.mode))
 

@@ -131,7 +131,8 @@ class Authority(RuleBasedStateMachine):
 
     @rule(task=tasks, calls=st.integers(0, 10))
     def narrow(self, task: Plain, calls: int) -> None:
-        if self.attempt(self.stands(task), tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(calls=calls)), ALICE):
+        allowed = self.stands(task) and calls <= max(0, task.calls)
+        if self.attempt(allowed, tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(calls=calls)), ALICE):
             less = max(0, task.calls - calls)
             self.granted -= less
             task.calls -= less

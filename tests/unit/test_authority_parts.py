@@ -1,5 +1,6 @@
 """Parts of authority that stand alone: who calls, what is watched, what the configuration refuses."""
 
+import json
 import os
 import pathlib
 import socket
@@ -15,24 +16,27 @@ import yaml
 
 from fastpath.decide import PeerKind
 from fastpath.peer import VerifiedPeer
+from fastpath.plain import groups_of
+from fastpath.table import Generation
 from sidecar._proto.remit.authority.v1 import agents_pb2, owners_pb2, tasks_pb2
 from sidecar.authority.authority import AgentOwner
 from sidecar.authority.callers import Callers
-from sidecar.authority.draft import SYSTEM, Caller, Change, hashed, quoted
+from sidecar.authority.draft import REVOCATIONS, SYSTEM, Caller, Change, Draft, hashed, quoted
 from sidecar.authority.errors import DeniedError, InvalidError
 from sidecar.authority.feed import Fed, Feed
 from sidecar.authority.messages import budgets_of, scope_message, scope_of, value
 from sidecar.authority.policies import AuthorityPolicies
 from sidecar.authority.revocations import Lift, Revoke, lift, revoke
-from sidecar.authority.rows import DamagedRow, Kind, Owner, decode, encode
+from sidecar.authority.rows import DamagedRow, Kind, Owner, Revocation, decode, encode
 from sidecar.authority.scope import ArgRule, Scope
 from sidecar.config_authority import AuthorityConfig, Person, Workload
 from sidecar.config_file import parse
 from sidecar.errors import ConfigError, PolicyError
+from sidecar.policy.compile import compile_image
 from sidecar.services.agents import AgentView
 from sidecar.services.owners import WATCH
 from sidecar.services.uid_door import UidDoor
-from tests.fix_store import AGENT_A, AGENT_B, ALICE, kept
+from tests.fix_store import AGENT_A, AGENT_B, AGENT_C, ALICE, Kept, kept
 
 ROW = Owner(id="alice", active=False, reason="", changed_by="bob", changed_ns=1)
 SECTION = AuthorityConfig(
@@ -344,23 +348,66 @@ def test_what_cannot_be_configured_is_named(section: dict[str, Any], problem: st
     assert problem in str(caught.value)
 
 
+def shown(one: Kept, classes: list[str]) -> agents_pb2.EffectiveAuthority:
+    """What `remit agent show` says of AGENT_A, which is in these classes."""
+    authority = SimpleNamespace(
+        store=one.store,
+        live=one.live,
+        require=lambda *_, **__: None,
+        looked=lambda *_: None,
+        owner_of=lambda _: AgentOwner("alice", True),
+        classes_of=lambda agent: classes if agent == AGENT_A else [],
+    )
+    view = AgentView(authority, lambda _: ALICE, threading.Semaphore())  # type: ignore[arg-type]  # all that it needs
+    return view.Show(agents_pb2.ShowAgentRequest(agent=AGENT_A), None)  # type: ignore[arg-type]
+
+
 def test_what_an_agent_may_do_names_the_revocations_of_its_classes(tmp_path: pathlib.Path) -> None:
     """By the entities in force, as its calls are judged."""
-    classes = {(AGENT_A, "crm")}
     with kept(tmp_path / "s") as one:
         one.open()
         for name in ("crm", "other"):
             one.run(revoke, Revoke(kind=Kind.CLASS, key=name), ALICE)
-        authority = SimpleNamespace(
-            store=one.store,
-            live=one.live,
-            require=lambda *_, **__: None,
-            looked=lambda *_: None,
-            owner_of=lambda _: AgentOwner("alice", True),
-            in_class=lambda agent, name: (agent, name) in classes,
-        )
-        view = AgentView(authority, lambda _: ALICE, threading.Semaphore())  # type: ignore[arg-type]  # all that it needs
-        found = view.Show(agents_pb2.ShowAgentRequest(agent=AGENT_A), None)  # type: ignore[arg-type]
+        found = shown(one, ["crm", "staff"])
         assert ([row.key for row in found.revocations], found.verdict) == (["crm"], "class is revoked")
         one.run(lift, Lift(kind=Kind.CLASS, key="crm"), ALICE)
-        assert view.Show(agents_pb2.ShowAgentRequest(agent=AGENT_A), None).verdict == ""  # type: ignore[arg-type]
+        assert shown(one, ["crm", "staff"]).verdict == ""
+
+
+def test_it_names_them_however_many_classes_are_revoked(tmp_path: pathlib.Path) -> None:
+    with kept(tmp_path / "s") as one:
+        one.open()
+
+        def revoke_many(draft: Draft) -> None:
+            for number in range(10_050):
+                revoke(draft, Revoke(kind=Kind.CLASS, key=f"c{number}"), ALICE)
+
+        one.store.call(revoke_many)
+        with one.store.read() as draft:
+            *_, last = (decode(value, Revocation).key for _, value in draft.rows.scan(REVOCATIONS))
+        found = shown(one, [last, "staff"])
+        assert ([row.key for row in found.revocations], found.verdict) == ([last], "class is revoked")
+
+
+def test_the_classes_of_an_agent_are_those_that_its_calls_are_judged_by() -> None:
+    """By whatever way it is in them, and nothing of another type."""
+
+    def row(type_: str, id_: str, *parents: tuple[str, str]) -> dict[str, Any]:
+        return {"uid": {"type": type_, "id": id_}, "attrs": {}, "parents": [{"type": t, "id": i} for t, i in parents]}
+
+    rows = [
+        row("AgentClass", "top"),
+        row("AgentClass", "middle", ("AgentClass", "top")),
+        row("AgentClass", "other"),
+        row("Team", "red", ("AgentClass", "middle")),
+        row("Agent", AGENT_A, ("Team", "red"), ("AgentClass", "b"), ("AgentClass", "a")),
+        row("Agent", AGENT_B, ("Agent", AGENT_A)),
+        row("Agent", AGENT_C),
+    ]
+    image = compile_image('@id("p") permit (principal, action, resource);', entities=json.dumps(rows)).image
+    with Generation.from_bytes(image, generation=1) as generation:
+        all_ = ["a", "b", "middle", "top"]
+        found = {agent: groups_of(generation, "Agent", agent, "AgentClass") for agent in (AGENT_A, AGENT_B, AGENT_C)}
+        assert found == {AGENT_A: all_, AGENT_B: all_, AGENT_C: []}
+        assert groups_of(generation, "Agent", AGENT_A, "Team") == ["red"]
+        assert groups_of(generation, "Agent", "nobody", "AgentClass") == []

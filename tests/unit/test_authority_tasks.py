@@ -161,9 +161,12 @@ def test_narrowing_takes_only_what_lies_within(book: Book) -> None:
     assert (less.granted, less.rev) == (Budgets(3, 100, -1), 3)
     assert less.expires_ns < task.expires_ns
     assert book.spending.left(task.id) == Budgets(3, 100, -1)
-    # More than is left takes nothing away, and gives nothing.
-    same = book.run(tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(calls=50)), ALICE)
+    # As much as is left takes nothing away; whoever says more believes in more than there is.
+    same = book.run(tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(calls=3)), ALICE)
     assert same.granted == Budgets(3, 100, -1)
+    with pytest.raises(InvalidError, match="`left.calls`: is 50, and the task has 3 left; nothing widens a task"):
+        book.run(tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(calls=50)), ALICE)
+    assert get(book, task.id) == same
     with pytest.raises(InvalidError, match="is unlimited"):
         book.run(tasks.narrow_task, NarrowTask(id=task.id, left=Budgets(bytes=50)), ALICE)
 
