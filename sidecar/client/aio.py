@@ -13,7 +13,7 @@ from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.client.channels import Channels
 from sidecar.client.conversation import Notice
 from sidecar.client.decision import Decision, question
-from sidecar.client.steps import Call, Steps, T, batching, calling, checking, requiring
+from sidecar.client.steps import Call, Steps, T, approving, batching, calling, checking, requiring
 from sidecar.client.stream_aio import AsyncStream
 from sidecar.client.tasks import keyed
 from sidecar.client.tool import Destination, Tool
@@ -89,7 +89,10 @@ class AsyncClient:
 
     def stream(self, on_notice: Callable[[Notice], None] | None = None) -> AsyncStream:
         """A stream that is held open, to be used as an asynchronous context manager; see Client.stream."""
-        return AsyncStream(self._channels.stream, self._question, self.timeout_s, on_notice)
+        return AsyncStream(self._channels.stream, self._question, self._approving, self.timeout_s, on_notice)
+
+    async def _approving(self, decision: Decision, justification: str, wait_s: float) -> None:
+        await self._run(approving(decision, justification, self.timeout_s, wait_s))
 
     async def report(
         self,

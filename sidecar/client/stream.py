@@ -12,9 +12,11 @@ from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.client.conversation import DEAF, Conversation, Notice, in_vain
 from sidecar.client.decision import Decision
 from sidecar.client.errors import RemitError, Unavailable
-from sidecar.client.steps import FIRST_PAUSE_S, PAUSE_MAX_S
+from sidecar.client.steps import FIRST_PAUSE_S, PAUSE_MAX_S, T
 
 Question = Callable[[str, str, dict[str, Any]], authz_pb2.CheckRequest]
+Approving = Callable[[Decision, str, float], T]
+"""Asks for the approval that a decision lacks, with a justification, and waits for it so many seconds."""
 Requests = queue.SimpleQueue[authz_pb2.CheckStreamRequest | None]
 
 
@@ -29,11 +31,13 @@ class Stream:
         self,
         connect: Callable[[Iterator[authz_pb2.CheckStreamRequest]], Any],
         question: Question,
+        approving: Approving[None],
         timeout_s: float,
         on_notice: Callable[[Notice], None] | None = None,
     ) -> None:
         self._connect = connect
         self._question = question
+        self._approving = approving
         self.timeout_s = timeout_s
         self._on_notice = on_notice
         self._lock = threading.Condition()
@@ -85,9 +89,15 @@ class Stream:
             with self._lock:
                 self._conversation.forget(request)
 
-    def require(self, action: str, tool: str, **about: Any) -> Decision:
-        """`check`, but anything other than ALLOW is an error: ApprovalNeeded, TaskNeeded, Denied or Unavailable."""
+    def require(self, action: str, tool: str, *, justification: str = "", wait_s: float = 0, **about: Any) -> Decision:
+        """`check`, but anything other than ALLOW is an error: ApprovalNeeded, TaskNeeded, Denied or Unavailable.
+
+        With `wait_s` an approval that is missing is asked for and waited for, as by Client.require.
+        """
         decision = self.check(action, tool, **about)
+        if decision.outcome == "STEP_UP" and wait_s > 0:
+            self._approving(decision, justification, wait_s)
+            decision = self.check(action, tool, **about)
         if not decision.allowed:
             raise decision.error()
         return decision

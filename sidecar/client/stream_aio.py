@@ -1,7 +1,7 @@
 """A CheckStream for asyncio: what stream.py has, awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -11,7 +11,7 @@ from sidecar.client.conversation import DEAF, Conversation, Notice, in_vain
 from sidecar.client.decision import Decision
 from sidecar.client.errors import RemitError, Unavailable
 from sidecar.client.steps import FIRST_PAUSE_S, PAUSE_MAX_S
-from sidecar.client.stream import Question
+from sidecar.client.stream import Approving, Question
 
 Requests = asyncio.Queue[authz_pb2.CheckStreamRequest | None]
 
@@ -26,11 +26,13 @@ class AsyncStream:
         self,
         connect: Callable[[AsyncIterator[authz_pb2.CheckStreamRequest]], Any],
         question: Question,
+        approving: Approving[Awaitable[None]],
         timeout_s: float,
         on_notice: Callable[[Notice], None] | None = None,
     ) -> None:
         self._connect = connect
         self._question = question
+        self._approving = approving
         self.timeout_s = timeout_s
         self._on_notice = on_notice
         self._conversation = Conversation()
@@ -75,9 +77,14 @@ class AsyncStream:
         finally:
             self._conversation.forget(request)
 
-    async def require(self, action: str, tool: str, **about: Any) -> Decision:
+    async def require(
+        self, action: str, tool: str, *, justification: str = "", wait_s: float = 0, **about: Any
+    ) -> Decision:
         """`check`, but anything other than ALLOW is an error; see Stream.require."""
         decision = await self.check(action, tool, **about)
+        if decision.outcome == "STEP_UP" and wait_s > 0:
+            await self._approving(decision, justification, wait_s)
+            decision = await self.check(action, tool, **about)
         if not decision.allowed:
             raise decision.error()
         return decision

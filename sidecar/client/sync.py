@@ -13,7 +13,7 @@ from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar.client.channels import Channels
 from sidecar.client.conversation import Notice
 from sidecar.client.decision import Decision, question
-from sidecar.client.steps import Call, Steps, T, batching, calling, checking, requiring
+from sidecar.client.steps import Call, Steps, T, approving, batching, calling, checking, requiring
 from sidecar.client.stream import Stream
 from sidecar.client.tasks import keyed
 from sidecar.client.tool import Destination, Tool
@@ -102,7 +102,10 @@ class Client:
 
         It is opened again when it breaks or the sidecar is replaced; that is a notice, too.
         """
-        return Stream(self._channels.stream, self._question, self.timeout_s, on_notice)
+        return Stream(self._channels.stream, self._question, self._approving, self.timeout_s, on_notice)
+
+    def _approving(self, decision: Decision, justification: str, wait_s: float) -> None:
+        self._run(approving(decision, justification, self.timeout_s, wait_s))
 
     def report(
         self,

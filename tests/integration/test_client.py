@@ -158,6 +158,29 @@ def test_a_missing_approval_is_asked_for_and_waited_for(served: Served) -> None:
         assert again.value.next == "request_approval"
 
 
+def test_a_stream_asks_for_a_missing_approval_and_waits_for_it(served: Served) -> None:
+    """As the client's own `require`, for threads and for asyncio; without `wait_s` nobody is asked."""
+
+    async def await_it(task: str) -> None:
+        addresses = _addresses(served, "agent", "asks-a")
+        async with AsyncClient(**addresses, task=task, timeout_s=TIMEOUT_S) as client, client.stream() as stream:
+            done = await stream.require("delete", "docs/search", justification="the customer left", wait_s=WAIT_S)
+            assert done.allowed
+            with pytest.raises(ApprovalNeeded):
+                await stream.require("delete", "docs/search")
+
+    with orchestrator(served) as boss, boss.task(agent=AGENT, **WORK) as task:
+        with agent(served, task.id) as client, client.stream() as stream:
+            with pytest.raises(ApprovalNeeded):
+                stream.require("delete", "docs/search")
+            with Approver(served, approve=True) as bob:
+                assert stream.require("delete", "docs/search", justification="he asked", wait_s=WAIT_S).allowed
+            assert bob.seen is not None
+            assert bob.seen.justification == "he asked"
+        with Approver(served, approve=True):
+            asyncio.run(await_it(task.id))
+
+
 def test_a_refused_approval_says_who_said_what(served: Served) -> None:
     with (
         orchestrator(served) as boss,
