@@ -24,10 +24,11 @@ class Live:
 
     A call takes its lock twice, so a change that `apply` returned from is seen by every call that starts later.
     `namespace` is the Cedar namespace of Person, AgentClass, Server and Action; `reserve_s` is how long an allowed
-    call may still be reported as not executed.
+    call may still be reported as not executed. `followed`: tasks end by the clock of the sidecar that is followed and by
+    our own, but no longer by ours when that is set back.
     """
 
-    def __new__(cls, *, namespace: str = "", reserve_s: int = 300) -> Live: ...
+    def __new__(cls, *, namespace: str = "", reserve_s: int = 300, followed: bool = False) -> Live: ...
     def apply(self, changes: Sequence[tuple[str, Mapping[str, Any]]], epoch: int) -> None:
         """Make all changes at once, and `epoch` the one in force. Times are Unix nanoseconds, ids at most 64 bytes.
 
@@ -62,7 +63,8 @@ class Live:
     def put_clock(self, *, boot_ns: int = 0, unix_ns: int = 0) -> None:
         """Inject the clocks (tests); 0 gives the real one back."""
     def put_floor(self, unix_ns: int) -> None:
-        """The wall clock was here already: from now on it goes on from here at the latest."""
+        """The wall clock was here already: from now on it goes on from here at the latest. Of followed state: the wall
+        clock of the other side is here now, whatever it said before."""
     @property
     def epoch(self) -> int: ...
     def counts(self) -> dict[str, int]:

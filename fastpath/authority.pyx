@@ -332,7 +332,7 @@ cdef class Changes:
 
 cdef class Live:
 
-    def __cinit__(self, *, str namespace="", reserve_s=300):
+    def __cinit__(self, *, str namespace="", reserve_s=300, followed=False):
         cdef LiveState *s = <LiveState *> calloc(1, sizeof(LiveState))
         self.state = s
         self._tasks, self._approvals, self._kept = {}, {}, []
@@ -344,6 +344,7 @@ cdef class Live:
         if s.step_ups == NULL or reservations_open(s):
             raise MemoryError
         s.reserve_ns = <int64_t> reserve_s * SECOND_NS
+        s.followed = followed
         s.person_type = _borrow(self._kept, f"{prefix}Person")
         s.action_type = _borrow(self._kept, f"{prefix}Action")
         s.class_type = _borrow(self._kept, f"{prefix}AgentClass")
@@ -427,7 +428,11 @@ cdef class Live:
         self.state.now_boot_ns, self.state.now_unix_ns = boot_ns, unix_ns
 
     def put_floor(self, unix_ns):
-        self.state.unix_ahead_ns = max(<int64_t> unix_ns - live_boot_ns(self.state), self.state.unix_ahead_ns)
+        cdef LiveState *s = self.state
+        cdef int64_t ahead = <int64_t> unix_ns - live_boot_ns(s)
+        pthread_mutex_lock(&s.lock)
+        s.unix_ahead_ns = ahead if s.followed else max(ahead, s.unix_ahead_ns)
+        pthread_mutex_unlock(&s.lock)
 
     # ------------------------------------------------------------ what calls did
 

@@ -197,7 +197,9 @@ cdef struct LiveState:
     int64_t reserve_ns       # after it a reservation counts as spent
     int64_t now_boot_ns      # injected by tests; 0: read the clock
     int64_t now_unix_ns
-    int64_t unix_ahead_ns    # how far the wall clock was ever ahead of the one that nobody sets
+    # How far the wall clock was ever ahead of the one that nobody sets; of followed state: how far the other one's is.
+    int64_t unix_ahead_ns
+    uint8_t followed         # the rows are another sidecar's, and so is what ends them
     int64_t fresh_until_ns   # boot clock; after it followed state is stale; 0: our own state, always fresh
     void *step_ups           # step_ups.pyx; under a lock of its own
     Touched touched          # by the change under way
@@ -285,10 +287,16 @@ cdef inline int64_t live_boot_ns(const LiveState *s) noexcept nogil:
 
 
 cdef inline int64_t live_now(LiveState *s, int64_t *boot_ns) noexcept nogil:
-    """The wall clock, never earlier than it was before and what has passed since, and that other clock."""
+    """The wall clock, never earlier than it was before and what has passed since, and that other clock.
+
+    Of followed state: never earlier than what the other side said last and what has passed since. When our own clock
+    was ahead for a while, nothing is over that is not over there.
+    """
     cdef int64_t wall = s.now_unix_ns if s.now_unix_ns else clock_ns(CLOCK_REALTIME)
     # Read behind the wall clock: a pause between both must not put it ahead.
     boot_ns[0] = live_boot_ns(s)
+    if s.followed:
+        return max(wall, boot_ns[0] + s.unix_ahead_ns)
     s.unix_ahead_ns = max(s.unix_ahead_ns, wall - boot_ns[0])
     return boot_ns[0] + s.unix_ahead_ns
 
@@ -301,9 +309,14 @@ cdef inline int64_t remaining(
 
 
 cdef inline int64_t ends_at(LiveState *s, int64_t expires_unix_ns) noexcept nogil:
-    """The moment on the boot clock that the wall clock calls `expires_unix_ns`, by what both say now."""
+    """The moment on the boot clock that the wall clock calls `expires_unix_ns`, by what both say now.
+
+    Of followed state that is live_now's alone: what our own clock says at this moment may be wrong by the next.
+    """
     cdef int64_t now
     cdef int64_t left = expires_unix_ns - live_now(s, &now)
+    if s.followed:
+        return INT64_MAX
     return INT64_MAX if left > INT64_MAX - now else now + left
 
 

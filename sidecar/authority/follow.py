@@ -367,6 +367,7 @@ class Follower:
             if not message.HasField("beat") or not stream.whole:
                 return
             self._kept.reach(message.epoch)
+            self._live.put_floor(message.beat.time_unix_ns)
             # What was held up on its way is as old as it says; a clock that is ahead of ours makes nothing younger.
             age_ns = max(0, time.time_ns() - message.beat.time_unix_ns)
             stream.beat_ns = max(1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - age_ns)

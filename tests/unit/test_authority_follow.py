@@ -31,9 +31,11 @@ UNLIMITED = Budgets()
 FAR_NS = 4_000_000_000 * 10**9
 
 
-def task(id_: str = "t", left: Budgets = UNLIMITED, state: TaskState = TaskState.OPEN) -> tasks_pb2.TasksChange:
+def task(
+    id_: str = "t", left: Budgets = UNLIMITED, state: TaskState = TaskState.OPEN, expires_ns: int = FAR_NS
+) -> tasks_pb2.TasksChange:
     row = Task(
-        id=id_, agent=AGENT_A, owner="alice", purpose="p", state=state, scope=ALL, opened_ns=1, expires_ns=FAR_NS,
+        id=id_, agent=AGENT_A, owner="alice", purpose="p", state=state, scope=ALL, opened_ns=1, expires_ns=expires_ns,
         opened_by="alice", granted=Budgets(100, -1, -1),
     )  # fmt: skip
     return tasks_pb2.TasksChange(epoch=1, put=task_message(row, left))
@@ -112,6 +114,59 @@ def test_a_followed_revocation_ends_when_the_authority_says_so() -> None:
     assert outcome(ask(pdp)) == ("DENY", "revoked.agent")
     feed(revocations, live, change(lifted=row))
     assert outcome(ask(pdp)) == ("DENY", "task.none")
+
+
+def ttl_s(live: Live, id_: str) -> int:
+    row = live.task(id_)
+    assert row is not None
+    return int(row["ttl_ns"]) // SECOND
+
+
+def test_a_clock_that_went_forward_and_back_ends_no_followed_task_for_good() -> None:
+    """Neither one that was there nor one that came meanwhile; as long as the clock is ahead both are over."""
+    live, tasks = Live(followed=True), TaskStream()
+
+    def at(seconds: int, wall_s: int) -> None:
+        live.put_clock(boot_ns=BOOT + seconds * SECOND, unix_ns=NOW + wall_s * SECOND)
+        live.put_floor(NOW + seconds * SECOND)
+
+    at(0, 0)
+    feed(tasks, live, task("a", expires_ns=NOW + 100 * SECOND))
+    at(1, 7200)
+    feed(tasks, live, task("b", expires_ns=NOW + 100 * SECOND))
+    assert (ttl_s(live, "a") <= 0, ttl_s(live, "b") <= 0) == (True, True)
+    at(2, 2)
+    assert (ttl_s(live, "a"), ttl_s(live, "b")) == (98, 98)
+    feed(tasks, live, task("a", expires_ns=NOW + 50 * SECOND))
+    assert (ttl_s(live, "a"), ttl_s(live, "b")) == (48, 98)
+
+
+def test_a_clock_that_was_set_back_extends_no_followed_task() -> None:
+    """Time goes on from what the authority said last, also while nothing comes from there."""
+    live, tasks = Live(followed=True), TaskStream()
+    live.put_clock(boot_ns=BOOT, unix_ns=NOW - 7200 * SECOND)
+    feed(tasks, live, task("a", expires_ns=NOW + 100 * SECOND))
+    live.put_floor(NOW)
+    assert ttl_s(live, "a") == 100
+    live.put_clock(boot_ns=BOOT + 60 * SECOND, unix_ns=NOW - 9000 * SECOND)
+    assert ttl_s(live, "a") == 40
+
+
+def test_a_follower_takes_the_time_from_the_beats(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Scripted()
+    ends_ns = time.time_ns() + 100 * SECOND
+
+    def tasks(_: int) -> Iterator[Any]:
+        yield tasks_pb2.TasksChange(epoch=7, snapshot=BEGIN)
+        yield task("t", expires_ns=ends_ns)
+        yield tasks_pb2.TasksChange(epoch=7, snapshot=END)
+        yield from beats(tasks_pb2.TasksChange, 7)
+
+    script.scripts["tasks"] = [tasks]
+    with following(tmp_path / "s", script, monkeypatch) as (follower, live):
+        live.put_clock(unix_ns=time.time_ns() - 7200 * SECOND)
+        wait_for("the first beats", lambda: not follower.problem)
+        assert 0 < ttl_s(live, "t") <= 100
 
 
 def test_a_budget_moves_by_what_was_drawn_there_and_not_by_what_was_spent_here() -> None:
@@ -210,7 +265,7 @@ def following(
     ):
         monkeypatch.setattr(kind, "open", lambda self, _, message=message: script.opened(self, message))
     folder.mkdir(mode=0o700, exist_ok=True)
-    live = Live()
+    live = Live(followed=True)
     kept = Followed(folder, MAP_BYTES)
     channel = cast("grpc.Channel", contextlib.nullcontext())
     follower = Follower(Follow(socket="s"), live, kept, lambda: channel, lambda _, __: None, lambda: None)
