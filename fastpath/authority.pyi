@@ -24,8 +24,8 @@ class Live:
 
     A call takes its lock twice, so a change that `apply` returned from is seen by every call that starts later.
     `namespace` is the Cedar namespace of Person, AgentClass, Server and Action; `reserve_s` is how long an allowed
-    call may still be reported as not executed. `followed`: tasks end by the clock of the sidecar that is followed and by
-    our own, but no longer by ours when that is set back.
+    call may still be reported as not executed. `followed`: tasks end by the clock of the sidecar that is followed, and
+    by our own only as long as that is ahead.
     """
 
     def __new__(cls, *, namespace: str = "", reserve_s: int = 300, followed: bool = False) -> Live: ...

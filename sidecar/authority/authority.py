@@ -72,9 +72,7 @@ class Authority:
         """
         self.section = section
         self.callers = Callers(section)
-        self.live = Live(
-            namespace=namespace, reserve_s=section.reserve_s, followed=section.follow is not None
-        )
+        self.live = Live(namespace=namespace, reserve_s=section.reserve_s, followed=section.follow is not None)
         folder = Path(section.store)
         # Before the policies make a folder in it: whoever makes it first says who may enter.
         _make_private(folder)

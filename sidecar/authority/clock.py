@@ -39,6 +39,10 @@ class Clock:
         time then."""
         return min(self._wall(), self._passing() + self.began)
 
+    def present(self) -> int:
+        """What the clocks say at this moment, whatever they said before: the later of both, lest it be too early."""
+        return max(self._wall(), self._passing() + self.began)
+
     def ahead(self) -> int:
         """How far the wall clock is ahead of what is sure."""
         return self._wall() - self.sure()

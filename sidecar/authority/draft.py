@@ -145,8 +145,8 @@ class Draft:
     """What one command reads and changes. `now_ns` is the store's clock, which never goes back."""
 
     __slots__ = (
-        "changed", "epoch", "events", "first_due_ns", "first_sure_due_ns", "limits", "live", "new_id", "now_ns", "rows",
-        "spending", "sure_ns", "unwritten", "writes"
+        "changed", "epoch", "events", "first_due_ns", "first_sure_due_ns", "limits", "live", "new_id", "now_ns",
+        "present_ns", "rows", "spending", "sure_ns", "unwritten", "writes"
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +159,7 @@ class Draft:
         epoch: int,
         new_id: Callable[[], str],
         sure_ns: int = 0,
+        present_ns: int = 0,
         unwritten: Mapping[tuple[str, bytes], msgspec.Struct] = NOTHING_UNWRITTEN,
     ) -> None:
         self.rows = rows
@@ -167,6 +168,8 @@ class Draft:
         self.now_ns = now_ns
         self.sure_ns = sure_ns or now_ns
         """What every clock has reached: earlier than `now_ns` where one was set forward."""
+        self.present_ns = present_ns or now_ns
+        """What the clocks say at this moment: earlier than `now_ns` where one was set forward and back."""
         self.unwritten = unwritten
         """Rows that are in force and not in the store, because the disk is full."""
         self.epoch = epoch

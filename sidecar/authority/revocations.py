@@ -58,7 +58,8 @@ def revoke(draft: Draft, asked: Revoke, by: Caller) -> Revoked:
         reason=asked.reason,
         revoked_by=by.id,
         revoked_ns=draft.now_ns,
-        expires_ns=draft.now_ns + asked.ttl_s * SECOND_NS if asked.ttl_s else 0,
+        # That a clock was ahead once makes it no longer.
+        expires_ns=draft.present_ns + asked.ttl_s * SECOND_NS if asked.ttl_s else 0,
         epoch=draft.epoch,
     )
     before = find_revocation(draft, key)

@@ -371,6 +371,7 @@ class AuthorityStore:
             self.limits,
             now_ns=now_ns,
             sure_ns=self.clock.sure(),
+            present_ns=self.clock.present(),
             new_id=functools.partial(self._ids.make, now_ns),
             unwritten=unwritten,
         )

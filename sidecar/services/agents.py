@@ -32,9 +32,7 @@ class AgentView(Service, agents_pb2_grpc.AgentViewServicer):
             return _view(draft, request.agent, owner, classes, self.authority.live)
 
 
-def _view(
-    draft: Draft, agent: str, owner: AgentOwner, classes: list[str], live: Live
-) -> agents_pb2.EffectiveAuthority:
+def _view(draft: Draft, agent: str, owner: AgentOwner, classes: list[str], live: Live) -> agents_pb2.EffectiveAuthority:
     found, more = list_tasks(draft, tasks_pb2.ListTasksRequest(agent=agent))
     people = sorted({owner.id, *(task.owner for task in found)} - {""})
     owners = [row for name in people if (row := find_owner(draft, name)) is not None]

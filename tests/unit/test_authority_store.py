@@ -452,6 +452,36 @@ def test_after_a_clock_that_was_set_forward_and_back_time_goes_on(tmp_path: path
     two.store.close()
 
 
+def test_a_revocation_after_a_clock_that_was_set_forward_and_back_lasts_as_long_as_was_asked(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Not shorter, and not longer by the jump: both clocks are right again, whatever was seen before."""
+    hands = Hands()
+    asked = Revoke(kind=Kind.AGENT, key=AGENT, ttl_s=60)
+    with kept(tmp_path / "s", clock=hands.clock()) as one:
+        pdp = make_pdp(one.live)
+
+        def denied() -> bool:
+            one.live.put_clock(boot_ns=hands.passed_ns, unix_ns=hands.wall_ns)
+            one.run(lambda _: None)
+            return outcome(ask(pdp)) == ("DENY", "revoked.agent")
+
+        hands.wall_ns += 86_400 * SECOND_NS
+        assert not denied()
+        hands.wall_ns -= 86_400 * SECOND_NS
+        assert not denied()
+        one.run(revoke, asked, ALICE)
+        hands.pass_s(59)
+        assert denied()
+        # No jump makes it shorter either.
+        hands.wall_ns += 7200 * SECOND_NS
+        assert denied()
+        hands.wall_ns -= 7200 * SECOND_NS
+        hands.pass_s(2)
+        assert not denied()
+        wait_for("its end in the store", lambda: one.store.totals["revocation.expired"])
+
+
 def test_the_clock_never_goes_back_and_reaches_an_end_by_whichever_clock_comes_first() -> None:
     """RT-01: the wall clock, or what passed since the start."""
     wall, passed = 1000, 10
