@@ -41,6 +41,9 @@ log = logging.getLogger("remit.runtime")
 
 PREPARE_POLL_S = 0.02
 WATCH_S = 0.25  # how late stale policies or a full journal may be noticed; a call notices a full journal at once
+LEFT_S = 5.0
+"""For a process that died to end: its connection to us can be closed before its lock of the journal is."""
+LEFT_LOOK_S = 0.01
 FLUSH_S = 5.0  # time for the last records to reach the collector at a stop
 # Sections that are open sockets and files: a reload cannot change them.
 FIXED = ("name", "identity", "listeners", "journal", "authority", "upstream", "control", "metrics", "limits", "process")
@@ -118,7 +121,7 @@ class Runtime:
 
     def open_journal(self, lock: int) -> None:
         """Take the journal from the process that had it, by the descriptor of its lock; -1: it left it behind."""
-        _open_journal(self.journal, lock)
+        _open_journal(self.journal, lock, 0.0 if lock >= 0 else LEFT_S)
         with self._reload_lock:
             # Until it gave the journal away that process made edits: what it said is in force has to be so here.
             self.rules.reopen(self.config)
@@ -395,15 +398,27 @@ def _make_journal(config: Config) -> Journal:
         raise JournalError(f"cannot open the journal `{section.dir}`: {str(error).lower()}; mend `journal`") from error
 
 
-def _open_journal(journal: Journal, lock: int = -1) -> None:
+def _open_journal(journal: Journal, lock: int = -1, wait_s: float = 0.0) -> None:
+    """Open it; who still has it after `wait_s` keeps it."""
     folder = journal.directory
+    give_up = time.monotonic() + wait_s
     try:
-        journal.open(lock)
-    except BlockingIOError:
-        raise JournalError(f"another process has the journal `{folder}`; stop it, or name another folder") from None
+        while not _opened(journal, lock):
+            if time.monotonic() >= give_up:
+                raise JournalError(f"another process has the journal `{folder}`; stop it, or name another folder")
+            time.sleep(LEFT_LOOK_S)
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise JournalError(f"cannot open the journal `{folder}`: {cause.lower()}; mend `journal`") from error
+
+
+def _opened(journal: Journal, lock: int) -> bool:
+    """Whether no other process has it."""
+    try:
+        journal.open(lock)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _make_pdp(config: Config, journal: Journal) -> Pdp:

@@ -1,6 +1,7 @@
 """The two sides of an upgrade by themselves: who asks, who is silent, who does not let go."""
 
 import errno
+import fcntl
 import os
 import pathlib
 import socket
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from fastpath.journal import Journal
 from sidecar import handover
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, JournalError
 from sidecar.handover import Handover, Offer, TakeOver
+from sidecar.runtime import _open_journal
 
 
 class Old:
@@ -101,3 +104,24 @@ def test_a_journal_whose_owner_died_is_free(old: Old) -> None:
     after = TakeOver(old.control)
     old.handover.close()
     assert after.journal() == -1
+
+
+def test_the_journal_of_a_process_that_dies_is_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel closes what it had one by one: the connection that tells of its end can go before its lock."""
+    journal = Journal(str(tmp_path / "journal"), segment_bytes=4096, cap_bytes=1 << 20, deferred=True)
+    (tmp_path / "journal").mkdir(mode=0o700)
+    looks: list[float] = []
+    with open(tmp_path / "journal" / "lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def waited(seconds: float) -> None:
+            looks.append(seconds)
+            held.close()
+
+        monkeypatch.setattr("sidecar.runtime.time.sleep", waited)
+        _open_journal(journal, -1, 60.0)
+    assert len(looks) == 1
+    with journal, pytest.raises(JournalError, match="another process has the journal"):
+        _open_journal(Journal(str(tmp_path / "journal"), segment_bytes=4096, cap_bytes=1 << 20, deferred=True))
