@@ -9,8 +9,13 @@ from fastpath.image cimport (
     FILED_ACTION_IN,
     FILED_PRINCIPAL_EQ,
     FILED_PRINCIPAL_IN,
+    FILED_PRINCIPAL_IS,
     FILED_RESOURCE_EQ,
     FILED_RESOURCE_IN,
+    FILED_RESOURCE_IS,
+    GUARD_ROWS,
+    GUARD_SHIFT,
+    INHERITED,
     NODE_DEEP,
     NODE_INHERITS,
     NODE_PARENT,
@@ -19,7 +24,8 @@ from fastpath.image cimport (
     SCOPE_IN,
     SCOPE_IN_LIST,
     SCOPE_IS,
-    List,
+    Entries,
+    Entry,
     Node,
     Type,
 )
@@ -29,27 +35,24 @@ from fastpath.rows cimport (
     deep_parent,
     delta_node,
     delta_type,
+    entries,
     inherits,
     leads_on,
     list_rows,
+    node_list,
     prefetch,
+    table_at,
     table_node,
     table_policy,
     under_flag,
 )
 from fastpath.table cimport list_has, node_is_in, table_is_in
-from fastpath.value cimport UID_UNKNOWN, Uid, cell_at
+from fastpath.value cimport UID_UNKNOWN, Uid
 from libc.stdint cimport uint64_t
 
 cdef enum:
-    AHEAD = 8                # rows of policies that are fetched before they are looked at
-
-cdef struct Walk:
-    const Table *t
-    const EvalContext *context
-    Visit visit
-    void *state
-    uint32_t action          # node whose lists of actions are walked, else UID_UNKNOWN
+    PARENTS_AHEAD = 8        # of a node are fetched before their lists are looked at
+    FULL = 1                 # ends a walk that does not visit
 
 
 # ---------------------------------------------------------------- scope
@@ -111,98 +114,141 @@ cdef bint scope_matches(const Table *t, const EvalContext *context, const Policy
     )
 
 
+# ---------------------------------------------------------------- guards
+
+
+cdef bint guard_holds(const Table *t, const EvalContext *context, uint32_t guard) noexcept nogil:
+    """Whether a call may be in the scope of a policy with this guard. INVARIANT (guards): rowcheck.pyx has proved that
+    a guard is a constraint of the policy that it stands beside.
+    """
+    cdef uint32_t kind = guard >> GUARD_SHIFT
+    cdef uint32_t row = guard & <uint32_t> (GUARD_ROWS - 1)
+    if kind == FILED_PRINCIPAL_EQ:
+        return context.principal.index == row
+    if kind == FILED_RESOURCE_EQ:
+        return context.resource.index == row
+    if kind == FILED_ACTION_EQ:
+        return context.action.index == row
+    if kind == FILED_PRINCIPAL_IN:
+        return table_is_in(t, context.principal, row)
+    if kind == FILED_RESOURCE_IN:
+        return resource_is_in(t, context, row)
+    if kind == FILED_ACTION_IN:
+        return table_is_in(t, context.action, row)
+    if kind == FILED_PRINCIPAL_IS:
+        return context.principal.type_index == row
+    if kind == FILED_RESOURCE_IS:
+        return context.resource.type_index == row
+    return True
+
+
 # ---------------------------------------------------------------- fetching
 
 # What a walk will read is asked for before any of it is waited for: in a large table none of it is in a cache.
 
 
-cdef inline void fetch_policies(const Table *t, const List *list_) noexcept nogil:
-    cdef const uint32_t *rows = list_rows(t, list_)
-    cdef uint32_t i
-    for i in range(list_.n if list_.n < AHEAD else AHEAD):
-        prefetch(t.policies + rows[i])
-
-
-cdef inline void fetch_list(const Table *t, const Node *node, const List *list_) noexcept nogil:
-    """The policies of a list that stands in its node's row, which is there; else the list."""
-    cdef const void *rows = list_rows(t, list_)
-    if list_.n == 0:
+cdef inline void fetch_list(const Table *t, const Node *node, int kind) noexcept nogil:
+    """A list of policies that does not stand in its node's row, which is there."""
+    cdef const Entries *list_ = node_list(t, node, kind)
+    cdef const Entry *found
+    if list_ is NULL:
         return
-    if <uint64_t> (<const char *> rows - <const char *> node) < sizeof(Node):
-        fetch_policies(t, list_)
-    else:
-        prefetch(rows)
+    found = entries(t, list_)
+    if <uint64_t> (<const char *> found - <const char *> node) >= sizeof(Node):
+        prefetch(found)
 
 
 cdef void fetch_node(const Table *t, uint32_t index, int under) noexcept nogil:
-    """The policies under a node, its attributes, and the rows of its parents."""
+    """The attributes of a node, its lists, and the rows of its parents."""
     cdef const Node *node = base_node(t, index)
     cdef const uint32_t *parents
+    cdef const char *attrs
     cdef uint32_t i
     if node is NULL:
         return
-    fetch_list(t, node, &node.filed[under])
-    fetch_list(t, node, &node.filed[under + 1])
-    if node.attrs.n:
-        prefetch(cell_at(&node.attrs))
-        prefetch(<const char *> cell_at(&node.attrs) + 64)
-    if node.flags & NODE_INHERITS and node.flags & under_flag(under + 1):
-        fetch_list(t, node, &node.closure)
-    elif not node.flags & (under_flag(under + 1) | NODE_DEEP):
+    attrs = <const char *> table_at(t, node.attrs)
+    prefetch(attrs)
+    prefetch(attrs + 64)
+    fetch_list(t, node, under)
+    fetch_list(t, node, under + 1)
+    if node.flags & NODE_INHERITS or not node.flags & (under_flag(under + 1) | NODE_DEEP):
         return
     parents = list_rows(t, &node.parents)
-    for i in range(node.parents.n if node.parents.n < AHEAD else AHEAD):
+    for i in range(node.parents.n if node.parents.n < PARENTS_AHEAD else PARENTS_AHEAD):
         # The line of its lists, and the one where short lists stand.
         prefetch(t.nodes + parents[i])
-        prefetch(<const char *> (t.nodes + parents[i]) + 128)
+        prefetch(<const char *> (t.nodes + parents[i]) + 64)
 
 
 cdef void fetch_above(const Table *t, uint32_t index, int under) noexcept nogil:
-    """The policies under a node's parents, whose rows are on their way."""
+    """The lists of a node's parents, whose rows are on their way."""
     cdef const Node *node = base_node(t, index)
     cdef const uint32_t *parents
     cdef uint32_t i
     if node is NULL or node.flags & NODE_INHERITS or not node.flags & under_flag(under):
         return
     parents = list_rows(t, &node.parents)
-    for i in range(node.parents.n if node.parents.n < AHEAD else AHEAD):
+    for i in range(node.parents.n if node.parents.n < PARENTS_AHEAD else PARENTS_AHEAD):
         if parents[i] < t.header.totals.node_count:
-            fetch_policies(t, &t.nodes[parents[i]].filed[under])
+            fetch_list(t, t.nodes + parents[i], under)
 
 
 # ---------------------------------------------------------------- walk
 
 
-cdef int walk_list(Walk *walk, const List *list_) noexcept nogil:
-    cdef const uint32_t *rows = list_rows(walk.t, list_)
+cdef int walk_policy(Walk *walk, const Candidate *one) noexcept nogil:
     cdef const Policy *policy
+    if one.action != UID_UNKNOWN:
+        policy = table_policy(walk.t, one.policy)
+        # Of a list of actions only the first that matches brings the policy, so that it is met once.
+        if policy.action_op == SCOPE_IN_LIST and first_action(walk.t, walk.context, policy) != one.action:
+            return 0
+    return walk.visit(walk.state, one.policy)
+
+
+cdef int walk_met(Walk *walk) noexcept nogil:
+    """Visit what was met since the last time, in the order in which it was."""
+    cdef uint32_t n = walk.n
     cdef uint32_t i
     cdef int stop
-    fetch_policies(walk.t, list_)
-    for i in range(list_.n):
-        if i + AHEAD < list_.n:
-            prefetch(walk.t.policies + rows[i + AHEAD])
-        if walk.action != UID_UNKNOWN:
-            policy = table_policy(walk.t, rows[i])
-            # Of a list of actions only the first that matches brings the policy, so that it is met once.
-            if policy.action_op == SCOPE_IN_LIST and first_action(walk.t, walk.context, policy) != walk.action:
-                continue
-        stop = walk.visit(walk.state, rows[i])
+    walk.n = 0
+    for i in range(n):
+        stop = walk_policy(walk, walk.met + i)
         if stop:
             return stop
+    return 0
+
+
+cdef int walk_list(Walk *walk, const Entries *list_) noexcept nogil:
+    """Meet the policies of a list whose guards let the call through."""
+    cdef const Entry *found = entries(walk.t, list_)
+    cdef uint32_t i
+    cdef int stop
+    for i in range(list_.n):
+        if not guard_holds(walk.t, walk.context, found[i].guard):
+            continue
+        if walk.n == MET_MAX:
+            stop = walk_met(walk) if walk.visit is not NULL else FULL
+            if stop:
+                return stop
+        prefetch(walk.t.policies + found[i].policy)
+        walk.met[walk.n].policy, walk.met[walk.n].action = found[i].policy, walk.action
+        walk.n += 1
     return 0
 
 
 cdef int walk_filed(Walk *walk, uint32_t index, int under) noexcept nogil:
     """The policies that are filed under a node: the base's, then those that the delta adds."""
     cdef const Node *node = base_node(walk.t, index)
+    cdef const Entries *list_ = node_list(walk.t, node, under) if node is not NULL else NULL
     cdef int stop = 0
-    if node is not NULL and node.filed[under].n:
-        stop = walk_list(walk, &node.filed[under])
+    if list_ is not NULL:
+        stop = walk_list(walk, list_)
     if walk.t.delta is not NULL:
         node = delta_node(walk.t, index)
-        if node is not NULL and node.filed[under].n:
-            stop = stop or walk_list(walk, &node.filed[under])
+        list_ = node_list(walk.t, node, under) if node is not NULL else NULL
+        if list_ is not NULL:
+            stop = stop or walk_list(walk, list_)
     return stop
 
 
@@ -239,7 +285,7 @@ cdef int walk_above(Walk *walk, uint32_t index, int under, const Node *seen) noe
     if walk.t.delta is NULL and not node.flags & under_flag(under):
         return 0
     if seen is NULL and inherits(walk.t, node, under):
-        return walk_list(walk, &node.closure)
+        return walk_list(walk, node_list(walk.t, node, INHERITED))
     if node.flags & NODE_PARENT:
         above = list_rows(walk.t, &node.closure)
         for i in range(node.closure.n):
@@ -322,27 +368,39 @@ cdef int walk_resource(Walk *walk) noexcept nogil:
     return stop
 
 
-cdef void candidates_fetch(const Table *t, const Uid *principal, const Uid *resource) noexcept nogil:
-    fetch_node(t, principal.index, FILED_PRINCIPAL_EQ)
-    fetch_node(t, resource.index, FILED_RESOURCE_EQ)
-
-
-cdef int candidates_walk(const Table *t, const EvalContext *context, Visit visit, void *state) noexcept nogil:
-    cdef Walk walk
+cdef int walk_all(Walk *walk) noexcept nogil:
     cdef int stop
+    walk.action = UID_UNKNOWN
+    walk.n = 0
+    stop = (
+        walk_principal(walk)
+        or walk_action(walk)
+        or walk_resource(walk)
+        or walk_list(walk, &walk.t.header.any_policies)
+    )
+    if walk.t.delta is not NULL:
+        stop = stop or walk_list(walk, &walk.t.delta.any_policies)
+    return stop
+
+
+cdef void candidates_meet(Walk *walk, const Table *t, const EvalContext *context) noexcept nogil:
     walk.t = t
     walk.context = context
-    walk.visit = visit
-    walk.state = state
-    walk.action = UID_UNKNOWN
+    walk.visit = NULL
+    fetch_node(t, context.principal.index, FILED_PRINCIPAL_EQ)
+    fetch_node(t, context.resource.index, FILED_RESOURCE_EQ)
     fetch_above(t, context.principal.index, FILED_PRINCIPAL_IN)
     fetch_above(t, context.resource.index, FILED_RESOURCE_IN)
-    stop = (
-        walk_principal(&walk)
-        or walk_action(&walk)
-        or walk_resource(&walk)
-        or walk_list(&walk, &t.header.any_policies)
-    )
-    if t.delta is not NULL:
-        stop = stop or walk_list(&walk, &t.delta.any_policies)
-    return stop
+    walk.met_all = walk_all(walk) == 0
+
+
+cdef int candidates_visit(Walk *walk, Visit visit, void *state) noexcept nogil:
+    cdef int stop
+    walk.visit = visit
+    walk.state = state
+    if not walk.met_all:
+        # Too many to remember: from the start, in batches.
+        stop = walk_all(walk)
+        if stop:
+            return stop
+    return walk_met(walk)

@@ -1,5 +1,5 @@
 """The decision: peer, request, generation and live state in; outcome, reasons and what the record needs out."""
-from fastpath.candidates cimport candidates_fetch, candidates_walk, scope_matches
+from fastpath.candidates cimport Walk, candidates_meet, candidates_visit, scope_matches
 from fastpath.columns cimport (
     COL_APPROVAL_BREAK_GLASS,
     COL_APPROVAL_STATE,
@@ -58,6 +58,7 @@ cdef struct Run:             # one evaluation over the candidates
     const Table *t
     const Authority *authority
     EvalContext context
+    Walk walk
     Arena *arena
     All *all
     int64_t deadline_ns
@@ -452,9 +453,6 @@ cdef void evaluate(
     All *all
 ) noexcept nogil:
     cdef Run run
-    resolve_all(table, request)
-    # A large table is in no cache: what the walk reads first is on its way while the columns are copied.
-    candidates_fetch(table, request.principal, request.resource)
     begin(&run, request, table, authority, arena, out, all)
     authority_fill(authority, request)
     if not stand(peer, request, table, authority, arena, out):
@@ -469,6 +467,9 @@ cdef void begin(
     Run *run, Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out, All *all
 ) noexcept nogil:
     memset(run, 0, sizeof(Run))
+    request_context(table, request, &run.context)
+    # A large table is in no cache: policies are on their way while the columns are copied.
+    candidates_meet(&run.walk, table, &run.context)
     run.t = table
     run.authority = authority
     run.arena = arena
@@ -476,7 +477,6 @@ cdef void begin(
     run.deadline_ns = request.deadline_ns
     run.obliged_permit = run.obliged_forbid = run.hard_forbid = NONE32
     run.standing = &out.standing
-    fill_context(table, request, &run.context)
 
 
 cdef bint allowed_anyway(Run *run, Request *request, Decision *out) noexcept nogil:
@@ -505,7 +505,7 @@ cdef bint allowed_anyway(Run *run, Request *request, Decision *out) noexcept nog
 cdef void weigh(Run *run, Request *request, Decision *out) noexcept nogil:
     """Walk the candidates, and say what follows from it."""
     cdef All *all = run.all
-    cdef int stop = candidates_walk(run.t, &run.context, visit, run)
+    cdef int stop = candidates_visit(&run.walk, visit, run)
     if stop:
         # Lists of a walk that did not end would pass for complete.
         memset(&run.permits, 0, sizeof(Selected))

@@ -32,6 +32,7 @@ cdef struct Way:             # one way to file a policy: all uids under one kind
     uint32_t kind            # FiledUnder
     uint32_t n
     const uint32_t *members
+    bint any_of              # a list of actions: being in one of them is enough
 
 
 cdef class Rules:
@@ -46,6 +47,7 @@ cdef class Rules:
     cdef uint32_t *ranked        # rules by rank
     cdef uint32_t *starts        # by key: kind * uid_count + uid, then types; it ends where the next one starts
     cdef uint32_t *members       # ranks, ascending under each key
+    cdef uint32_t *guards        # by rank: of its Entry (image.pxd), with the number of the uid or type for its row
     cdef uint32_t *anywhere      # ranks of what is filed under nothing
     cdef uint32_t anywhere_count
     cdef int _grow(self) except -1
@@ -53,6 +55,7 @@ cdef class Rules:
     cdef uint64_t _key(self, uint32_t kind, uint32_t number) noexcept nogil
     cdef uint32_t _ways(self, const Rule *rule, Way *ways) except? 0xFFFFFFFF
     cdef int _count(self, uint32_t *counts) except -1
+    cdef uint32_t _guard(self, const Way *ways, uint32_t n, uint32_t filed, const uint32_t *counts) noexcept nogil
     cdef int _choose(self, const uint32_t *counts, uint8_t *chosen) except -1
     cdef int _fill(self, const uint8_t *chosen, uint64_t keys) except -1
     cdef const uint32_t *filed(self, uint32_t kind, uint32_t number, uint32_t *n) noexcept nogil

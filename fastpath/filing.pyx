@@ -9,6 +9,7 @@ import array
 from fastpath.image cimport (
     FILED_ACTION_EQ,
     FILED_ACTION_IN,
+    FILED_ANY,
     FILED_NODES,
     FILED_PRINCIPAL_EQ,
     FILED_PRINCIPAL_IN,
@@ -16,6 +17,8 @@ from fastpath.image cimport (
     FILED_RESOURCE_EQ,
     FILED_RESOURCE_IN,
     FILED_RESOURCE_IS,
+    GUARD_ROWS,
+    GUARD_SHIFT,
     NONE32,
     SCOPE_EQ,
     SCOPE_IN,
@@ -55,6 +58,7 @@ cdef class Rules:
         free(self.ranked)
         free(self.starts)
         free(self.members)
+        free(self.guards)
         free(self.anywhere)
 
     def __len__(self):
@@ -112,10 +116,11 @@ cdef class Rules:
         self.uid_count, self.type_count = uid_count, type_count
         self._rank()
         self.starts = <uint32_t *> calloc(keys + 2, sizeof(uint32_t))
+        self.guards = <uint32_t *> malloc((<uint64_t> self.count + 1) * sizeof(uint32_t))
         counts = <uint32_t *> calloc(keys + 1, sizeof(uint32_t))
         chosen = <uint8_t *> malloc(self.count + 1)
         try:
-            if self.starts is NULL or counts is NULL or chosen is NULL:
+            if self.starts is NULL or self.guards is NULL or counts is NULL or chosen is NULL:
                 raise MemoryError
             self._count(counts)
             self._choose(counts, chosen)
@@ -183,7 +188,7 @@ cdef class Rules:
             actions = self.lists[rule.actions]
             if len(actions) == 0:
                 return NOWHERE
-            ways[n].kind, ways[n].n = FILED_ACTION_IN, <uint32_t> len(actions)
+            ways[n].kind, ways[n].n, ways[n].any_of = FILED_ACTION_IN, <uint32_t> len(actions), True
             ways[n].members = <uint32_t *> actions.data.as_uints
             n += 1
         else:
@@ -208,8 +213,26 @@ cdef class Rules:
                     counts[self._key(ways[j].kind, ways[j].members[k])] += 1
         return 0
 
+    cdef uint32_t _guard(self, const Way *ways, uint32_t n, uint32_t filed, const uint32_t *counts) noexcept nogil:
+        """The rarest constraint beside the way that a rule is filed in, since it lets the fewest calls through."""
+        cdef uint32_t guard = <uint32_t> FILED_ANY << GUARD_SHIFT
+        cdef uint64_t least = 0xFFFFFFFFFFFFFFFF
+        cdef uint64_t cost
+        cdef uint32_t i, number
+        for i in range(n):
+            # One of several actions is no constraint that a guard can name.
+            if i == filed or ways[i].any_of:
+                continue
+            number = ways[i].members[0]
+            cost = <uint64_t> counts[self._key(ways[i].kind, number)] << 3 | PREFERENCE[ways[i].kind]
+            if number < GUARD_ROWS and cost < least:
+                least, guard = cost, ways[i].kind << GUARD_SHIFT | number
+        return guard
+
     cdef int _choose(self, const uint32_t *counts, uint8_t *chosen) except -1:
-        """Which of its ways each rule is filed in, by rank; and how many stand under each key, in starts[key + 2]."""
+        """Which of its ways each rule is filed in, by rank, with its guard; and how many stand under each key, in
+        starts[key + 2].
+        """
         cdef Way[WAYS_MAX] ways
         cdef uint32_t i, j, k, n
         cdef uint64_t cost, least
@@ -227,6 +250,7 @@ cdef class Rules:
                 cost = cost << 3 | PREFERENCE[ways[j].kind]
                 if chosen[i] == NO_WAY or cost < least:
                     least, chosen[i] = cost, <uint8_t> j
+            self.guards[i] = self._guard(ways, n, chosen[i], counts)
             if chosen[i] == NO_WAY:
                 self.anywhere_count += 1
                 continue
@@ -272,7 +296,7 @@ cdef class Rules:
 cdef inline uint32_t _way(uint8_t op, uint32_t eq, uint32_t in_, uint32_t is_, const uint32_t *uid,
                           const uint32_t *type_, Way *way) noexcept nogil:
     """The way that one constraint gives, if any: 0 or 1."""
-    way.n, way.members = 1, uid
+    way.n, way.members, way.any_of = 1, uid, False
     if op == SCOPE_EQ and uid[0] != NONE32:
         way.kind = eq
     elif op in (SCOPE_IN, SCOPE_IS_IN) and uid[0] != NONE32:

@@ -1,20 +1,23 @@
 """The layout of a compiled generation: one flat, little-endian, position-independent image, and a delta on it.
 
 Offsets named `off_*` are bytes from the start; every `at` is an offset divided by 8, so 32 bits reach 32 GiB. Every
-section starts at a multiple of 8. Rows that a call touches are 64 bytes or a multiple, and start where the lines of the
-processor's cache do when LMDB maps them (ROWS_ALIGNED_AT). Cells inside the image are self-relative like all cells
-(value.pxd). sidecar/policy/image.py writes an image, sidecar/policy/delta.py a delta; structure.pyx and delta_check.pyx
-verify them, rows.pxd and table.pyx read them. A size or meaning that changes here changes IMAGE_VERSION.
+section starts at a multiple of 8. Rows that a call touches are one or two lines of the processor's cache, and start
+where a pair of lines does when LMDB maps them (ROWS_ALIGNED_AT). Cells inside the image are self-relative like all
+cells (value.pxd). sidecar/policy/image.py writes an image, sidecar/policy/delta.py a delta; structure.pyx and
+delta_check.pyx verify them, rows.pxd and table.pyx read them. A size or meaning that changes here changes
+IMAGE_VERSION.
 """
 from fastpath.value cimport Cell
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cpdef enum:
-    IMAGE_VERSION = 3
+    IMAGE_VERSION = 4
     NONE32 = 0xFFFFFFFF
-    ROWS_ALIGNED_AT = 48  # of 64: a value in pages of its own starts 16 bytes into the first one
+    ROWS_ALIGNED_AT = 112  # of 128: a value in pages of its own starts 16 bytes into the first one
     NODE_ROOM = 88        # bytes of a Node for its uid and its lists
+    GUARD_SHIFT = 28      # a guard's kind is above these bits, its row in them: there is room for no more nodes
+    GUARD_ROWS = 0x10000000
 
 
 cpdef enum ImageFlag:
@@ -37,10 +40,15 @@ cpdef enum FiledUnder:   # the constraint that leads a call to a policy
     FILED_RESOURCE_IN = 3
     FILED_ACTION_EQ = 4
     FILED_ACTION_IN = 5
-    FILED_NODES = 6      # so many are lists of a node; the next two are a type's
+    FILED_NODES = 6      # so many are under a node; the next two are under a type
     FILED_PRINCIPAL_IS = 6
     FILED_RESOURCE_IS = 7
     FILED_ANY = 8
+
+
+cpdef enum:
+    INHERITED = 6        # of a node's lists of policies, behind those by FiledUnder: what is filed under its ancestors
+    NODE_LISTS = 7
 
 
 cpdef enum Effect:
@@ -67,7 +75,8 @@ cpdef enum NodeFlag:
     NODE_UNDER_ACTION_IN = 32
     NODE_DEEP = 64       # ancestors of a parent
     NODE_ABOVE = 120     # these four
-    NODE_INHERITS = 128  # of a base's node that is no parent: `closure` has the policies that NODE_UNDER speaks of
+    NODE_LIST = 256      # << FiledUnder: it has policies filed so
+    NODE_INHERITS = 16384  # << INHERITED, of a base's node that is no parent: it has those that NODE_UNDER speaks of
 
 
 cdef struct Span:        # text or rows
@@ -77,6 +86,18 @@ cdef struct Span:        # text or rows
 
 cdef struct List:        # uint32_t[n], ascending, without duplicates
     uint32_t at          # n == 1: the member itself
+    uint32_t n
+
+
+cdef struct Entry:       # of a list of policies
+    uint32_t policy
+    # Another constraint of the policy, as FiledUnder << GUARD_SHIFT | row of the node or type: of a call that does not
+    # meet it the policy's row is not read. FILED_ANY << GUARD_SHIFT: none.
+    uint32_t guard
+
+
+cdef struct Entries:     # Entry[n], ascending by policy, without duplicates
+    uint32_t at
     uint32_t n
 
 
@@ -117,26 +138,28 @@ cdef struct Header:      # at offset 0
     uint64_t code_words
     uint64_t off_constants     # Cell[constant_count]
     uint64_t constant_count
-    List any_policies          # policies whose scope is filed under nothing
+    Entries any_policies       # policies whose scope is filed under nothing
     List parents               # nodes with NODE_PARENT
     Span input_actions         # InputShape[], sorted by node index of the action
 
 
-cdef struct Node:        # one uid that the image names, as entity, parent, or constant: three lines
+cdef struct Node:        # one uid that the image names, as entity, parent, or constant: two lines
     uint32_t uid         # `at` of a Uid (value.pxd) with index and type_index set; in `room` when it fits there
     uint32_t flags       # NodeFlag
     List parents         # nodes: the entity's own parents
-    List closure         # with NODE_PARENT nodes: all its ancestors; with NODE_INHERITS policies; else none
-    List filed[FILED_NODES]   # policies by FiledUnder; of a delta: those that it adds
-    Cell attrs           # KIND_RECORD (empty when not present)
-    Cell tags            # KIND_RECORD
+    List closure         # with NODE_PARENT nodes: all its ancestors; else none
+    # Policies, of a delta those that it adds: the one list that NODE_LIST flags name. When they name several, `at` of
+    # Entries[n], one for each in their order.
+    Entries lists
+    uint32_t attrs       # `at` of a Cell, KIND_RECORD (empty when not present)
+    uint32_t tags        # likewise
     uint8_t room[NODE_ROOM]   # the uid and as many of the row's lists as fit, so that one miss brings them
 
 
 cdef struct Type:        # one entity type that the image names
     Span name
-    List principal_is    # policies, as a Node's
-    List resource_is
+    Entries principal_is   # as a Node's
+    Entries resource_is
 
 
 cdef struct Policy:      # one line
@@ -208,4 +231,4 @@ cdef struct DeltaHeader:
     uint64_t off_policy_slots
     uint64_t off_code
     uint64_t off_constants
-    List any_policies          # those that it adds
+    Entries any_policies       # those that it adds

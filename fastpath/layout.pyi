@@ -39,16 +39,19 @@ class Layout:
         at: int,
         lists_at: int,
         entities: tuple[array[int], array[int], array[int], array[int], array[int]],
-        values: tuple[array[int], array[int]],
+        values: array[int],
         closures: tuple[array[int], array[int], array[int]],
     ) -> None:
         """Write all nodes. `entities`: row by uid (or NONE32); by row the values of attributes and tags, and where its
-        parents begin among (last) all parents. `values`: members and their offset. `closures`: row by uid (NONE32: no
+        parents begin among (last) all parents. `values`: `at` of their cells. `closures`: row by uid (NONE32: no
         parent), where it begins among (last) ranks. Lists without room go to `lists`, which will stand at `lists_at`.
         """
 
     def put_lists(self, out: bytearray, at: int) -> None:
         """Write what `nodes` left in `lists`; `at` is its `lists_at`."""
+
+    def entries(self, policies: array[int]) -> bytes:
+        """The Entry of each policy (by rank)."""
 
     def lists_bytes(self) -> int: ...
     def ids_bytes(self) -> int:

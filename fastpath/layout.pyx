@@ -1,24 +1,31 @@
 """See layout.pxd."""
 from cpython cimport array
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
 
 from fastpath.filing cimport Rule, Rules
 from fastpath.image cimport (
     FILED_ACTION_IN,
+    FILED_ANY,
     FILED_NODES,
     FILED_PRINCIPAL_IN,
     FILED_RESOURCE_IN,
+    GUARD_ROWS,
+    GUARD_SHIFT,
     NODE_ABOVE,
     NODE_DEEP,
     NODE_INHERITS,
+    NODE_LIST,
+    NODE_LISTS,
     NODE_PARENT,
     NODE_PRESENT,
     NODE_ROOM,
     NODE_UNDER_PRINCIPAL_IN,
     NODE_UNDER_RESOURCE_IN,
     NONE32,
+    Entries,
+    Entry,
     List,
     Node,
     Policy,
@@ -26,13 +33,13 @@ from fastpath.image cimport (
 )
 from fastpath.names cimport Names
 from fastpath.rows cimport under_flag
-from fastpath.value cimport KIND_RECORD, Cell, Uid, uid_hash
+from fastpath.value cimport Uid, uid_hash
 
 from fastpath.names import inverse
 
 cdef enum:
     UNIT = 8                 # bytes that one step of an `at` stands for
-    INHERITED_MAX = NODE_ROOM // 4
+    INHERITED_MAX = NODE_ROOM // 8
 
 
 cdef inline uint64_t padded(uint64_t size) noexcept nogil:
@@ -57,12 +64,11 @@ cdef inline const uint32_t *words(array.array numbers) noexcept:
 
 cdef class _Sources:
     def __init__(self, array.array rows not None, array.array attrs not None, array.array tags not None,
-                 array.array parent_starts not None, array.array parents not None, array.array counts not None,
-                 array.array offsets not None, array.array closure_rows not None, array.array closure_starts not None,
-                 array.array closures not None):
+                 array.array parent_starts not None, array.array parents not None, array.array values not None,
+                 array.array closure_rows not None, array.array closure_starts not None, array.array closures not None):
         self.rows, self.attrs, self.tags = rows, attrs, tags
         self.parent_starts, self.parents = parent_starts, parents
-        self.counts, self.offsets = counts, offsets
+        self.values = values
         self.closure_rows, self.closure_starts, self.closures = closure_rows, closure_starts, closures
 
 
@@ -76,16 +82,6 @@ cdef inline uint32_t type_length(const char *key, uint64_t size) except? 0xFFFFF
     if nul is NULL:
         raise ValueError("a uid without its type")
     return <uint32_t> (<const char *> nul - key)
-
-
-cdef inline int record(uint8_t *out, Cell *cell, _Sources from_, uint32_t value) except -1:
-    """Write a record's cell, which points to its members."""
-    within(len(from_.counts), value, 1)
-    memset(cell, 0, sizeof(Cell))
-    cell.kind = KIND_RECORD
-    cell.n = words(from_.counts)[value]
-    cell.v = <int64_t> (<uint64_t *> from_.offsets.data.as_voidptr)[value] - (<uint8_t *> cell - out)
-    return 0
 
 
 def add_types(Names uids not None, Names types not None):
@@ -140,11 +136,18 @@ cdef class Layout:
         cdef uint32_t rank
         within(len(out), at, sizeof(Node) * <uint64_t> self.uids.count)
         self.lists_at = lists_at
-        cdef _Sources sources = _Sources(*entities, *values, *closures)
+        cdef _Sources sources = _Sources(*entities, values, *closures)
         self._ups(sources)
         for rank in range(self.uids.count):
             self._uid(&out[0], rank)
             self._node(&out[0], at + sizeof(Node) * <uint64_t> rank, rank, sources)
+
+    def entries(self, array.array policies not None):
+        cdef uint32_t n = <uint32_t> len(policies)
+        cdef uint32_t i
+        for i in range(n):
+            within(self.rules.count, policies.data.as_uints[i], 1)
+        return (<const char *> self._entries(policies.data.as_uints, n))[:sizeof(Entry) * <uint64_t> n]
 
     def lists_bytes(self):
         return self.lists.text_used
@@ -259,17 +262,17 @@ cdef class Layout:
 
     cdef int _node(self, uint8_t *out, uint64_t at, uint32_t rank, _Sources from_) except -1:
         cdef Node *node = <Node *> (out + at)
+        cdef uint32_t[INHERITED_MAX] inherited
         cdef uint32_t number = words(self.order)[rank]
         cdef uint32_t row = words(from_.rows)[number]
         cdef uint32_t closure = words(from_.closure_rows)[number]
-        cdef uint64_t free_at = at + sizeof(Node) - NODE_ROOM
-        cdef uint64_t end = at + sizeof(Node)
         cdef uint32_t n = 0
-        cdef uint32_t key, i
+        cdef uint32_t i
         cdef const uint32_t *members
-        cdef List *lists = &node.filed[0]
-        if self.uid_at[rank] == free_at:
-            free_at += sizeof(Uid) + padded((<Uid *> (out + free_at)).type_len + (<Uid *> (out + free_at)).id_len)
+        cdef Free free_
+        free_.at, free_.end = at + sizeof(Node) - NODE_ROOM, at + sizeof(Node)
+        if self.uid_at[rank] == free_.at:
+            free_.at += sizeof(Uid) + padded((<Uid *> (out + free_.at)).type_len + (<Uid *> (out + free_.at)).id_len)
         node.uid = <uint32_t> (self.uid_at[rank] // UNIT)
         node.flags = 0
         if row != NONE32:
@@ -279,34 +282,63 @@ cdef class Layout:
             for i in range(n):
                 node.flags |= self.up[members[i]]
             members = self._ranked(members, n, &n)
-            self._list(out, &node.parents, members, n, &free_at, end)
+            self._list(out, &node.parents, members, n, &free_)
         if closure != NONE32:
             node.flags |= NODE_PARENT
             members = words(from_.closures) + words(from_.closure_starts)[closure]
             n = words(from_.closure_starts)[closure + 1] - words(from_.closure_starts)[closure]
-            self._list(out, &node.closure, members, n, &free_at, end)
-        for key in range(FILED_NODES):
-            members = self.rules.filed(key, number, &n)
-            self._list(out, lists + key, members, n, &free_at, end)
-        if closure == NONE32 and row != NONE32:
-            self._inherit(node, row, from_, out, &free_at, end)
-        record(out, &node.attrs, from_, 0 if row == NONE32 else words(from_.attrs)[row])
-        record(out, &node.tags, from_, 0 if row == NONE32 else words(from_.tags)[row])
+            self._list(out, &node.closure, members, n, &free_)
+        n = self._inherit(node, row, from_, inherited) if closure == NONE32 and row != NONE32 else 0
+        self._policies(out, node, number, inherited, n, &free_)
+        node.attrs = words(from_.values)[0 if row == NONE32 else words(from_.attrs)[row]]
+        node.tags = words(from_.values)[0 if row == NONE32 else words(from_.tags)[row]]
         return 0
 
-    cdef int _inherit(self, Node *node, uint32_t row, _Sources from_, uint8_t *out, uint64_t *free_at,
-                      uint64_t end) except -1:
-        """Give a node that is no parent the policies of its ancestors, when they are of one kind and fit its row."""
-        cdef uint32_t found[INHERITED_MAX]
-        cdef uint32_t under = node.flags & <uint32_t> (NODE_ABOVE & ~NODE_DEEP)
-        cdef uint32_t n = 0
-        if under == NODE_UNDER_PRINCIPAL_IN:
-            n = self._inherited(FILED_PRINCIPAL_IN, row, from_, found)
-        elif under == NODE_UNDER_RESOURCE_IN:
-            n = self._inherited(FILED_RESOURCE_IN, row, from_, found)
-        if n == 1 or (n and sizeof(uint32_t) * n <= end - free_at[0]):
-            self._list(out, &node.closure, found, n, free_at, end)
+    cdef int _policies(self, uint8_t *out, Node *node, uint32_t number, const uint32_t *inherited, uint32_t n,
+                       Free *free_) except -1:
+        """Write a node's lists of policies, the one of its ancestors' policies only when it fits the row."""
+        cdef Entries[NODE_LISTS] lists
+        cdef const uint32_t *members
+        cdef uint32_t kept = n != 0
+        cdef uint32_t count = 0
+        cdef uint32_t k = 0
+        cdef uint32_t key
+        cdef uint64_t heads
+        for key in range(FILED_NODES):
+            self.rules.filed(key, number, &count)
+            kept += count != 0
+        # Where a call looks for one of several lists is to be in the row, whatever else is.
+        heads = sizeof(Entries) * <uint64_t> kept if kept > 1 else 0
+        if heads > free_.end - free_.at:
+            heads = 0
+        free_.end -= heads
+        for key in range(FILED_NODES):
+            members = self.rules.filed(key, number, &count)
+            if count:
+                node.flags |= <uint32_t> NODE_LIST << key
+                lists[k].n = count
+                lists[k].at = self._stand(out, self._entries(members, count), sizeof(Entry) * <uint64_t> count, free_)
+                k += 1
+        if n and sizeof(Entry) * n <= free_.end - free_.at:
             node.flags |= NODE_INHERITS
+            lists[k].n = n
+            lists[k].at = self._stand(out, self._entries(inherited, n), sizeof(Entry) * n, free_)
+            k += 1
+        free_.end += heads
+        if k == 1:
+            node.lists = lists[0]
+        elif k:
+            node.lists.n = k
+            node.lists.at = self._stand(out, lists, sizeof(Entries) * k, free_)
+        return 0
+
+    cdef uint32_t _inherit(self, const Node *node, uint32_t row, _Sources from_, uint32_t *found) noexcept:
+        """The policies of its ancestors for a node that is no parent, when they are of one kind; how many."""
+        cdef uint32_t under = node.flags & <uint32_t> (NODE_ABOVE & ~NODE_DEEP)
+        if under == NODE_UNDER_PRINCIPAL_IN:
+            return self._inherited(FILED_PRINCIPAL_IN, row, from_, found)
+        if under == NODE_UNDER_RESOURCE_IN:
+            return self._inherited(FILED_RESOURCE_IN, row, from_, found)
         return 0
 
     cdef uint32_t _inherited(self, int kind, uint32_t row, _Sources from_, uint32_t *found) noexcept:
@@ -343,67 +375,85 @@ cdef class Layout:
             n[0] += 1
         return True
 
-    cdef const uint32_t *_ranked(self, const uint32_t *numbers, uint32_t n, uint32_t *kept) except NULL:
-        """Ranks of uids, ascending, each once."""
+    cdef int _scratch(self, uint64_t size) except -1:
         cdef void *grown
-        cdef uint32_t i
-        cdef uint32_t found = 0
-        if n > self.scratch_room or self.scratch is NULL:
-            grown = realloc(self.scratch, sizeof(uint32_t) * (<uint64_t> n + 64))
+        if size > self.scratch_room or self.scratch is NULL:
+            grown = realloc(self.scratch, size + 256)
             if grown is NULL:
                 raise MemoryError
-            self.scratch, self.scratch_room = <uint32_t *> grown, n + 64
+            self.scratch, self.scratch_room = grown, size + 256
+        return 0
+
+    cdef const uint32_t *_ranked(self, const uint32_t *numbers, uint32_t n, uint32_t *kept) except NULL:
+        """Ranks of uids, ascending, each once."""
+        cdef uint32_t *ranked
+        cdef uint32_t found = 0
+        cdef uint32_t i
+        self._scratch(sizeof(uint32_t) * <uint64_t> n)
+        ranked = <uint32_t *> self.scratch
         for i in range(n):
-            self.scratch[i] = words(self.ranks)[numbers[i]]
-        qsort(self.scratch, n, sizeof(uint32_t), by_number)
+            ranked[i] = words(self.ranks)[numbers[i]]
+        qsort(ranked, n, sizeof(uint32_t), by_number)
         for i in range(n):
-            if found == 0 or self.scratch[found - 1] != self.scratch[i]:
-                self.scratch[found] = self.scratch[i]
+            if found == 0 or ranked[found - 1] != ranked[i]:
+                ranked[found] = ranked[i]
                 found += 1
         kept[0] = found
-        return self.scratch
+        return ranked
 
-    cdef int _list(self, uint8_t *out, List *into, const uint32_t *members, uint32_t n, uint64_t *free_at,
-                   uint64_t end) except -1:
-        """Write a list into what is free of its row, or leave it in `lists`."""
-        cdef uint64_t size = sizeof(uint32_t) * <uint64_t> n
-        cdef uint64_t at
-        cdef uint32_t number
+    cdef const Entry *_entries(self, const uint32_t *policies, uint32_t n) except NULL:
+        cdef Entry *made
+        cdef uint32_t i
+        self._scratch(sizeof(Entry) * <uint64_t> n)
+        made = <Entry *> self.scratch
+        for i in range(n):
+            made[i].policy, made[i].guard = policies[i], self._guard(policies[i])
+        return made
+
+    cdef uint32_t _guard(self, uint32_t policy) except? 0xFFFFFFFF:
+        """The guard of a policy, with the row instead of the number of what it names."""
+        cdef uint32_t kind = self.rules.guards[policy] >> GUARD_SHIFT
+        cdef uint32_t number = self.rules.guards[policy] & <uint32_t> (GUARD_ROWS - 1)
+        cdef uint32_t row
+        if kind == FILED_ANY:
+            return self.rules.guards[policy]
+        row = self._rank(number) if kind < FILED_NODES else self._type_rank(number)
+        return kind << GUARD_SHIFT | row if row < GUARD_ROWS else <uint32_t> FILED_ANY << GUARD_SHIFT
+
+    cdef int _list(self, uint8_t *out, List *into, const uint32_t *members, uint32_t n, Free *free_) except -1:
         into.n = n
         if n < 2:
             into.at = members[0] if n else 0
-            return 0
-        if size <= end - free_at[0]:
-            memcpy(out + free_at[0], members, size)
-            at = free_at[0]
-            free_at[0] += padded(size)
         else:
-            number = self._overflow(members, n)
-            at = self.lists_at + (self.lists.ends[number - 1] if number else 0)
-        if at // UNIT >= NONE32:
-            raise OverflowError
-        into.at = <uint32_t> (at // UNIT)
+            into.at = self._stand(out, members, sizeof(uint32_t) * <uint64_t> n, free_)
         return 0
 
-    cdef uint32_t _overflow(self, const uint32_t *members, uint32_t n) except? 0xFFFFFFFF:
-        """The number of a list among `lists`. A member behind the last that fills up to 8 bytes is 0, which no list of
-        two ascending members ends with.
+    cdef uint32_t _stand(self, uint8_t *out, const void *raw, uint64_t size, Free *free_) except? 0xFFFFFFFF:
+        """Write a list into what is free of its row, or leave it in `lists`; its `at`."""
+        cdef uint64_t at = free_.at
+        if size <= free_.end - free_.at:
+            memcpy(out + at, raw, size)
+            free_.at += padded(size)
+        else:
+            at = self._overflow(raw, size)
+        if at // UNIT >= NONE32:
+            raise OverflowError
+        return <uint32_t> (at // UNIT)
+
+    cdef uint64_t _overflow(self, const void *raw, uint64_t size) except? 0xFFFFFFFFFFFFFFFF:
+        """Where a list among `lists` will stand. What fills it up to 8 bytes is 0, which no list of two ascending
+        members ends with.
         """
-        cdef uint64_t size = padded(sizeof(uint32_t) * <uint64_t> n)
-        cdef uint32_t *copy
+        cdef uint8_t *copy = <uint8_t *> calloc(padded(size), 1)
         cdef uint32_t number
-        if n % 2 == 0:
-            return self.lists.put(<const char *> members, size)
-        copy = <uint32_t *> malloc(size)
         if copy is NULL:
             raise MemoryError
-        memcpy(copy, members, sizeof(uint32_t) * <uint64_t> n)
-        copy[n] = 0
+        memcpy(copy, raw, size)
         try:
-            number = self.lists.put(<const char *> copy, size)
+            number = self.lists.put(<const char *> copy, padded(size))
         finally:
             free(copy)
-        return number
+        return self.lists_at + (self.lists.ends[number - 1] if number else 0)
 
     cdef int _policy(self, Policy *policy, uint32_t rank, array.array actions) except -1:
         cdef const Rule *rule = self.rules.rows + self.rules.ranked[rank]

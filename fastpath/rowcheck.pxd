@@ -1,6 +1,6 @@
 """Checks of the rows that base and delta have alike: nodes, types, policies, notes, their lists and their filing."""
 from fastpath.bounds cimport View
-from fastpath.image cimport List, Node, Note, Policy, Slot, Type
+from fastpath.image cimport Entries, Node, Note, Policy, Slot, Type
 from fastpath.rows cimport Table
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
@@ -45,7 +45,7 @@ cdef uint32_t lists_of(const Node *node) noexcept nogil
 cdef bint inherited_fits(Check *check, const Node *node) noexcept nogil
 cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t flags_known) noexcept nogil
 cdef bint type_fits(Check *check, const Type *type_, uint32_t index) noexcept nogil
-cdef bint list_filed(Check *check, const List *list_) noexcept nogil
+cdef bint list_filed(Check *check, const Entries *list_) noexcept nogil
 cdef bint policy_fits(Check *check, const Policy *policy) noexcept nogil
 cdef bint note_fits(Check *check, const Note *note) noexcept nogil
 # Whether the program of row `row` may run; scopes, constants and sections have been checked.

@@ -13,9 +13,13 @@ from fastpath.image cimport (
     FILED_RESOURCE_EQ,
     FILED_RESOURCE_IN,
     FILED_RESOURCE_IS,
+    GUARD_ROWS,
+    GUARD_SHIFT,
+    INHERITED,
     NODE_ABOVE,
     NODE_DEEP,
     NODE_INHERITS,
+    NODE_LIST,
     NODE_PARENT,
     NODE_PRESENT,
     NODE_SAME,
@@ -32,8 +36,21 @@ from fastpath.image cimport (
     SCOPE_IN_LIST,
     SCOPE_IS,
     SCOPE_IS_IN,
+    Entry,
+    List,
 )
-from fastpath.rows cimport base_node, list_rows, table_node, table_note, table_policy, under_flag
+from fastpath.rows cimport (
+    base_node,
+    bits_in,
+    entries,
+    list_rows,
+    node_list,
+    table_at,
+    table_node,
+    table_note,
+    table_policy,
+    under_flag,
+)
 from fastpath.table cimport node_is_in
 from fastpath.value cimport KIND_RECORD, Cell
 from libc.stdlib cimport calloc, free, malloc
@@ -111,23 +128,35 @@ cdef bint slot_leads(Check *check, const Slot *slots, uint32_t n, uint64_t hash_
 # ---------------------------------------------------------------- lists
 
 
-cdef bint ascending_fits(Check *check, const List *list_, uint32_t first, uint32_t count) noexcept nogil:
-    """Whether a list has `count` rows from `first` on to choose from, and is in order."""
-    cdef const uint32_t *rows
+cdef bint entries_fit(Check *check, const Entries *list_) noexcept nogil:
+    """Whether a list is in order and names none but the policies that are checked, each with a guard that fits."""
+    cdef const Entry *found
     cdef uint32_t i
     if list_.n == 0:
         return True
-    if list_.n > 1 and not view_reaches(&check.view, list_.at, list_.n, 4):
+    if not view_reaches(&check.view, list_.at, list_.n, sizeof(Entry)):
         return False
-    rows = list_rows(&check.table, list_)
+    found = entries(&check.table, list_)
     for i in range(list_.n):
-        if rows[i] < first or rows[i] - first >= count or (i and rows[i] <= rows[i - 1]):
+        if found[i].policy < check.first_policy or found[i].policy - check.first_policy >= check.policy_rows:
             return wrong(check, b"list is not in order or names no row")
+        if i and found[i].policy <= found[i - 1].policy:
+            return wrong(check, b"list is not in order or names no row")
+        if not guard_fits(found[i].guard, table_policy(&check.table, found[i].policy)):
+            return wrong(check, b"guard is no constraint of its policy")
     return True
 
 
 cdef bint nodes_fit(Check *check, const List *list_) noexcept nogil:
-    return ascending_fits(check, list_, 0, check.table.totals.node_count)
+    cdef const uint32_t *rows
+    cdef uint32_t i
+    if list_.n > 1 and not view_reaches(&check.view, list_.at, list_.n, 4):
+        return False
+    rows = list_rows(&check.table, list_)
+    for i in range(list_.n):
+        if rows[i] >= check.table.totals.node_count or (i and rows[i] <= rows[i - 1]):
+            return wrong(check, b"list is not in order or names no row")
+    return True
 
 
 cdef bint actions_hold(Check *check, const Policy *policy, uint32_t node) noexcept nogil:
@@ -141,6 +170,13 @@ cdef bint actions_hold(Check *check, const Policy *policy, uint32_t node) noexce
 
 cdef bint filing_fits(Check *check, int under, const Policy *policy, uint32_t row) noexcept nogil:
     """Whether the policy's scope is what the index says: one filed elsewhere would hide from its requests."""
+    if under == FILED_ACTION_IN and policy.action_op == SCOPE_IN_LIST:
+        return actions_hold(check, policy, row)
+    return under == FILED_ANY or constrains(under, policy, row)
+
+
+cdef bint constrains(int under, const Policy *policy, uint32_t row) noexcept nogil:
+    """Whether no call is in the policy's scope that does not meet one constraint, by FiledUnder and row."""
     if under == FILED_PRINCIPAL_EQ:
         return policy.principal_op == SCOPE_EQ and policy.principal_uid == row
     if under == FILED_PRINCIPAL_IN:
@@ -155,23 +191,26 @@ cdef bint filing_fits(Check *check, int under, const Policy *policy, uint32_t ro
         return policy.resource_op in (SCOPE_IS, SCOPE_IS_IN) and policy.resource_type == row
     if under == FILED_ACTION_EQ:
         return policy.action_op == SCOPE_EQ and policy.action_uid == row
-    if under == FILED_ACTION_IN and policy.action_op == SCOPE_IN_LIST:
-        return actions_hold(check, policy, row)
-    if under == FILED_ACTION_IN:
-        return policy.action_op == SCOPE_IN and policy.action_uid == row
-    return under == FILED_ANY
+    return under == FILED_ACTION_IN and policy.action_op == SCOPE_IN and policy.action_uid == row
 
 
-cdef bint posting_fits(Check *check, const List *list_, int under, uint32_t row) noexcept nogil:
+cdef bint guard_fits(uint32_t guard, const Policy *policy) noexcept nogil:
+    """INVARIANT (guards): who does not meet a guard is not in the scope, so the policy need not be looked at."""
+    if guard == <uint32_t> FILED_ANY << GUARD_SHIFT:
+        return True
+    return constrains(guard >> GUARD_SHIFT, policy, guard & <uint32_t> (GUARD_ROWS - 1))
+
+
+cdef bint posting_fits(Check *check, const Entries *list_, int under, uint32_t row) noexcept nogil:
     """A list of policies. A delta's lists add to the base's, so they name none but the delta's policies."""
-    cdef const uint32_t *rows = list_rows(&check.table, list_)
+    cdef const Entry *found = entries(&check.table, list_)
     cdef uint8_t by = BY_ACTION if under == FILED_ACTION_EQ or under == FILED_ACTION_IN else BY_OTHER
     cdef uint32_t i, at
-    if not ascending_fits(check, list_, check.first_policy, check.policy_rows):
+    if not entries_fit(check, list_):
         return False
     for i in range(list_.n):
-        at = rows[i] - check.first_policy
-        if not filing_fits(check, under, table_policy(&check.table, rows[i]), row):
+        at = found[i].policy - check.first_policy
+        if not filing_fits(check, under, table_policy(&check.table, found[i].policy), row):
             return wrong(check, b"list names a policy of another scope")
         if check.filed_by[at] not in (0, by):
             return wrong(check, b"list names a policy that is filed elsewhere")
@@ -180,7 +219,7 @@ cdef bint posting_fits(Check *check, const List *list_, int under, uint32_t row)
     return True
 
 
-cdef bint list_filed(Check *check, const List *list_) noexcept nogil:
+cdef bint list_filed(Check *check, const Entries *list_) noexcept nogil:
     return posting_fits(check, list_, FILED_ANY, 0)
 
 
@@ -198,7 +237,11 @@ cdef bint policy_filed(Check *check, uint32_t index) noexcept nogil:
 # ---------------------------------------------------------------- nodes, types
 
 
-cdef bint record_fits(Check *check, const Cell *cell) noexcept nogil:
+cdef bint record_fits(Check *check, uint32_t at) noexcept nogil:
+    cdef const Cell *cell
+    if not view_reaches(&check.view, at, 1, sizeof(Cell)):
+        return False
+    cell = <const Cell *> table_at(&check.table, at)
     if cell.kind != KIND_RECORD:
         return wrong(check, b"attributes or tags are not a record")
     return view_cell(&check.view, cell, 0)
@@ -237,7 +280,7 @@ cdef uint32_t lists_of(const Node *node) noexcept nogil:
     cdef uint32_t found = 0
     cdef int under
     for under in range(<int> FILED_PRINCIPAL_IN, <int> FILED_ACTION_IN + 1, 2):
-        if node.filed[under].n:
+        if node.flags & <uint32_t> NODE_LIST << under:
             found |= under_flag(under)
     return found
 
@@ -271,11 +314,9 @@ cdef bint parents_fit(Check *check, const Node *node) noexcept nogil:
         for i in range(node.parents.n):
             if not table_node(&check.table, rows[i]).flags & NODE_PARENT:
                 return wrong(check, b"a parent has no ancestors of its own")
-        if node.flags & NODE_INHERITS:
-            return ascending_fits(check, &node.closure, check.first_policy, check.policy_rows)
         return node.closure.n == 0 or wrong(check, b"ancestors of what is no parent")
     if node.flags & NODE_INHERITS:
-        return wrong(check, b"ancestors and policies in one list")
+        return wrong(check, b"a parent inherits policies")
     if not nodes_fit(check, &node.closure):
         return False
     for i in range(node.parents.n):
@@ -287,42 +328,65 @@ cdef bint parents_fit(Check *check, const Node *node) noexcept nogil:
     return closure_holds(check, node, &node.parents)
 
 
-cdef bint among(Check *check, const List *list_, const List *all_) noexcept nogil:
-    """Whether all members of a list are in another."""
-    cdef const uint32_t *rows = list_rows(&check.table, list_)
+cdef bint lists_policy(const Table *t, const Node *node, int kind, uint32_t policy) noexcept nogil:
+    """Whether a list that has been checked, or that a row does not have, holds a policy."""
+    cdef const Entries *list_ = node_list(t, node, kind)
+    cdef const Entry *found = entries(t, list_) if list_ is not NULL else NULL
+    cdef uint32_t low = 0
+    cdef uint32_t high = list_.n if list_ is not NULL else 0
+    cdef uint32_t middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if found[middle].policy == policy:
+            return True
+        if found[middle].policy < policy:
+            low = middle + 1
+        else:
+            high = middle
+    return False
+
+
+cdef bint hands_down(const Table *t, const Node *ancestor, int under, const Node *node) noexcept nogil:
+    """Whether all that is filed under an ancestor is in a node's list of it."""
+    cdef const Entries *list_ = node_list(t, ancestor, under)
+    cdef const Entry *found
     cdef uint32_t i
+    if list_ is NULL:
+        return True
+    found = entries(t, list_)
     for i in range(list_.n):
-        if not holds(check, all_, rows[i]):
+        if not lists_policy(t, node, INHERITED, found[i].policy):
             return False
     return True
 
 
-cdef bint inherits_all(Check *check, const Node *node, int under) noexcept nogil:
-    cdef const uint32_t *parents = list_rows(&check.table, &node.parents)
+cdef bint inherits_all(const Table *t, const Node *node, int under) noexcept nogil:
+    cdef const uint32_t *parents = list_rows(t, &node.parents)
     cdef const uint32_t *above
     cdef const Node *parent
     cdef uint32_t i, j
     for i in range(node.parents.n):
-        parent = table_node(&check.table, parents[i])
-        above = list_rows(&check.table, &parent.closure)
-        if not among(check, &parent.filed[under], &node.closure):
+        parent = table_node(t, parents[i])
+        above = list_rows(t, &parent.closure)
+        if not hands_down(t, parent, under, node):
             return False
         for j in range(parent.closure.n):
-            if not among(check, &table_node(&check.table, above[j]).filed[under], &node.closure):
+            if not hands_down(t, table_node(t, above[j]), under, node):
                 return False
     return True
 
 
-cdef bint inherits_no_other(Check *check, const Node *node, int under) noexcept nogil:
-    cdef const uint32_t *rows = list_rows(&check.table, &node.closure)
+cdef bint inherits_no_other(const Table *t, const Node *node, int under) noexcept nogil:
+    cdef const Entries *list_ = node_list(t, node, INHERITED)
+    cdef const Entry *found = entries(t, list_)
     cdef const Policy *policy
     cdef uint32_t i, group
-    for i in range(node.closure.n):
-        policy = table_policy(&check.table, rows[i])
+    for i in range(list_.n):
+        policy = table_policy(t, found[i].policy)
         group = policy.principal_uid if under == FILED_PRINCIPAL_IN else policy.resource_uid
-        if group == NONE32 or not node_is_in(&check.table, node, group):
+        if group == NONE32 or not node_is_in(t, node, group):
             return False
-        if not holds(check, &table_node(&check.table, group).filed[under], rows[i]):
+        if not lists_policy(t, table_node(t, group), under, found[i].policy):
             return False
     return True
 
@@ -337,22 +401,33 @@ cdef bint inherited_fits(Check *check, const Node *node) noexcept nogil:
         return True
     if kind not in (NODE_UNDER_PRINCIPAL_IN, NODE_UNDER_RESOURCE_IN):
         return wrong(check, b"policies of several kinds in one list")
-    return (inherits_all(check, node, under) and inherits_no_other(check, node, under)) or wrong(
+    return (inherits_all(&check.table, node, under) and inherits_no_other(&check.table, node, under)) or wrong(
         check, b"other policies than those of its ancestors"
     )
 
 
 cdef bint filed_fit(Check *check, const Node *node, uint32_t index) noexcept nogil:
+    """Whether the lists of policies that a row's flags name are inside; the inherited one is judged later."""
+    cdef uint32_t lists = node.flags // NODE_LIST
+    cdef const Entries *list_
     cdef int under
-    for under in range(<int> FILED_NODES):
-        if not posting_fits(check, &node.filed[under], under, index):
+    # One list is the row's own, so only of several there is more to read.
+    if lists & (lists - 1):
+        if node.lists.n != <uint32_t> bits_in(lists):
+            return wrong(check, b"another number of lists than the flags say")
+        if not view_reaches(&check.view, node.lists.at, node.lists.n, sizeof(Entries)):
             return False
-    return True
+    for under in range(<int> FILED_NODES):
+        list_ = node_list(&check.table, node, under)
+        if list_ is not NULL and not posting_fits(check, list_, under, index):
+            return False
+    list_ = node_list(&check.table, node, INHERITED)
+    return list_ is NULL or entries_fit(check, list_)
 
 
 cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t flags_known) noexcept nogil:
     cdef const Node *base = base_node(&check.table, index)
-    if node.flags & ~(flags_known | NODE_ABOVE):
+    if node.flags & ~(flags_known | NODE_ABOVE | (NODE_INHERITS - NODE_LIST)):
         return wrong(check, b"unknown flags")
     if node.flags & NODE_SAME and (base is NULL or (base.flags ^ node.flags) & NODE_PRESENT):
         return wrong(check, b"attributes of another row")
@@ -360,8 +435,8 @@ cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t fla
         view_node_uid(&check.view, index)
         and parents_fit(check, node)
         and above_fits(check, node)
-        and record_fits(check, &node.attrs)
-        and record_fits(check, &node.tags)
+        and record_fits(check, node.attrs)
+        and record_fits(check, node.tags)
         and filed_fit(check, node, index)
     )
 

@@ -6,10 +6,13 @@ Without a delta each of these costs one branch that is always predicted.
 from fastpath.image cimport (
     NODE_DEEP,
     NODE_INHERITS,
+    NODE_LIST,
     NODE_SAME,
     NODE_UNDER_PRINCIPAL_IN,
     NONE32,
     DeltaHeader,
+    Entries,
+    Entry,
     Header,
     List,
     Node,
@@ -69,6 +72,10 @@ cdef inline const uint32_t *list_rows(const Table *t, const List *list_) noexcep
     return &list_.at if list_.n == 1 else <const uint32_t *> table_at(t, list_.at)
 
 
+cdef inline const Entry *entries(const Table *t, const Entries *list_) noexcept nogil:
+    return <const Entry *> table_at(t, list_.at)
+
+
 cdef inline Text span_text(const Table *t, const Span *span) noexcept nogil:
     cdef Text text
     text.p = <const char *> table_at(t, span.at)
@@ -78,6 +85,7 @@ cdef inline Text span_text(const Table *t, const Span *span) noexcept nogil:
 
 cdef extern from *:
     void prefetch "__builtin_prefetch" (const void *p) nogil
+    int bits_in "__builtin_popcount" (unsigned int bits) nogil
 
 
 # ---------------------------------------------------------------- rows of a delta
@@ -144,6 +152,17 @@ cdef inline const Node *base_node(const Table *t, uint32_t index) noexcept nogil
     if index >= t.header.totals.node_count:
         return NULL
     return t.nodes + index
+
+
+cdef inline const Entries *node_list(const Table *t, const Node *node, int kind) noexcept nogil:
+    """The policies of a row by FiledUnder, or INHERITED; NULL when it has none."""
+    cdef uint32_t lists = node.flags // NODE_LIST
+    cdef uint32_t bit = <uint32_t> 1 << kind
+    if not lists & bit:
+        return NULL
+    if lists == bit:
+        return &node.lists
+    return <const Entries *> table_at(t, node.lists.at) + bits_in(lists & (bit - 1))
 
 
 cdef inline uint32_t under_flag(int filed) noexcept nogil:
@@ -230,7 +249,7 @@ cdef inline const Cell *node_attrs(const Table *t, uint32_t index) noexcept nogi
         node = t.nodes + index
     if node is NULL:
         return NULL
-    return &node.attrs
+    return <const Cell *> table_at(t, node.attrs)
 
 
 cdef inline const Cell *node_tags(const Table *t, uint32_t index) noexcept nogil:
@@ -240,7 +259,7 @@ cdef inline const Cell *node_tags(const Table *t, uint32_t index) noexcept nogil
         node = t.nodes + index
     if node is NULL:
         return NULL
-    return &node.tags
+    return <const Cell *> table_at(t, node.tags)
 
 
 cdef inline const Uid *node_uid(const Table *t, uint32_t index) noexcept nogil:

@@ -1,6 +1,16 @@
 """What a base holds, by number and by name: for those who edit it or write a delta over it, not for calls."""
-from fastpath.image cimport FILED_NODES, NODE_PARENT, NODE_PRESENT, Header, List, Node, Span
-from fastpath.rows cimport Table, base_type, list_rows, node_uid, span_text, table_base, table_node, table_note
+from fastpath.image cimport FILED_NODES, NODE_PARENT, NODE_PRESENT, Entries, Header, List, Node, Span
+from fastpath.rows cimport (
+    Table,
+    base_type,
+    list_rows,
+    node_list,
+    node_uid,
+    span_text,
+    table_base,
+    table_node,
+    table_note,
+)
 from fastpath.table cimport Generation, table_find, table_find_type
 from fastpath.value cimport UID_UNKNOWN, Arena, Uid, text_compare, uid_id, uid_make, uid_type
 from fastpath.wire cimport Text
@@ -154,9 +164,11 @@ cdef class Rows:
     def filed(self, uint32_t index, int under):
         """How many policies are filed under a node (FiledUnder, image.pxd)."""
         cdef const Node *node = self._table().nodes + self._node(index)
+        cdef const Entries *found
         if not 0 <= under < <int> FILED_NODES:
             raise ValueError(f"no list of a node has the number {under}")
-        return node.filed[under].n
+        found = node_list(&self.table, node, under)
+        return 0 if found is NULL else found.n
 
     def filed_by_type(self, uint32_t index):
         """How many policies are filed under a type as the principal's, and as the resource's."""

@@ -14,6 +14,8 @@ from fastpath.image cimport (
     NONE32,
     POLICY_GONE,
     DeltaHeader,
+    Entries,
+    Entry,
     Header,
     InputShape,
     List,
@@ -58,6 +60,8 @@ _TOTALS = "QQ6III"
 LAYOUT = {
     "Span": "<II",
     "List": "<II",
+    "Entry": "<II",
+    "Entries": "<II",
     "Slot": "<II",
     "Cell": "<BBHIq",
     "Field": "<BBHIqBBHIq",
@@ -65,7 +69,7 @@ LAYOUT = {
     "Ip": "<BB6x16s",
     "Totals": "<" + _TOTALS,
     "Header": "<8sIIQ" + _TOTALS + "II11Q" + 3 * "II",
-    "Node": "<II" + 8 * "II" + 2 * "BBHIq" + "88s",
+    "Node": "<II" + 3 * "II" + "II" + "88s",
     "Type": "<" + 3 * "II",
     "Policy": "<5B3x6I" + 4 * "II",
     "Note": "<" + 4 * "II",
@@ -75,6 +79,8 @@ LAYOUT = {
 SIZES = {
     "Span": sizeof(Span),
     "List": sizeof(List),
+    "Entry": sizeof(Entry),
+    "Entries": sizeof(Entries),
     "Slot": sizeof(Slot),
     "Cell": sizeof(Cell),
     "Field": sizeof(Field),
@@ -168,7 +174,6 @@ cdef void table_fetch_row(const Table *t, const Uid *uid) noexcept nogil:
         row = <const char *> (t.nodes + index)
         prefetch(row)
         prefetch(row + 64)
-        prefetch(row + 128)
 
 
 cdef bint list_has(const Table *t, const List *list_, uint32_t row) noexcept nogil:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastpath.evaluator import Evaluation, Evaluator
 from fastpath.table import Generation
 from sidecar.policy.cells import encode_context
 from sidecar.policy.compile import compile_image
+from sidecar.policy.rows import NodeFlag
 
 Uid = tuple[str, str]
 ALICE, READ, DOC = ("User", "alice"), ("Action", "read"), ("Doc", "d1")
@@ -30,6 +32,18 @@ def entity(uid: Uid, attrs: dict[str, Any] | None = None, parents: list[Uid] | N
 def image(policies: str, entities: list[dict] | None = None, *, named: bool = False, columns: bool = False) -> bytes:
     """A compiled image: policies called policy0, policy1, .. unless `named`, when each has its `@id`."""
     return compile_image(policies, entities=entities or [], positional_ids=not named, columns=columns).image
+
+
+def policy_lists(data: bytes, node: int, first_at: int = 0) -> dict[int, int]:
+    """Offset of the Entries of each list of policies of the Node at offset `node`, by FiledUnder or INHERITED.
+
+    `first_at` is the `at` of the first byte of `data`, which for a delta is behind its base.
+    """
+    flags, lists = struct.unpack_from("<I", data, node + 4)[0], node + 24
+    kinds = [kind for kind in range(7) if flags & NodeFlag.LIST << kind]
+    if len(kinds) > 1:
+        lists = 8 * (struct.unpack_from("<I", data, lists)[0] - first_at)
+    return {kind: lists + 8 * i for i, kind in enumerate(kinds)}
 
 
 def evaluator(policies: str, entities: list[dict] | None = None, *, strict: bool = True, **how: bool) -> Evaluator:

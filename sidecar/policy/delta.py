@@ -21,6 +21,8 @@ from sidecar.policy.code import Constants
 from sidecar.policy.delta_entities import Hierarchy
 from sidecar.policy.image import RANK, Key, columns_read, extras_read, filings_of, note_of, uid_key
 from sidecar.policy.rows import (
+    ACTION_IN,
+    FILED_ANY,
     NODE_BYTES,
     NODE_KEYS,
     NONE32,
@@ -31,12 +33,15 @@ from sidecar.policy.rows import (
     TYPE_BYTES,
     UNDER,
     VERSION,
+    Entry,
     NodeFlag,
     NodeRow,
     PolicyCells,
     PolicyFlag,
     RowWriter,
     Scope,
+    guard_of,
+    pack_entries,
     slots,
 )
 from sidecar.policy.source_rows import EntityRow, PolicyRow, ScopeRow
@@ -129,21 +134,30 @@ class _Delta:
 
     # ------------------------------------------------------------ filing
 
-    def _file(self) -> dict[Key | None, list[int]]:
-        """Where each policy is filed, by its index: under its rarest constraint, or under None for every request."""
+    def _file(self) -> dict[Key | None, list[Entry]]:
+        """Where each policy is filed: under its rarest constraint, or under None for every request."""
         ways = [filings_of(policy) for policy in self.put]
         added = Counter(key for filings in ways for way in filings for key in way)
-        filed: dict[Key | None, list[int]] = {}
+        filed: dict[Key | None, list[Entry]] = {}
         for number, filings in enumerate(ways):
             if self.put[number].action.op is Scope.IN_LIST and not self.put[number].action.uids:
                 continue
-            if not filings:
-                filed.setdefault(None, []).append(self.policies + number)
-                continue
-            costs = [(sum(self._count(key) + added[key] for key in way), RANK[way[0][0]]) for way in filings]
-            for key in filings[costs.index(min(costs))]:
-                filed.setdefault(key, []).append(self.policies + number)
+            rarest = sorted(filings, key=lambda way: (self._cost(way, added), RANK[way[0][0]]))
+            entry = (self.policies + number, self._guard(self.put[number], rarest[1:]))
+            for key in rarest[0] if rarest else (None,):
+                filed.setdefault(key, []).append(entry)
         return filed
+
+    def _cost(self, way: Sequence[Key], added: Counter[Key]) -> int:
+        return sum(self._count(key) + added[key] for key in way)
+
+    def _guard(self, policy: PolicyRow, others: Iterable[Sequence[Key]]) -> int:
+        """The rarest constraint that is not one of several actions."""
+        for way in others:
+            under, name = way[0]
+            if under != ACTION_IN or policy.action.op is not Scope.IN_LIST:
+                return guard_of(under, self.type[name] if isinstance(name, str) else self.node[name])
+        return guard_of(FILED_ANY)
 
     def _count(self, key: Key) -> int:
         """How many policies of the base are filed under a key."""
@@ -220,7 +234,7 @@ class _Delta:
         by_row = {row: name for name, row in self.type.items()}
         names = [*self.types_appended, *(by_row[row] for row in self.types_replaced)]
         for number, name in enumerate(names):
-            lists = [self.filed.get((key, name), ()) for key in (PRINCIPAL_IS, RESOURCE_IS)]
+            lists = [pack_entries(self.filed.get((key, name), ())) for key in (PRINCIPAL_IS, RESOURCE_IS)]
             self.rows.type(base + TYPE_BYTES * number, name, *lists)
 
     def _put_policies(self, base: int, notes: dict[tuple[str, ...], int]) -> list[int]:
@@ -278,7 +292,7 @@ class _Delta:
         columns = self.columns | columns_read(self.put)
         names = {name for name in self.base.extras.split("\0") if name} | extras_read(self.put)
         extras = self.rows.text("\0".join(sorted(names, key=str.encode)))
-        anywhere = self.rows.list(self.filed.get(None, ()))
+        anywhere = self.rows.entries(pack_entries(self.filed.get(None, ())))
         size = self.rows.cells.align()
         _HEADER.pack_into(
             self.out, 0, b"REMITDLT", VERSION, self.flags, size, self.size, self.base_digest,

@@ -19,7 +19,7 @@ from fastpath.layout import Layout, add_types
 from fastpath.names import Names
 from fastpath.value import text_hash
 from sidecar.policy import cells
-from sidecar.policy.cells import CellWriter, Uid, Value
+from sidecar.policy.cells import EMPTY_RECORD, CellWriter, Uid, Value
 from sidecar.policy.code import Constants
 from sidecar.policy.entities import chunk_of, key_of
 from sidecar.policy.entity_table import Closures, EntityTable
@@ -226,7 +226,8 @@ class _Writing:
             rows.cells.put(constants + 16 * row, value)
         code = rows.block(made.words.tobytes())
         closures = made.entities.closures(self.layout.ranks)
-        refs = (*rows.list(made.rules.anywhere_ranks()), *rows.list(self._parents(closures[0])), *self._put_shapes())
+        anywhere = rows.entries(self.layout.entries(made.rules.anywhere_ranks()))
+        refs = (*anywhere, *rows.list(self._parents(closures[0])), *self._put_shapes())
         actions = array("I", (part for ranks in self._action_ranks() for part in rows.list(ranks)))
         values = self._put_values()
         extras = rows.text("\0".join(sorted(made.extras_read, key=str.encode)))
@@ -248,8 +249,8 @@ class _Writing:
         for row, number in enumerate(self.layout.type_order):
             name = made.types[number].decode()
             hashes.append(text_hash(name))
-            lists = (made.rules.under(kind, number) for kind in (PRINCIPAL_IS, RESOURCE_IS))
-            self.rows.type(base + TYPE_BYTES * row, name, *lists)
+            lists = [made.rules.under(kind, number) for kind in (PRINCIPAL_IS, RESOURCE_IS)]
+            self.rows.type(base + TYPE_BYTES * row, name, *map(self.layout.entries, lists))
         raw = slots(((hash_, hash_ >> 32, row) for row, hash_ in enumerate(hashes)), len(hashes))
         return self.rows.block(raw), len(raw) // SLOT_BYTES
 
@@ -267,27 +268,25 @@ class _Writing:
     def _action_ranks(self) -> Iterable[list[int]]:
         return (sorted(self.layout.ranks[number] for number in uids) for uids in self.made.actions)
 
-    def _put_values(self) -> tuple[array[int], array[int]]:
-        """Write the members of the records that entities have: how many each has, and their offset. Equal ones stand
-        there once, in the order of the nodes that have them first.
+    def _put_values(self) -> array[int]:
+        """Write the records that entities have; their `at`. Equal ones stand there once, in the order of the nodes that
+        have them first.
         """
         entities, cells_ = self.made.entities, self.rows.cells
-        counts = array("I", repeat(0, len(entities.values)))
-        offsets = array("Q", repeat(0, len(entities.values)))
-        offsets[0] = cells_.align()
+        found = array("I", repeat(0, len(entities.values)))
+        found[0] = self.rows.at(cells_.cell(EMPTY_RECORD))
         left = len(entities.values) - 1
         for number in self.layout.order:
             row = entities.rows[number]
             if not left:
                 break
             for value in (entities.attrs[row], entities.tags[row]) if row != NONE32 else ():
-                if not offsets[value]:
-                    record = marshal.loads(entities.values[value])
-                    counts[value], offsets[value] = record[1], cells_.members(record)
+                if not found[value]:
+                    found[value] = self.rows.at(cells_.cell(marshal.loads(entities.values[value])))
                     left -= 1
-        return counts, offsets
+        return found
 
-    def _put_nodes(self, base: int, values: tuple[array[int], array[int]], closures: Closures) -> None:
+    def _put_nodes(self, base: int, values: array[int], closures: Closures) -> None:
         entities = self.made.entities
         lists = self.rows.cells.align()
         rows = (entities.rows, entities.attrs, entities.tags, entities.starts, entities.parents)

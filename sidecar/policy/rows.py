@@ -9,10 +9,10 @@ from fastpath.value import uid_hash
 from sidecar.errors import PolicyError
 from sidecar.policy.cells import EMPTY_RECORD, CellWriter, Uid, Value
 
-VERSION = 3
+VERSION = 4
 NONE32 = 0xFFFFFFFF
 IMAGE_COLUMNS = 1
-NODE_BYTES = 192
+NODE_BYTES = 128
 TYPE_BYTES = 24
 POLICY_BYTES = 64
 NOTE_BYTES = 32
@@ -24,9 +24,9 @@ _UID = struct.Struct("<QIIII")
 _PAIR = struct.Struct("<II")
 _SLOT = struct.Struct("<II")
 _POLICY = struct.Struct("<8B6I" + "II" * 4)
-_NODE_CELLS = 72
-_NODE_ROOM = 104
-_ROWS_ALIGNED_AT = 48
+_NODE = struct.Struct("<10I")
+_ROWS_ALIGNED_AT, _LINES = 112, 128
+_GUARD_SHIFT = 28
 
 
 class Scope(IntEnum):
@@ -58,7 +58,8 @@ class NodeFlag(IntEnum):
     UNDER_ACTION_IN = 32
     DEEP = 64
     ABOVE = 120
-    INHERITS = 128
+    LIST = 256
+    INHERITS = 16384
 
 
 # Keys under which a policy can be filed.
@@ -70,15 +71,19 @@ UNDER = {
 }
 NODE_KEYS = 6
 """The first of them are filed under a uid, in the order of a Node's lists; the others under a type."""
+FILED_ANY = 8
+"""A policy's without such a key."""
 
 Ref = tuple[int, int]
-"""A Span or a List: (at, n)."""
+"""A Span, List or Entries: (at, n)."""
 EMPTY: Ref = (0, 0)
+Entry = tuple[int, int]
+"""A policy and its guard, as in fastpath/image.pxd."""
 
 
 @dataclass(slots=True)
 class NodeRow:
-    """One Node: indexes of nodes and policies, each list ascending."""
+    """One Node: indexes of nodes, and entries of policies, each list ascending."""
 
     uid: Uid
     index: int
@@ -86,7 +91,7 @@ class NodeRow:
     flags: int
     parents: Sequence[int]
     closure: Sequence[int]
-    filed: Sequence[Sequence[int]]
+    filed: Sequence[Sequence[Entry]]
     """By key, PRINCIPAL_EQ to ACTION_IN."""
     attrs: Value = EMPTY_RECORD
     tags: Value = EMPTY_RECORD
@@ -119,6 +124,7 @@ class RowWriter:
         self.first_at = first_at
         self.cells = CellWriter(out)
         self._lists: dict[bytes, int] = {}
+        self._records: dict[Value, int] = {}
 
     def room(self, size: int) -> int:
         """Offset of `size` zeroed bytes at the end."""
@@ -127,8 +133,8 @@ class RowWriter:
         return at
 
     def rows_room(self, size: int) -> int:
-        """As `room`, where rows begin with the processor's cache lines."""
-        self.out.extend(bytes((_ROWS_ALIGNED_AT - len(self.out)) % 64))
+        """As `room`, where rows begin with pairs of the processor's cache lines."""
+        self.out.extend(bytes((_ROWS_ALIGNED_AT - len(self.out)) % _LINES))
         return self.room(size)
 
     def block(self, raw: bytes) -> int:
@@ -151,33 +157,44 @@ class RowWriter:
         """The List of ascending `members`; nothing is written for none or one."""
         if len(members) < 2:
             return (members[0], 1) if members else EMPTY
-        raw = struct.pack(f"<{len(members)}I", *members)
+        return self.standing(struct.pack(f"<{len(members)}I", *members)), len(members)
+
+    def entries(self, raw: bytes) -> Ref:
+        """The Entries of packed ones."""
+        return (self.standing(raw), len(raw) // _PAIR.size) if raw else EMPTY
+
+    def standing(self, raw: bytes) -> int:
+        """The `at` of a list's bytes."""
         at = self._lists.get(raw)
         if at is None:
             at = self._lists[raw] = self.at(self.block(raw))
-        return at, len(members)
+        return at
 
     def node(self, at: int, row: NodeRow) -> None:
         """Write `row` at offset `at`. Its uid and what fits of its lists stand in the row itself."""
-        free, end = self._uid(at, row), at + NODE_BYTES
-        refs = []
-        for members in (row.parents, row.closure, *row.filed):
-            size = 4 * len(members)
-            if len(members) < 2 or size > end - free:
-                refs.append(self.list(members))
-                continue
-            struct.pack_into(f"<{len(members)}I", self.out, free, *members)
-            refs.append((self.at(free), len(members)))
-            free += -(-size // UNIT) * UNIT
-        _PAIR.pack_into(self.out, at, self.at(self.cells.uids[row.uid]), row.flags)
-        for i, ref in enumerate(refs):
-            _PAIR.pack_into(self.out, at + 8 + 8 * i, *ref)
-        self.cells.put(at + _NODE_CELLS, row.attrs)
-        self.cells.put(at + _NODE_CELLS + 16, row.tags)
+        room = _Room(self, self._uid(at, row), at + NODE_BYTES)
+        parents, closure = room.list(row.parents), room.list(row.closure)
+        flags, lists = row.flags, []
+        for key, filed in enumerate(row.filed):
+            if filed:
+                flags |= NodeFlag.LIST << key
+                lists.append((room.put(pack_entries(filed)), len(filed)))
+        if len(lists) > 1:
+            lists = [(room.put(pack_entries(lists)), len(lists))]
+        uid = self.at(self.cells.uids[row.uid])
+        refs = (*parents, *closure, *(lists[0] if lists else EMPTY))
+        _NODE.pack_into(self.out, at, uid, flags, *refs, self.record(row.attrs), self.record(row.tags))
+
+    def record(self, value: Value) -> int:
+        """`at` of a record's cell."""
+        at = self._records.get(value)
+        if at is None:
+            at = self._records[value] = self.at(self.cells.cell(value))
+        return at
 
     def _uid(self, at: int, row: NodeRow) -> int:
         """Write the row's uid unless it stands elsewhere already; the offset of what is free of the row's room."""
-        start = at + _NODE_ROOM
+        start = at + _NODE.size
         # Written ahead (`uids`): here, or elsewhere when it does not fit.
         if self.cells.uids.get(row.uid, start) != start:
             return start
@@ -195,12 +212,13 @@ class RowWriter:
         """Fix where the uids of the nodes (uid, index, type's index) from offset `at` stand, for cells to name them."""
         for number, (uid, index, type_index) in enumerate(rows):
             if uid_fits(uid):
-                self.cells.uids[uid] = at + NODE_BYTES * number + _NODE_ROOM
+                self.cells.uids[uid] = at + NODE_BYTES * number + _NODE.size
             else:
                 self.cells.uid(*uid, index, type_index)
 
-    def type(self, at: int, name: str, principal_is: Sequence[int], resource_is: Sequence[int]) -> None:
-        for i, ref in enumerate((self.text(name), self.list(principal_is), self.list(resource_is))):
+    def type(self, at: int, name: str, principal_is: bytes, resource_is: bytes) -> None:
+        """Write a Type whose lists of policies are packed entries."""
+        for i, ref in enumerate((self.text(name), self.entries(principal_is), self.entries(resource_is))):
             _PAIR.pack_into(self.out, at + 8 * i, *ref)
 
     def policy(self, at: int, row: PolicyCells) -> None:
@@ -215,9 +233,44 @@ class RowWriter:
             _PAIR.pack_into(self.out, at + 8 * i, *self.text(text))
 
 
+class _Room:
+    """What is free of a node's row."""
+
+    def __init__(self, rows: RowWriter, free: int, end: int) -> None:
+        self._rows = rows
+        self._free = free
+        self._end = end
+
+    def list(self, members: Sequence[int]) -> Ref:
+        """As RowWriter.list, in the row when it fits."""
+        if len(members) < 2:
+            return self._rows.list(members)
+        return self.put(struct.pack(f"<{len(members)}I", *members)), len(members)
+
+    def put(self, raw: bytes) -> int:
+        """The `at` of a list that stands in the row when it fits."""
+        start = self._free
+        if len(raw) > self._end - start:
+            return self._rows.standing(raw)
+        self._rows.out[start : start + len(raw)] = raw
+        self._free += -(-len(raw) // UNIT) * UNIT
+        return self._rows.at(start)
+
+
+def pack_entries(pairs: Iterable[Entry]) -> bytes:
+    return b"".join(_PAIR.pack(*pair) for pair in pairs)
+
+
+def guard_of(kind: int, row: int = 0) -> int:
+    """The guard of an Entry: a constraint by the key it could be filed under, FILED_ANY for none; none as well when the
+    row is one that a guard cannot name.
+    """
+    return kind << _GUARD_SHIFT | row if row < 1 << _GUARD_SHIFT else FILED_ANY << _GUARD_SHIFT
+
+
 def uid_fits(uid: Uid) -> bool:
     """Whether a node's uid stands in its own row."""
-    return len(uid[0].encode()) + len(uid[1].encode()) <= NODE_BYTES - _NODE_ROOM - _UID.size
+    return len(uid[0].encode()) + len(uid[1].encode()) <= NODE_BYTES - _NODE.size - _UID.size
 
 
 def power_of_two(least: int) -> int:

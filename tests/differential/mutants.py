@@ -85,24 +85,24 @@ MUTANTS = (
     Mutant(
         "index-hides-conditional",
         WALK,
-        "        stop = walk.visit(walk.state, rows[i])\n",
-        "        if list_.n > 1 and i == list_.n - 1 and table_policy(walk.t, rows[i]).code_words:\n"
+        "        stop = walk_policy(walk, walk.met + i)\n",
+        "        if n > 1 and i == n - 1 and table_policy(walk.t, walk.met[i].policy).code_words:\n"
         "            continue\n"
-        "        stop = walk.visit(walk.state, rows[i])\n",
+        "        stop = walk_policy(walk, walk.met + i)\n",
     ),
     Mutant(
         "index-hides-forbid",
         WALK,
-        "        stop = walk.visit(walk.state, rows[i])\n",
-        "        if list_.n > 1 and i == list_.n - 1 and table_policy(walk.t, rows[i]).effect == 1:\n"
+        "        stop = walk_policy(walk, walk.met + i)\n",
+        "        if n > 1 and i == n - 1 and table_policy(walk.t, walk.met[i].policy).effect == 1:\n"
         "            continue\n"
-        "        stop = walk.visit(walk.state, rows[i])\n",
+        "        stop = walk_policy(walk, walk.met + i)\n",
     ),
     Mutant(
         "index-hides-all-scope",
         WALK,
-        "walk_list(&walk, &t.header.any_policies)\n",
-        "(walk_list(&walk, &t.header.any_policies) if t.header.any_policies.n < 3 else 0)\n",
+        "walk_list(walk, &walk.t.header.any_policies)\n",
+        "(walk_list(walk, &walk.t.header.any_policies) if walk.t.header.any_policies.n < 3 else 0)\n",
     ),
     Mutant(
         "index-hides-erring",
@@ -117,7 +117,18 @@ MUTANTS = (
         "        if parent is not NULL and list_has(t, &parent.closure, ancestor):\n",
         "        if False and list_has(t, &parent.closure, ancestor):\n",
     ),
-    Mutant("inherited-not-walked", WALK, "        return walk_list(walk, &node.closure)\n", "        return 0\n"),
+    Mutant(
+        "inherited-not-walked",
+        WALK,
+        "        return walk_list(walk, node_list(walk.t, node, INHERITED))\n",
+        "        return 0\n",
+    ),
+    Mutant(
+        "guard-in-as-eq",
+        WALK,
+        "        return resource_is_in(t, context, row)\n",
+        "        return context.resource.index == row\n",
+    ),
     Mutant(
         "erring-forbid-skipped-in-strict-mode",
         DECIDE,

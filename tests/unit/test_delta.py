@@ -20,7 +20,7 @@ from sidecar.policy.delta import DeltaEdits, DeltaTooLarge, write_delta
 from sidecar.policy.program import EMPTY, Program
 from sidecar.policy.rows import Scope
 from sidecar.policy.source_rows import EntityRow, PolicyRow, ScopeRow
-from tests.fix_rules import ALICE, DOC, READ, ask, entity, image
+from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, policy_lists
 
 POLICIES = """
 @id("b") permit(principal == User::"alice", action == Action::"read", resource);
@@ -156,7 +156,8 @@ def test_a_policy_that_a_delta_does_not_file_is_refused():
     delta = write_delta(base(), many())
     header = struct.unpack_from(LAYOUT["DeltaHeader"], delta)
     nodes, node_rows = header[28], header[16]
-    lists = [nodes + row * struct.calcsize(LAYOUT["Node"]) + 24 + 8 * i for row in range(node_rows) for i in range(6)]
+    starts = [nodes + row * struct.calcsize(LAYOUT["Node"]) for row in range(node_rows)]
+    lists = [at for start in starts for at in policy_lists(delta, start, len(IMAGE) // 8).values()]
     lists.append(struct.calcsize(LAYOUT["DeltaHeader"]) - 8)
     used = [at for at in lists if struct.unpack_from("<I", delta, at + 4)[0]]
     assert len(used) >= 4

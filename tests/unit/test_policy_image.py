@@ -21,6 +21,7 @@ from sidecar.policy.program import EMPTY
 from sidecar.policy.rows import Scope
 from sidecar.policy.source_rows import PolicyRow, ScopeRow
 from tests.fix_policy import ANYTHING, evaluate
+from tests.fix_rules import policy_lists
 
 POLICIES = [
     '@id("one") permit (principal == A::"x", action, resource) when { context.task.present };',
@@ -126,6 +127,30 @@ def test_policies_are_filed_under_their_rarest_constraint():
     }
     assert {key for key, ranks in filed.items() if ranks} == {(0, b"A\x000"), (0, b"A\x001"), (0, b"A\x002")}
     assert filed[0, b"A\x001"] == [1, 4, 7]
+
+
+def entries_of(raw, node, kind):
+    """(policy, guard's kind, guard's row) of each entry of a list of policies of a node."""
+    nodes = struct.Struct(table.LAYOUT["Header"]).unpack_from(raw)[16]
+    at, n = struct.unpack_from("<II", raw, policy_lists(raw, nodes + node * rows.NODE_BYTES)[kind])
+    pairs = struct.iter_unpack("<II", raw[8 * at : 8 * (at + n)])
+    return [(policy, guard >> 28, guard & (1 << 28) - 1) for policy, guard in pairs]
+
+
+def test_a_guard_is_the_rarest_of_the_other_constraints():
+    """What most calls do not meet is asked before a policy is read; one of several actions, alone, guards nothing."""
+    first, second, act = (ScopeRow(Scope.EQ, uid) for uid in [("A", "0"), ("A", "1"), ("Action", "a")])
+    several = ScopeRow(Scope.IN_LIST, uids=(("Action", "a"), ("Action", "b")))
+    folders = [ScopeRow(Scope.IN, ("F", str(number))) for number in range(2)]
+    made = [PolicyRow(str(i), False, 0, first, act, folder, EMPTY) for i, folder in enumerate(folders)]
+    made += [row("2", first), row("3", second, several)]
+    raw = image.write_image(image.Source(made, [], Constants()))
+    nodes = {"first": 0, "second": 1, "act": 2, "folders": (4, 5)}
+    assert [entries_of(raw, node, rows.RESOURCE_IN) for node in nodes["folders"]] == [
+        [(policy, rows.ACTION_EQ, nodes["act"])] for policy in (0, 1)
+    ]
+    assert entries_of(raw, nodes["first"], rows.PRINCIPAL_EQ) == [(2, rows.FILED_ANY, 0)]
+    assert entries_of(raw, nodes["second"], rows.PRINCIPAL_EQ) == [(3, rows.FILED_ANY, 0)]
 
 
 def test_a_list_of_actions_is_filed_under_each_and_answers_once():

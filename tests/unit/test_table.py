@@ -23,7 +23,7 @@ from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, ScopeRow, Source, write_image
 from sidecar.policy.program import Program
 from sidecar.policy.rows import NodeFlag
-from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, locked_bytes
+from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, locked_bytes, policy_lists
 
 POLICIES = """
 @id("a") permit(principal == User::"alice", action in [Action::"read", Action::"list"], resource)
@@ -291,39 +291,61 @@ def test_db_15_no_flipped_byte_makes_the_evaluator_leave_the_image():
     assert refused > len(IMAGE)
 
 
-def node_lists() -> list[tuple[int, int]]:
-    """Offset and number of each list of policies of each node."""
+PRINCIPAL_EQ, INHERITED, NO_GUARD = 0, 6, 8 << 28
+
+
+def node_row(uid: tuple[str, str]) -> int:
+    """Offset of a node."""
+    names = sorted({tuple(row["uid"].values()) for row in ENTITIES} | {("Action", "list"), READ})
+    return HEADER["off_nodes"] + names.index(uid) * SIZES["Node"]
+
+
+def filed_lists() -> list[int]:
+    """Offset of the Entries of each list of what is filed under a node, a type or nothing."""
     starts = [HEADER["off_nodes"] + node * SIZES["Node"] for node in range(HEADER["node_count"])]
-    return [(start + 24 + 8 * i, i) for start in starts for i in range(6)]
-
-
-def test_a_policy_that_the_index_hides_is_refused():
-    """Each posting list of the image emptied in turn: a policy that no request would find is no policy."""
-    lists = [at for at, _ in node_lists()]
+    lists = [at for start in starts for kind, at in policy_lists(IMAGE, start).items() if kind != INHERITED]
     lists += [
         HEADER["off_types"] + type_ * SIZES["Type"] + 8 * i for type_ in range(HEADER["type_count"]) for i in (1, 2)
     ]
     lists.append(OFFSETS["any_at"])
-    used = [at for at in lists if struct.unpack_from("<I", IMAGE, at + 4)[0]]
-    assert len(used) >= 4
-    for at in used:
+    return [at for at in lists if struct.unpack_from("<I", IMAGE, at + 4)[0]]
+
+
+def test_a_policy_that_the_index_hides_is_refused():
+    """Each posting list of the image emptied in turn: a policy that no request would find is no policy."""
+    assert len(filed_lists()) >= 4
+    for at in filed_lists():
         with pytest.raises(RuleTableError, match="not in the index"):
             Generation.from_bytes(put(IMAGE, at + 4, "I", 0))
 
 
 def test_a_policy_filed_under_another_name_is_refused():
     """A posting moved to a node that its policy's scope does not name."""
-    at, i = next((at, i) for at, i in node_lists() if struct.unpack_from("<I", IMAGE, at + 4)[0])
-    other = next(other for other, j in node_lists() if j == i and other != at)
-    moved = put(put(IMAGE, other, "II", *struct.unpack_from("<II", IMAGE, at)), at + 4, "I", 0)
+    at, other = policy_lists(IMAGE, node_row(ALICE))[PRINCIPAL_EQ], node_row(READ)
+    moved = put(IMAGE, other + 24, "II", *struct.unpack_from("<II", IMAGE, at))
+    moved = put(put(moved, at + 4, "I", 0), other + 4, "I", NodeFlag.LIST)
     with pytest.raises(RuleTableError, match="another scope"):
         Generation.from_bytes(moved)
 
 
+def test_a_guard_that_hides_a_policy_is_refused():
+    """Who does not meet a guard does not hear of the policy, so it must be one of the policy's constraints."""
+    entries = [8 * struct.unpack_from("<I", IMAGE, at)[0] for at in filed_lists()]
+    guards = [struct.unpack_from("<I", IMAGE, at + 4)[0] for at in entries]
+    assert {guard >> 28 for guard in guards} >= {4, 7, 8}
+    for at, guard in zip(entries, guards, strict=True):
+        # A name that it does not have, a kind that there is not, a list of actions as if it were one of them.
+        for wrong in {guard ^ 1, 9 << 28, 5 << 28 | 1, 8 << 28 | 1} - {guard}:
+            with pytest.raises(RuleTableError, match="guard is no constraint"):
+                Generation.from_bytes(put(IMAGE, at + 4, "I", wrong))
+        assert ask(Evaluator(Generation.from_bytes(put(IMAGE, at + 4, "I", NO_GUARD)))) == ask(
+            Evaluator(Generation.from_bytes(IMAGE))
+        )
+
+
 def parents_list(uid: tuple[str, str]) -> int:
     """Offset of the list of a node's own parents."""
-    names = sorted({tuple(row["uid"].values()) for row in ENTITIES} | {("Action", "list"), READ})
-    return HEADER["off_nodes"] + names.index(uid) * SIZES["Node"] + 8
+    return node_row(uid) + 8
 
 
 @pytest.mark.parametrize(
@@ -343,12 +365,12 @@ def test_a_hierarchy_that_does_not_add_up_is_refused(at: int, n: int, cause: str
 @pytest.mark.parametrize(
     ("uid", "flags", "cause"),
     [
-        (ALICE, NodeFlag.PRESENT, "ancestors of what is no parent"),
+        (ALICE, NodeFlag.PRESENT, "flags deny what is above it"),
         (ALICE, NodeFlag.PRESENT | NodeFlag.INHERITS, "flags deny what is above it"),
-        (ALICE, NodeFlag.PRESENT | NodeFlag.UNDER_PRINCIPAL_IN, "ancestors of what is no parent"),
-        (ALICE, NodeFlag.PRESENT | NodeFlag.INHERITS | NodeFlag.ABOVE, "several kinds"),
+        (ALICE, NodeFlag.PRESENT | NodeFlag.UNDER_PRINCIPAL_IN | NodeFlag.LIST * 7, "another number of lists"),
+        (ALICE, NodeFlag.PRESENT | NodeFlag.LIST | NodeFlag.INHERITS | NodeFlag.ABOVE, "several kinds"),
         (DOC, NodeFlag.PRESENT | NodeFlag.UNDER_PRINCIPAL_IN | NodeFlag.INHERITS, "flags deny what is above it"),
-        (("Group", "g"), NodeFlag.PRESENT | NodeFlag.PARENT | NodeFlag.INHERITS, "in one list"),
+        (("Group", "g"), NodeFlag.PRESENT | NodeFlag.PARENT | NodeFlag.INHERITS, "a parent inherits policies"),
     ],
 )
 def test_flags_that_hide_what_is_above_a_node_are_refused(uid: tuple[str, str], flags: int, cause: str):
@@ -360,10 +382,11 @@ def test_flags_that_hide_what_is_above_a_node_are_refused(uid: tuple[str, str], 
 @pytest.mark.parametrize(("number", "n"), [(1, 0), (2, 1), (0, 1), (5, 1)])
 def test_a_node_that_inherits_other_policies_is_refused(number: int, n: int):
     """Alice's list of what is filed under her group: emptied, or of a policy that is filed elsewhere or nowhere."""
-    at = parents_list(ALICE) + 8
-    assert struct.unpack_from("<II", IMAGE, at) == (1, 1)
-    with pytest.raises(RuleTableError, match=r"nodes\[.*(other policies|in order|several kinds|ancestors)"):
-        Generation.from_bytes(put(IMAGE, at, "II", number, n))
+    at = policy_lists(IMAGE, node_row(ALICE))[INHERITED]
+    entry, found = struct.unpack_from("<II", IMAGE, at)
+    assert (found, struct.unpack_from("<I", IMAGE, 8 * entry)[0]) == (1, 1)
+    with pytest.raises(RuleTableError, match=r"nodes\[.*(other policies|in order)"):
+        Generation.from_bytes(put(put(IMAGE, 8 * entry, "II", number, NO_GUARD), at + 4, "I", n))
 
 
 # ---------------------------------------------------------------- programs
