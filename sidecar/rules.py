@@ -84,6 +84,14 @@ class Rules:
             raise PolicyError(f"the policy files are not those of generation {self.generation}; run remit reload first")
         return msgspec.structs.replace(texts, edits=self._store.edits())
 
+    def built_from(self, config: Config) -> bool:
+        """Whether the last generation that was published is of the very files that `config` names, as they are now.
+
+        PolicyError when they cannot be read.
+        """
+        manifest = self._store.current()
+        return manifest is not None and manifest.built_from == PolicySource(config.policy).read().digests()
+
     def stop(self) -> None:
         """End a publish in progress; no other begins. Thread-safe."""
         self._store.stop()

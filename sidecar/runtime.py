@@ -123,8 +123,7 @@ class Runtime:
         """Take the journal from the process that had it, by the descriptor of its lock; -1: it left it behind."""
         _open_journal(self.journal, lock, 0.0 if lock >= 0 else LEFT_S)
         with self._reload_lock:
-            # Until it gave the journal away that process made edits: what it said is in force has to be so here.
-            self.rules.reopen(self.config)
+            self._catch_up()
         self._open_authority()
         self._upstream, self.shipper = self._make_shipper()
         self.refresh()
@@ -132,6 +131,28 @@ class Runtime:
         if identity is not None:
             self._identity_changed(identity)
         self._record("generation.in_force", "taken over")
+
+    def _catch_up(self) -> None:
+        """Until it gave the journal away that process edited and reloaded: what it said is in force is so here."""
+        fresh = self._loaded_since()
+        if fresh != self.config and self.rules.reopen(fresh):
+            self._apply(fresh)
+        else:
+            self.rules.reopen(self.config)
+
+    def _loaded_since(self) -> Config:
+        """The file's configuration when what is published was built from it; else the one that we began with."""
+        try:
+            fresh = config_file.load(self.config.file)
+            _refuse_fixed(self.config, fresh)
+            if fresh == self.config or self.rules.built_from(fresh):
+                return fresh
+            cause = "its policies are not those that decide"
+        except SidecarError as error:
+            cause = str(error)
+        told = "the configuration has changed and is not in force; run remit reload"
+        event(log, "config.not_loaded", logging.WARNING, text=told, cause=cause)
+        return self.config
 
     def end_changes(self) -> None:
         """Refuse reloads and edits from now on; one that is too far to be refused has ended when this returns."""

@@ -21,7 +21,7 @@ from sidecar.demo.processes import Process, module, wait_for
 from sidecar.errors import ConfigError
 from sidecar.inherited import from_service_manager
 from tests.fix_journal import held
-from tests.fix_serve import AGENT, OTHER, TIMEOUT_S, Served, check, made_sidecar, outcome, question
+from tests.fix_serve import AGENT, OTHER, PERMIT, TIMEOUT_S, Served, check, made_sidecar, outcome, question
 from tests.fix_store import Stubs, as_caller, opening, with_authority
 
 THREADS = 3
@@ -154,25 +154,60 @@ def test_only_our_own_user_may_take_over(served: Served) -> None:
     process.wait_until("the refusal", lambda: any(one["event"] == "handover.refused" for one in served.log()))
 
 
-def test_an_edit_while_the_next_one_prepares_is_in_force_there(served: Served) -> None:
-    """What the old one said is decided by is decided by after it, though the new one had read the store before."""
+@contextlib.contextmanager
+def preparing(served: Served) -> Iterator[Process]:
+    """The next process, which has read configuration and store; after the block it takes over."""
     old = served.start_ready()
-    (served.folder / "freeze.cedar").write_text('@id("freeze") forbid (principal, action, resource);')
     served.workload.fail(grpc.StatusCode.UNAVAILABLE)
-    before = served.status().generation
     new = Process("next", module("sidecar.cli", "serve", "--take-over", "--config", str(served.config)), served.folder)
     try:
         new.wait_until("it to have read the store", lambda: "generation.in_force" in new.log.read_text())
-        assert served.remit("policy", "put", str(served.folder / "freeze.cedar")).returncode == 0
-        assert served.status().generation > before
+        yield new
         served.give_svid()
         served.process = new
         new.wait_until("the old one to end", lambda: not old.running())
         new.wait_until("the control socket answers", served._answers)
-        with served.agent_socket() as agent:
-            assert outcome(agent, question()) == ("DENY", "policy.forbid")
     finally:
         old.stop()
+
+
+def test_an_edit_while_the_next_one_prepares_is_in_force_there(served: Served) -> None:
+    """What the old one said is decided by is decided by after it, though the new one had read the store before."""
+    (served.folder / "freeze.cedar").write_text('@id("freeze") forbid (principal, action, resource);')
+    with preparing(served):
+        before = served.status().generation
+        assert served.remit("policy", "put", str(served.folder / "freeze.cedar")).returncode == 0
+        assert served.status().generation > before
+    with served.agent_socket() as agent:
+        assert outcome(agent, question()) == ("DENY", "policy.forbid")
+
+
+def test_a_configuration_that_is_loaded_while_the_next_one_prepares_is_in_force_there(served: Served) -> None:
+    """Mapping and policies belong together: neither decides after the upgrade with what the other one was before."""
+    with preparing(served):
+        served.policy.write_text(PERMIT.replace("Agent::", "Robot::"))
+        served.settings["mapping"]["agent_type"] = "Robot"
+        served.write()
+        assert not served.reload().problems
+        with served.agent_socket() as agent:
+            assert outcome(agent, question()) == ("ALLOW", "ok")
+    with served.agent_socket() as agent:
+        assert outcome(agent, question()) == ("ALLOW", "ok")
+    assert served.status().generation == 2
+
+
+def test_a_configuration_that_nobody_loaded_is_not_in_force_after_an_upgrade(served: Served) -> None:
+    """Its policies are not compiled, and its mapping is not for those that decide; the log says so."""
+    with preparing(served) as new:
+        served.policy.write_text(PERMIT.replace("Agent::", "Robot::"))
+        served.settings["mapping"]["agent_type"] = "Robot"
+        served.write()
+    with served.agent_socket() as agent:
+        assert outcome(agent, question()) == ("ALLOW", "ok")
+        assert "config.not_loaded" in new.log.read_text()
+        assert not served.reload().problems
+        assert outcome(agent, question()) == ("ALLOW", "ok")
+    assert served.status().generation == 2
 
 
 def test_the_old_one_dies_while_the_new_one_waits(served: Served) -> None:
