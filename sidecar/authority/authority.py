@@ -13,13 +13,14 @@ from fastpath.authority import Live
 from fastpath.journal import Journal
 from sidecar.authority.answers import Repeat
 from sidecar.authority.callers import Callers
+from sidecar.authority.commands import still
 from sidecar.authority.draft import QUEUE_AGENT, Caller, Draft, quoted
 from sidecar.authority.errors import DeniedError, MissingError, StateError, StoreError
 from sidecar.authority.follow import Follower
 from sidecar.authority.followed import Followed
 from sidecar.authority.load import JournalTail
 from sidecar.authority.policies import AuthorityPolicies
-from sidecar.authority.store import AuthorityStore, Note, still
+from sidecar.authority.store import AuthorityStore, Note
 from sidecar.config_authority import AuthorityConfig
 from sidecar.errors import SidecarError
 from sidecar.logs import event

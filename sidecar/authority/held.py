@@ -15,6 +15,7 @@ import msgspec
 
 from fastpath.frames import crc32c
 from sidecar.authority import revocations
+from sidecar.authority.commands import Place
 from sidecar.authority.database import is_full
 from sidecar.authority.draft import KINDS, OWNERS, REVOCATIONS, SYSTEM, Draft
 from sidecar.authority.errors import StoreError
@@ -31,8 +32,6 @@ FILE = "held.bin"
 PLACE_BYTES = 128 << 10
 HEAD = struct.Struct("<QI")
 BODY = HEAD.size + 4
-Place = tuple[str, bytes]
-"""Table and key."""
 _bodies = msgspec.msgpack.Decoder(list[tuple[str, bytes, bytes]])
 
 

@@ -21,7 +21,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 import msgspec
@@ -29,22 +29,24 @@ import msgspec
 from sidecar.authority.answers import Repeat, recall, remember
 from sidecar.authority.backup import write_backup
 from sidecar.authority.clock import BACK_NS, Clock, boot_id
+from sidecar.authority.commands import Place, Ran, Ticket, still
 from sidecar.authority.database import EPOCH, READ_S, Database, DatabaseRows, is_full, remove
 from sidecar.authority.draft import DUE, META, OWNERS, REVOCATIONS, SECOND_NS, SURE_DUE, Draft, Limits, read_due
 from sidecar.authority.due import sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, StoreError
 from sidecar.authority.feed import Fed, Feed
-from sidecar.authority.held import FILE as HELD
-from sidecar.authority.held import Held, Place, drop_ended, held_change, keep_held
+from sidecar.authority.folder import prepare_folder, read_or_make
+from sidecar.authority.held import drop_ended, keep_held
 from sidecar.authority.ids import Ids
-from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live, verify_rows
-from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, read_manifest, sync_file, write_manifest
+from sidecar.authority.load import UNIX, JournalTail, Snapshots, load_live
+from sidecar.authority.manifest import Manifest, lock_folder, new_manifest, write_manifest
+from sidecar.authority.rewrite import rewritten
 from sidecar.authority.rows import DamagedRow
 from sidecar.authority.spending import LiveSpending, LiveView
 from sidecar.authority.task_index import follow
+from sidecar.authority.undurable import Undurable
 from sidecar.errors import ProtocolError, SidecarError
 from sidecar.logs import event
-from sidecar.policy.filesystem import REMOTE, VOLATILE, filesystem_magic
 
 log = logging.getLogger("remit.authority")
 
@@ -63,61 +65,6 @@ Result = TypeVar("Result")
 Drafts = Callable[..., Draft]
 Note = Callable[[str, str, int], None]
 """Given (name, detail, epoch) of every event, for the journal; called in the order of the epochs."""
-
-
-def still(draft: Draft, answer: object) -> bool:  # noqa: ARG001  # of every answer that says what was done
-    """An answer about the past is true for good."""
-    return True
-
-
-class Ticket(Generic[Result]):
-    """One command in the queue, and its answer."""
-
-    __slots__ = ("_done", "_first", "_result", "command", "epoch", "error", "pack", "repeat", "stands", "unpack")
-
-    def __init__(
-        self,
-        command: Callable[[Draft], Result],
-        repeat: Repeat | None = None,
-        pack: Any = None,
-        unpack: Any = None,
-        stands: Callable[[Draft, Result], bool] = still,
-    ) -> None:
-        self.command = command
-        self.repeat = repeat
-        self.pack, self.unpack, self.stands = pack, unpack, stands
-        self.error: SidecarError | None = None
-        self.epoch = 0
-        self._result: Result | None = None
-        self._done = threading.Lock()
-        self._done.acquire()
-        self._first = threading.Lock()
-        """Never given back: whoever takes it answers."""
-
-    def answer(self, result: Result | None = None, error: SidecarError | None = None) -> None:
-        """Let the caller go on; the first answer counts."""
-        if self._first.acquire(blocking=False):
-            self._result, self.error = result, error
-            self._done.release()
-
-    def wait(self) -> Result:
-        self._done.acquire()
-        if self.error is not None:
-            raise self.error
-        return self._result  # type: ignore[return-value]  # set with every answer that is no error
-
-
-class _Ran:
-    """A command that was run on the open transaction."""
-
-    __slots__ = ("draft", "places", "prepared", "result", "ticket")
-
-    def __init__(self, ticket: Ticket[Any], draft: Draft, result: Any, prepared: Any) -> None:
-        self.ticket, self.draft, self.result = ticket, draft, result
-        self.prepared = prepared
-        """What the native view makes of the draft's changes, to be put in force."""
-        self.places: list[Place] = []
-        """Of what no longer stands without the store once this is durable."""
 
 
 class AuthorityStore:
@@ -143,8 +90,8 @@ class AuthorityStore:
         self.clock = clock or Clock()
         self.problem = "the authority store is not loaded yet"
         """Why the store cannot be used; empty: it can."""
-        self._held = Held(folder / HELD)
-        self.unwritten: Mapping[tuple[str, bytes], msgspec.Struct] = self._held.rows
+        self._undurable = Undurable(folder, live, self.feed, note)
+        self.unwritten = self._undurable.rows
         """Revocations and disabled owners that are in force and not in the store: the disk was full."""
         self.effect = Counter[int]()
         self.totals: Counter[str] = Counter()
@@ -169,7 +116,7 @@ class AuthorityStore:
         self._turn = threading.Lock()
         """Whoever holds it writes; the queue is looked at again after it was given back."""
         self._next_due = self._next_sure_due = LOOK
-        self._snapshot_due = self._held_due = 0.0
+        self._snapshot_due = 0.0
         self._young = 1
         """Commands since the tasks were indexed, more or less; 0: all are."""
         self._sequence: Callable[[], int] = lambda: 0
@@ -198,9 +145,9 @@ class AuthorityStore:
         or is older than what was decided by (DB-18); nothing is in force then.
         """
         try:
-            self._prepare_folder()
+            prepare_folder(self.folder)
             self._lock = lock_folder(self.folder)
-            self._manifest = self._read_or_make()
+            self._manifest = read_or_make(self.folder)
             database = Database(self.folder / self._manifest.file, self._map_bytes_max)
         except (OSError, lmdb.Error) as error:
             raise StoreError(f"the authority store `{self.folder}` cannot be opened: {_cause(error)}") from None
@@ -214,10 +161,9 @@ class AuthorityStore:
         try:
             with database.read() as rows:
                 seen = load_live(rows, self.live, self.clock, journal)
-            self._held.open()
+            self._undurable.open(self.clock.sure(), self._epoch)
         except (OSError, DamagedRow) as error:
             raise StoreError(f"`{self.folder}`: {_cause(error)}") from None
-        self.live.apply([held_change(row, self.clock.sure()) for row in self.unwritten.values()], self._epoch)
         self._refuse_older(seen)
         if journal is not None:
             self._sequence = journal.last_sequence
@@ -240,7 +186,7 @@ class AuthorityStore:
         if self._database is not None:
             self._database.close()
             self._database = None
-        self._held.close()
+        self._undurable.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -261,29 +207,6 @@ class AuthorityStore:
         self._manifest = msgspec.structs.replace(self._manifest, boot_id=boot, began_ns=self.clock.began)
         # Now, since nobody knows whether there is a later.
         self._note_progress()
-
-    def _prepare_folder(self) -> None:
-        """Make the folder. StoreError when others may enter it, or another machine may change it (DB-17)."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.folder.stat().st_mode & 0o077:
-            raise StoreError(f"others may enter `{self.folder}`; run chmod 700 `{self.folder}`")
-        magic = filesystem_magic(str(self.folder))
-        if magic in REMOTE:
-            raise StoreError(f"`{self.folder}` lies on a remote file system ({REMOTE[magic]}); name a local folder")
-        if magic in VOLATILE:
-            event(log, "authority.volatile", logging.WARNING, folder=str(self.folder), kind=VOLATILE[magic])
-
-    def _read_or_make(self) -> Manifest:
-        found = read_manifest(self.folder)
-        if found is None:
-            if list(self.folder.glob("state-*.mdb")):
-                raise StoreError(f"`{self.folder}` has lost its manifest; restore a backup")
-            found = new_manifest()
-            write_manifest(self.folder, found)
-        for path in self.folder.glob("state-*.mdb"):
-            if path.name != found.file:
-                remove(path)
-        return found
 
     def _refuse_older(self, seen: int) -> None:
         """Row DB-18: revocations that were in force may be missing in an old copy."""
@@ -458,10 +381,10 @@ class AuthorityStore:
                 self._in_force(ran)
             return
 
-    def _transact(self, batch: list[Ticket[Any]]) -> list[_Ran]:
+    def _transact(self, batch: list[Ticket[Any]]) -> list[Ran]:
         """Run the commands on one transaction and commit it. What they refuse is answered at once."""
         assert self._database is not None
-        ran: list[_Ran] = []
+        ran: list[Ran] = []
         refused: list[tuple[Ticket[Any], SidecarError]] = []
         with self._database.write() as rows:
             drafts = self._drafts(rows, self.unwritten)
@@ -486,7 +409,7 @@ class AuthorityStore:
             batch.remove(ticket)
         return ran
 
-    def _run(self, draft: Draft, ticket: Ticket[Any]) -> _Ran:
+    def _run(self, draft: Draft, ticket: Ticket[Any]) -> Ran:
         """The command on the transaction, with nothing written. AuthorityError when it is refused."""
         try:
             return self._run_command(draft, ticket)
@@ -497,19 +420,19 @@ class AuthorityStore:
             log.error("authority.command_failed", exc_info=True)
             raise StoreError("internal error; nothing was changed") from None
 
-    def _run_command(self, draft: Draft, ticket: Ticket[Any]) -> _Ran:
+    def _run_command(self, draft: Draft, ticket: Ticket[Any]) -> Ran:
         repeat = ticket.repeat
         if repeat is None:
             result = ticket.command(draft)
-            return _Ran(ticket, draft, result, self._prepared(draft))
+            return Ran(ticket, draft, result, self._prepared(draft))
         given = recall(draft, repeat)
         before = None if given is None else ticket.unpack(given)
         if before is not None and ticket.stands(draft, before):
-            return _Ran(ticket, draft, before, self._prepared(draft))
+            return Ran(ticket, draft, before, self._prepared(draft))
         result = ticket.command(draft)
         prepared = self._prepared(draft)
         remember(draft, repeat, ticket.pack(result))
-        return _Ran(ticket, draft, result, prepared)
+        return Ran(ticket, draft, result, prepared)
 
     def _prepared(self, draft: Draft) -> Any:
         """Refuse what the native view could not take, before it is durable and can be refused no more."""
@@ -518,7 +441,7 @@ class AuthorityStore:
         except ProtocolError as error:
             raise InvalidError(str(error)) from None
 
-    def _in_force(self, ran: list[_Ran]) -> None:
+    def _in_force(self, ran: list[Ran]) -> None:
         """The commit is durable: calls are decided by it from here on, and then the callers are told."""
         if not ran:
             return
@@ -542,7 +465,7 @@ class AuthorityStore:
                 self.totals[name] += 1
             fed.extend([Fed(draft.epoch, change) for change in draft.changed])
             if one.places:
-                self._held.drop(one.places)
+                self._undurable.drop(one.places)
             self._next_due = min(self._next_due, draft.first_due_ns)
             self._next_sure_due = min(self._next_sure_due, draft.first_sure_due_ns)
         self.feed.put(epoch, fed)
@@ -574,13 +497,14 @@ class AuthorityStore:
         except AuthorityError as refusal:
             ticket.answer(error=error if self._latched else refusal)
             return
-        if ran is not None and self._let_go(ran):
+        if ran is not None and self._undurable.let_go(ran, self._stores):
+            ticket.answer(ran.result)
             return
-        taken = ran is not None and self._take_away(ran)
+        taken = self._undurable.take_away(ran) if ran is not None else ""
         said = [str(error), *([taken, more] if taken else [undone])]
         ticket.answer(error=type(error)("; ".join(text for text in said if text)))
 
-    def _alone(self, ticket: Ticket[Any]) -> _Ran | None:
+    def _alone(self, ticket: Ticket[Any]) -> Ran | None:
         """What the command would do; None when the store cannot be read. AuthorityError when it is refused."""
         if self._database is None:
             return None
@@ -591,38 +515,6 @@ class AuthorityStore:
             return None
         finally:
             self._spending.undo()
-
-    def _take_away(self, ran: _Ran) -> str:
-        """Put the revocations of a command in force without the store; what is to be said of it, if there are any."""
-        draft = ran.draft
-        changes = [(n, d) for n, d in draft.live if n == "revoke" or (n == "owner" and not d["active"])]
-        if not changes:
-            return ""
-        kept = self._held.put({place: row for place, row in draft.rows_of(REVOCATIONS, OWNERS) if row is not None})
-        self._held_due = time.monotonic() + IDLE_S
-        self.live.apply(changes, self._epoch)
-        self.feed.tell([one for one in draft.changed if one.table in (REVOCATIONS, OWNERS)])
-        self._note("authority.not_durable", "; ".join(detail for _, detail in draft.events), self._epoch)
-        if kept:
-            return "it is in force all the same, and after a restart, but not yet in the store"
-        return "it is in force until a restart but it is not durable"
-
-    def _let_go(self, ran: _Ran) -> bool:
-        """Whether the command only undid what is in force without the store: nothing of it need be durable."""
-        draft = ran.draft
-        places = draft.places(REVOCATIONS, OWNERS)
-        undoes = all(n == "lift" or (n == "owner" and d["active"]) for n, d in draft.live)
-        if not places or not undoes or not all(place in self.unwritten for place in places):
-            return False
-        if self._stores(places):
-            return False
-        self._held.drop(places)
-        self.live.apply(draft.live, self._epoch)
-        self.feed.tell(draft.changed)
-        for name, detail in draft.events:
-            self._note(name, detail, self._epoch)
-        ran.ticket.answer(ran.result)
-        return True
 
     def _stores(self, places: list[Place]) -> bool:
         """Whether the store has any of these rows, or cannot say."""
@@ -653,7 +545,11 @@ class AuthorityStore:
         manifest = msgspec.structs.replace(self._manifest, number=number, epoch=self._epoch, unix_ns=self.clock.now())
         fresh: Database | None = None
         try:
-            fresh = self._rewritten(self.folder / manifest.file)
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+            before, path = self.folder / self._manifest.file, self.folder / manifest.file
+            fresh = rewritten(before, path, self._map_bytes_max, self._epoch)
             write_manifest(self.folder, manifest)
         except (lmdb.Error, OSError, SidecarError) as error:
             event(log, "authority.not_healed", logging.WARNING, cause=_cause(error))
@@ -665,33 +561,6 @@ class AuthorityStore:
         self._latched, self.problem, self._attempts = False, "", 0
         event(log, "authority.healed", epoch=self._epoch)
         self._changed()
-
-    def _rewritten(self, path: Path) -> Database:
-        """A database at `path` with all that was acknowledged, durable and read back."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-        again = Database(self.folder / self._manifest.file, self._map_bytes_max)
-        try:
-            again.copy(path)
-        finally:
-            again.close()
-        sync_file(path)
-        fresh = Database(path, self._map_bytes_max)
-        try:
-            self._verify(fresh)
-        except BaseException:
-            fresh.close()
-            raise
-        return fresh
-
-    def _verify(self, database: Database) -> None:
-        """Every row is what was written, and none that was acknowledged is missing."""
-        with database.read() as rows:
-            epoch = rows.epoch
-            verify_rows(rows)
-        if epoch < self._epoch:
-            raise StoreError(f"the copy is at epoch {epoch}, not {self._epoch}")
 
     def _grow(self) -> bool:
         assert self._database is not None
@@ -719,8 +588,7 @@ class AuthorityStore:
                 done = swept.error is None
                 self._next_due = LOOK if done else now + int(IDLE_S * SECOND_NS)
                 self._next_sure_due = LOOK if done else sure + int(IDLE_S * SECOND_NS)
-        if self.unwritten and time.monotonic() >= self._held_due:
-            self._held_due = time.monotonic() + IDLE_S
+        if self._undurable.is_due():
             self._keep_held()
         if self._young >= INDEX_EVERY or (self._young and time.monotonic() >= self._snapshot_due):
             self._aside(self._index)

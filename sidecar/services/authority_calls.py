@@ -13,10 +13,10 @@ import msgspec
 from sidecar._proto.remit.authority.v1 import tasks_pb2
 from sidecar.authority.answers import Repeat
 from sidecar.authority.authority import Authority
+from sidecar.authority.commands import still
 from sidecar.authority.draft import Caller, Draft
 from sidecar.authority.errors import AuthorityError, ExhaustedError, StateError, invalid
 from sidecar.authority.rows import decode
-from sidecar.authority.store import still
 
 log = logging.getLogger("remit.authority")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sidecar._proto.remit.authority.v1 import tasks_pb2, tasks_pb2_grpc
 from sidecar.authority import tasks
+from sidecar.authority.commands import still
 from sidecar.authority.draft import AGENT_TASKS, CHILDREN, OWNER_TASKS, TASKS, Caller, Draft, hashed_name
 from sidecar.authority.messages import (
     TASK_STATES,
@@ -15,7 +16,6 @@ from sidecar.authority.messages import (
     task_message,
 )
 from sidecar.authority.rows import LIVING, Budgets, Task, decode
-from sidecar.authority.store import still
 from sidecar.authority.task_index import tasks_of
 from sidecar.services.authority_calls import Scan, Service, Watch, answered, page_of, streamed
 

@@ -25,6 +25,7 @@ from sidecar.authority.answers import Repeat
 from sidecar.authority.approvals import DecideApproval, RequestApproval, decide_approval, request_approval
 from sidecar.authority.backup import restore, trust_clock
 from sidecar.authority.clock import Clock
+from sidecar.authority.commands import Ticket
 from sidecar.authority.database import READ_S, Database
 from sidecar.authority.draft import SECOND_NS, Draft, Limits
 from sidecar.authority.errors import (
@@ -41,7 +42,7 @@ from sidecar.authority.owners import ChangeOwner, disable_owner, enable_owner, s
 from sidecar.authority.revocations import Kind, Lift, Revoke, lift, matching, revoke, scan_revocations
 from sidecar.authority.rows import Budgets, Owner, Revocation, TaskState, decode
 from sidecar.authority.scope import Scope
-from sidecar.authority.store import AuthorityStore, Ticket
+from sidecar.authority.store import AuthorityStore
 from sidecar.authority.tasks import ChangeTask, DelegateTask, get_task
 from sidecar.decisions.events import event_record
 from sidecar.demo.processes import wait_for
@@ -845,6 +846,7 @@ def test_what_a_full_disk_refused_is_in_force_after_a_restart_and_durable_once_t
         with pytest.raises(StateError, match="is disabled"):
             one.open(owner="mallory")
     monkeypatch.setattr("sidecar.authority.store.IDLE_S", 0.01)
+    monkeypatch.setattr("sidecar.authority.undurable.AGAIN_S", 0.01)
     with kept(tmp_path / "s") as two:
         assert (two.live.counts()["revocations"], two.live.counts()["owners"]) == (5, 1)
         assert sorted(listed(two)) == sorted(["a/b", *(f"{AGENT_A}/{n}" for n in range(4))])
@@ -865,6 +867,7 @@ def test_what_a_full_disk_refused_ends_in_its_time_without_any_room(
 ) -> None:
     hands = Hands()
     monkeypatch.setattr("sidecar.authority.store.IDLE_S", 0.01)
+    monkeypatch.setattr("sidecar.authority.undurable.AGAIN_S", 0.01)
     with kept(tmp_path / "s", clock=hands.clock()) as one:
         commit_fails(monkeypatch, lmdb.DiskError(FULL))
         refused_as_full(one, revoke, Revoke(kind=Kind.AGENT, key=AGENT_A, ttl_s=60))
@@ -998,7 +1001,7 @@ def test_a_disk_that_fails_latches_the_store_until_all_of_it_stands_in_a_fresh_f
         mend = commit_fails(monkeypatch, lmdb.Error("mdb_txn_commit: Input/output error"))
         healing = threading.Event()
         monkeypatch.setattr(
-            "sidecar.authority.store.sync_file", lambda path: sync_file(path) if healing.is_set() else fail_sync()
+            "sidecar.authority.rewrite.sync_file", lambda path: sync_file(path) if healing.is_set() else fail_sync()
         )
         with pytest.raises(StoreError, match="disk of the authority store failed"):
             one.open()
@@ -1232,7 +1235,7 @@ def test_a_folder_that_others_may_enter_or_change_is_refused(
     (tmp_path / "open").mkdir(mode=0o755)
     with pytest.raises(StoreError, match="others may enter"):
         Kept(tmp_path / "open").store.open()
-    monkeypatch.setattr("sidecar.authority.store.filesystem_magic", lambda _: 0x6969)
+    monkeypatch.setattr("sidecar.authority.folder.filesystem_magic", lambda _: 0x6969)
     with pytest.raises(StoreError, match=r"remote file system \(nfs\)"):
         Kept(tmp_path / "s").store.open()
 
