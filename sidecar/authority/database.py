@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,8 @@ from sidecar.authority.errors import StoreError
 MIB = 1 << 20
 MAP_BYTES = 64 * MIB
 READERS = 256
+AHEAD_BYTES = MIB
+LOOK_ROWS = 64
 SPENT, USED = "spent", "used"
 READ_S = 1.0
 EPOCH = b"epoch"
@@ -42,12 +44,17 @@ class OldReader(StoreError):
 class DatabaseRows:
     """Rows of one transaction, which a `with` block ends: committed, or nothing of it at an exception."""
 
-    def __init__(self, txn: lmdb.Transaction, until: float = math.inf) -> None:
-        """`until`, on time.monotonic: a reader that is older may not read on."""
+    def __init__(
+        self, txn: lmdb.Transaction, until: float = math.inf, committed: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`until`, on time.monotonic: a reader that is older may not read on. `committed` is told how many rows were
+        written."""
         self._txn = txn
         self._until = until
+        self._committed = committed
         self._written: dict[bytes, bytes | None] = {}
         """What `write` was given and LMDB was not yet; None: to be removed."""
+        self._count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +64,7 @@ class DatabaseRows:
             if kind is None:
                 self._flush()
                 self._txn.commit()
+                self._committed(self._count)
         finally:
             # Does nothing to what was committed.
             self._txn.abort()
@@ -89,6 +97,7 @@ class DatabaseRows:
         """Give LMDB what was written, in the order of the file: each page is come to once."""
         if not self._written:
             return
+        self._count += len(self._written)
         rows = sorted(self._written.items())
         self._written.clear()
         with self._txn.cursor() as cursor:
@@ -136,6 +145,11 @@ class Database:
         size = path.stat().st_size if path.exists() else 0
         self._map = max(MAP_BYTES, 2 * size)
         self._env = lmdb.open(str(path), subdir=False, map_size=self._map, max_readers=READERS, mode=0o600)
+        self._page = self._env.stat()["psize"]
+        self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        """Open as long as LMDB has it open."""
+        self._unlooked = LOOK_ROWS
+        """Rows that were written since the room ahead was looked at."""
 
     @contextlib.contextmanager
     def read(self, age_s: float = math.inf) -> Iterator[DatabaseRows]:
@@ -157,7 +171,22 @@ class Database:
 
     def write(self) -> DatabaseRows:
         """One transaction: durable when its block ends, or nothing of it at an exception."""
-        return DatabaseRows(self._env.begin(write=True))
+        return DatabaseRows(self._env.begin(write=True), committed=self._look_ahead)
+
+    def _look_ahead(self, rows: int) -> None:
+        """Keep room written behind what LMDB uses: a commit that makes the file longer waits for the file system's own
+        journal as well. Where there is none to be had it does."""
+        self._unlooked += rows
+        if self._unlooked < LOOK_ROWS:
+            return
+        self._unlooked = 0
+        used = (self._env.info()["last_pgno"] + 1) * self._page
+        size = max(used, os.fstat(self._file).st_size)
+        room = min(AHEAD_BYTES, self._most - size)
+        if room > 0 and size < used + AHEAD_BYTES // 2:
+            with contextlib.suppress(OSError):
+                # Durable with the next commit; nobody counts on it.
+                os.pwrite(self._file, bytes(room), size)
 
     def grow(self) -> bool:
         """Double the map, with no transaction open; False when it has reached its cap."""
@@ -180,8 +209,11 @@ class Database:
     def close(self) -> None:
         """Once no reader is left. May be called again."""
         with self._alone():
+            if self._shut:
+                return
             self._shut = True
             self._env.close()
+            os.close(self._file)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The LMDB file of the authority store: within a transaction everybody reads what was written, LMDB has it or not."""
 
+import errno
 import pathlib
 import random
 from collections.abc import Iterator
@@ -69,3 +70,29 @@ def test_what_fails_leaves_nothing(database: Database) -> None:
         fail(database)
     with database.read() as rows:
         assert everything(rows) == {(TASKS, b"before"): b"1"}
+
+
+def test_room_is_written_ahead_of_what_is_used(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No commit makes the file longer, but where there is no room to be had: then it does, and holds all the same."""
+    grown = 0
+
+    def put(first: int, count: int) -> None:
+        nonlocal grown
+        for number in range(first, first + count):
+            before = database.path.stat().st_size
+            with database.write() as rows:
+                rows.put(TASKS, number.to_bytes(8, "big"), bytes(600))
+            grown += database.path.stat().st_size > before
+
+    put(0, 2000)
+    assert grown <= 4
+    monkeypatch.setattr("os.pwrite", refuse)
+    put(2000, 4000)
+    assert grown > 100
+    with database.read() as rows:
+        assert rows.count(TASKS, 10_000) == 6000
+        assert all(value == bytes(600) for _, value in rows.scan(TASKS))
+
+
+def refuse(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "no space left on device")
