@@ -50,7 +50,7 @@ from libc.string cimport memcmp, memset
 
 from fastpath.errors import RuleTableError
 from fastpath.lmdb_file import fault_of, open_regular
-from fastpath.resident import keep
+from fastpath.resident import fetch, keep
 
 IMAGE_KEY = b"image"
 DELTA_KEY = b"delta"
@@ -281,6 +281,8 @@ def _file_at(path, digest, size):
         known = _files.get((found.st_dev, found.st_ino))
         if known is not None and known.state == state and known.digest == digest and size == found.st_size:
             return known
+        if found.st_size == size:
+            fetch(file.fileno(), size)
         fault = fault_of(file, size=size, digest=digest)
         if fault:
             raise RuleTableError(fault)
