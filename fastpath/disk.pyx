@@ -26,12 +26,17 @@ cdef extern from * nogil:
     }
     """
     enum: MADV_POPULATE_WRITE
+    enum: MADV_DONTNEED
     int disk_in_place(const char *path)
     int madvise(void *p, size_t n, int advice)
 
 
 cdef bint disk_populate(uint8_t *p, size_t n) noexcept nogil:
     return madvise(p, n, MADV_POPULATE_WRITE) == 0
+
+
+cdef void disk_let_go(uint8_t *p, size_t n) noexcept nogil:
+    madvise(p, n, MADV_DONTNEED)
 
 
 def overwrites_in_place(str path not None):

@@ -21,12 +21,16 @@ cdef enum:
     PIECE_BYTES = 131072  # made ready at once
     LEAD_MIN = 65536      # ready ahead of the writer, of a slow one
     LEAD_MAX = 1048576
+    SYNC_BYTES = 2097152  # written out at once with `sync: interval`
+    UNMAP_BYTES = 4194304    # whose pages are let go at once
+    BREATH_NS = 50000     # between two pieces, for who waits for the helper's core
 
 
 cdef struct Slot:                # one mapped segment
     uint8_t *map                 # NULL: no segment
     uint64_t id                  # under which `_impl` keeps the mapping and its file
     uint64_t first_sequence      # of its first frame, once it has one
+    size_t synced                # bytes from its start that are on disk
 
 
 cdef class Journal:

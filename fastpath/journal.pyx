@@ -23,7 +23,7 @@ from fastpath.c.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from fastpath.disk cimport disk_populate
+from fastpath.disk cimport disk_let_go, disk_populate
 from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
 
 from fastpath import frames
@@ -35,7 +35,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 from posix.mman cimport MS_SYNC, msync
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
 read_frames = frames.read_frames
 
@@ -206,13 +206,15 @@ cdef class Journal:
             pthread_mutex_unlock(lock)
             # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
             for i in range(count if sync else 0):
-                failed |= msync(passed[i].map, self.size, MS_SYNC) != 0
+                failed |= _write_out(self, &passed[i], self.size)
             if failed:
                 self.state = JOURNAL_FAILED
             pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
         spool = self._impl.spool
         for i in range(count):
             spool.name(passed[i].id, passed[i].first_sequence)
+            with nogil:
+                _let_go(self, passed[i].map)
             spool.release(passed[i].id)
         if current.first_sequence:
             spool.name(current.id, current.first_sequence)
@@ -241,6 +243,8 @@ cdef class Journal:
         try:
             self._follow_rate()
             while self.spare_count < self.spares_wanted:
+                with nogil:
+                    _breathe(self)
                 if impl.spool.has_room():
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
@@ -257,7 +261,7 @@ cdef class Journal:
         cdef Slot slot
         number, mapped = self._impl.spool.create()
         PyObject_GetBuffer(mapped, &view, PyBUF_WRITABLE)
-        slot.map, slot.id, slot.first_sequence = <uint8_t *> view.buf, number, 0
+        slot.map, slot.id, slot.first_sequence, slot.synced = <uint8_t *> view.buf, number, 0, 0
         PyBuffer_Release(&view)   # the spool holds the mapping until `release`
         with nogil:
             _make_ready(slot.map, 0, min(self.lead, self.size))
@@ -480,6 +484,60 @@ cdef int _sync_locked(Journal j) noexcept nogil:
     return failed
 
 
+cdef bint _hurries(Journal j) noexcept nogil:
+    """Whether the writer is in the last segment that it has: then it comes before who shares the helper's core."""
+    cdef bint last
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    last = j.spare_count == 0
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    return last
+
+
+cdef void _breathe(Journal j) noexcept nogil:
+    cdef timespec pause
+    if _hurries(j):
+        return
+    pause.tv_sec, pause.tv_nsec = 0, BREATH_NS
+    nanosleep(&pause, NULL)
+
+
+cdef void _let_go(Journal j, uint8_t *map) noexcept nogil:
+    """Take a segment's pages out of the mapping, piece by piece: what unmaps it then has nothing left to do."""
+    cdef size_t at = 0
+    while at < j.size:
+        disk_let_go(map + at, min(<size_t> UNMAP_BYTES, j.size - at))
+        at += UNMAP_BYTES
+        _breathe(j)
+
+
+cdef int _write_out(Journal j, Slot *slot, size_t end) noexcept nogil:
+    """Have a segment on disk up to `end`; whether that failed. The caller holds `sync_lock`.
+
+    In pieces where nobody waits for it: a whole segment is milliseconds of the kernel's work, for which calls would
+    wait where they share the helper's core. Pages ahead of the writer are made ready without a breath: it would
+    catch up, and take faults that cost more.
+    """
+    cdef size_t at = slot.synced // PAGE * PAGE
+    cdef size_t n
+    while at < end:
+        n = end - at if not j.sync_timed or _hurries(j) else min(<size_t> SYNC_BYTES, end - at)
+        if msync(slot.map + at, n, MS_SYNC):
+            return 1
+        at += n
+    slot.synced = end
+    return 0
+
+
+cdef void _note_synced(Journal j, const Slot *slot) noexcept nogil:
+    """Remember it, for the segment may be retired meanwhile. The caller holds `lock`."""
+    cdef int i
+    if j.current.id == slot.id:
+        j.current.synced = slot.synced
+    for i in range(j.retired_count):
+        if j.retired[i].id == slot.id:
+            j.retired[i].synced = slot.synced
+
+
 cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     """Make all up to `sequence` durable; callers that waited share one msync. 0, or 1 with the journal failed."""
     cdef Slot slots[SPARES_MAX + 1]
@@ -503,13 +561,17 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     upto = j.next_sequence - 1
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     for i in range(count):
-        failed |= msync(slots[i].map, bytes_used[i], MS_SYNC) != 0
+        failed |= _write_out(j, &slots[i], bytes_used[i])
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if failed:
-        pthread_mutex_lock(<pthread_mutex_t *> j.lock)
         j.state = JOURNAL_FAILED
-        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     else:
         j.synced = upto
+        for i in range(count):
+            # The end behind the last frame is written over.
+            slots[i].synced = bytes_used[i] - END_BYTES
+            _note_synced(j, &slots[i])
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
     return failed
 

@@ -36,7 +36,8 @@ from fastpath.strangers cimport Strangers, strangers_add
 from fastpath.streams cimport tell_talks, verify_talks
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
-    LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_NS, turn_took, turns_add, turns_drop,
+    LIGHT_BYTES, LIGHT_CALLS, LIT_NS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_LIT_NS, ROUND_NS, turn_took,
+    turns_add, turns_drop,
 )
 from fastpath.verify cimport REFUSALS, Trust, Verifier, refusal_text
 from fastpath.wire cimport Text, text_of
@@ -699,12 +700,14 @@ cdef void _event(Loop self, void *of, uint32_t what) noexcept nogil:
         # Nobody waits for the end of a connection, and many may end at once.
         turns_add(&self.turns, conn)
     else:
+        self.lit_ns = self.door.now_ns
         _serve_conn(self, conn)
 
 
 cdef void _give_turns(Loop self) noexcept nogil:
     """A round of those that wait for their turn, as long as it may delay the others."""
-    cdef int64_t end = self.door.now_ns + ROUND_NS
+    cdef bint lit = self.door.now_ns - self.lit_ns < LIT_NS
+    cdef int64_t end = self.door.now_ns + (ROUND_LIT_NS if lit else ROUND_NS)
     while self.turns.first != NULL and self.door.now_ns < end:
         _serve_conn(self, self.turns.first)
 

@@ -52,6 +52,7 @@ cdef class Loop:             # connections stay with it
     cdef uint8_t *outbox
     cdef Conn *first         # open connections
     cdef Conn *ticking       # the next one at whose clocks the tick under way looks; NULL: none is under way
+    cdef int64_t lit_ns      # when a light connection last had a turn
     cdef Turns turns         # of connections with more to do
     cdef Handshakes handshakes
     cdef Conn *closed        # closed while events were at hand that may name them

@@ -18,6 +18,8 @@ cdef enum:
     LIGHT_CALLS = 4
     PIECE_NS = 100000        # a turn that took longer makes the next smaller
     ROUND_NS = 100000        # of turns from the queue, then a look at the others
+    ROUND_LIT_NS = 30000     # the same while there are others that ask little; a turn is as long
+    LIT_NS = 100000000       # for so long after one of them did
 
 
 cdef struct Turns:           # connections with more to do, the next one first

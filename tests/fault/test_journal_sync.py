@@ -1,0 +1,99 @@
+"""What `sync: interval` and `each` say is on disk was given to the kernel to write, byte by byte."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fix_faults import ROOT, needs_strace
+
+SEGMENT_BYTES = 8 << 20  # more than is written out at once
+
+# Appends records of random sizes; after each upkeep tells where the frames of each segment end.
+WRITER = """
+import json, os, random, sys
+from pathlib import Path
+from fastpath.frames import Frames
+from fastpath.journal import Journal
+folder, sync, size, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+rng = random.Random(20261129)
+journal = Journal(str(folder), segment_bytes=size, cap_bytes=1 << 28, sync=sync, helper=False)
+for _ in range(rounds):
+    for _ in range(rng.choice((1, 3, 200, 8000))):
+        journal.append_bytes(rng.randbytes(rng.randrange(1, 900)))
+    journal.maintain()
+    ends = []
+    for segment in journal.segments():
+        frames = Frames(segment.path)
+        for _ in frames:
+            pass
+        ends.append(frames.offset)
+        frames.close()
+    os.write(1, json.dumps(ends).encode() + b"\\n")
+os._exit(0)
+"""
+MAPPED = re.compile(rf"mmap\(NULL, {SEGMENT_BYTES}, PROT_READ\|PROT_WRITE, MAP_SHARED, .* = (0x[0-9a-f]+)$")
+SYNCED = re.compile(r"msync\((0x[0-9a-f]+), (\d+), MS_SYNC\) += 0$")
+TOLD = re.compile(r'write\(1, "(\[[\d, ]*\])')
+PAGE = 4096
+
+
+class Disk:
+    """What of each segment was written out after it was last written to, in the order in which segments are entered."""
+
+    def __init__(self) -> None:
+        self.pieces = 0
+        self._segments: list[int] = []
+        self._ends: list[int] = []
+        self._synced: dict[int, set[int]] = {}
+
+    def mapped(self, at: int) -> None:
+        self._segments.append(at)
+        self._synced[at] = set()
+
+    def synced(self, at: int, size: int) -> None:
+        start = max(one for one in self._segments if one <= at)
+        self.pieces += at > start
+        self._synced[start].update(range((at - start) // PAGE, (at - start + size + PAGE - 1) // PAGE))
+
+    def check(self, ends: list[int]) -> None:
+        """All that was written since the last time has been written out since."""
+        before = self._ends + [0] * (len(ends) - len(self._ends))
+        for number, (old, new) in enumerate(zip(before, ends, strict=True)):
+            if new > old:
+                wanted = set(range(old // PAGE, (new + PAGE - 1) // PAGE))
+                assert wanted <= self._synced[self._segments[number]], (number, old, new)
+        self._ends = ends
+        self._synced = {at: set() for at in self._segments}
+
+
+def followed(folder: Path, sync: str, rounds: int) -> Disk:
+    """Run the writer, and hold every time that it tells to what it asked of the kernel."""
+    log = folder / "strace.log"
+    worker = [sys.executable, "-c", WRITER, str(folder / "journal"), sync, str(SEGMENT_BYTES), str(rounds)]
+    strace = ["strace", "-f", "-qq", "-s", "4096", "-o", str(log), "-e", "trace=mmap,msync,write", "-e", "signal=none"]
+    subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    disk, told = Disk(), 0
+    for line in log.read_text().splitlines():
+        if found := MAPPED.search(line):
+            disk.mapped(int(found[1], 16))
+        elif found := SYNCED.search(line):
+            disk.synced(int(found[1], 16), int(found[2]))
+        elif found := TOLD.search(line):
+            disk.check(json.loads(found[1]))
+            told += 1
+    assert told == rounds
+    return disk
+
+
+@needs_strace
+def test_interval_writes_out_all_that_was_written_since(tmp_path: Path) -> None:
+    """LG-04: after each upkeep every page that holds a frame was synced after that frame, segments in pieces."""
+    assert followed(tmp_path, "interval", 40).pieces > 10
+
+
+@needs_strace
+def test_each_writes_out_all_that_was_written_since(tmp_path: Path) -> None:
+    """LG-04: the same where each record is on disk before it is answered."""
+    assert followed(tmp_path, "each", 6).pieces
