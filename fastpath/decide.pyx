@@ -30,7 +30,7 @@ from fastpath.rows cimport policy_order, span_text, table_node, table_note, tabl
 from fastpath.spending cimport authority_take, authority_would_take
 from fastpath.standing cimport authority_enter, authority_observes
 from fastpath.step_ups cimport authority_note_step_up
-from fastpath.table cimport table_fetch_row, table_fetch_slot, table_resolve
+from fastpath.table cimport table_fetch_row, table_fetch_slot, table_is_in, table_resolve
 from fastpath.value cimport UID_UNKNOWN, Uid, arena_take, cell_copy, uid_equal
 from libc.string cimport memcpy, memmove, memset, strlen
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -448,12 +448,27 @@ cdef bint stand(
     return False
 
 
+cdef bint resource_holds_others(const Table *table, const EvalContext *context) noexcept nogil:
+    """Whether a resource that has its parent from the request has another uid of the call in it, or its parent: what is
+    in the resource would be in that parent as well, where the index does not look for it.
+    """
+    cdef uint32_t resource = context.resource.index
+    return context.resource_parent is not NULL and (
+        table_is_in(table, context.principal, resource)
+        or table_is_in(table, context.action, resource)
+        or table_is_in(table, context.resource_parent, resource)
+    )
+
+
 cdef void evaluate(
     const Peer *peer, Request *request, const Table *table, const Authority *authority, Arena *arena, Decision *out,
     All *all
 ) noexcept nogil:
     cdef Run run
     begin(&run, request, table, authority, arena, out, all)
+    if resource_holds_others(table, &run.context):
+        finish(out, OUTCOME_DENY, literal(b"request.ambiguous.resource"))
+        return
     authority_fill(authority, request)
     if not stand(peer, request, table, authority, arena, out):
         return
@@ -554,8 +569,10 @@ cdef void judge(
         # The door could not build what it should have built.
         finish(out, OUTCOME_ERROR, literal(b"limit"))
         return
-    if request.resource_parent is not NULL and uid_equal(request.principal, request.resource):
-        # One uid cannot have the parent as a resource and lack it as a principal.
+    if request.resource_parent is not NULL and (
+        uid_equal(request.principal, request.resource) or uid_equal(request.action, request.resource)
+    ):
+        # One uid cannot have the parent as a resource and lack it as a principal or an action.
         finish(out, OUTCOME_DENY, literal(b"request.ambiguous.resource"))
         return
     evaluate(peer, request, table, authority, arena, out, all)

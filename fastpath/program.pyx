@@ -118,9 +118,12 @@ cdef bint is_below(const Table *t, uint32_t index, uint32_t group) noexcept nogi
 
 cdef bint context_is_in(const Table *t, const EvalContext *context, const Uid *uid, const Uid *group) noexcept nogil:
     cdef uint32_t row = index_of(t, context, group)
-    if uid_equal(uid, group) or is_below(t, index_of(t, context, uid), row):
+    cdef uint32_t index = index_of(t, context, uid)
+    if uid_equal(uid, group) or is_below(t, index, row):
         return True
-    if context.resource_parent is NULL or not uid_equal(uid, context.resource):
+    if context.resource_parent is NULL:
+        return False
+    if not uid_equal(uid, context.resource) and not is_below(t, index, context.resource.index):
         return False
     return uid_equal(context.resource_parent, group) or is_below(t, context.resource_parent.index, row)
 

@@ -385,3 +385,35 @@ def test_a_resource_with_a_parent_is_not_the_principal():
     table = named(permit("p"))
     assert ask(table, principal=own, resource=own, resource_parent=parent).reason == "request.ambiguous.resource"
     assert ask(table, principal=own, resource=own).outcome == "ALLOW"
+
+
+def test_a_resource_with_a_parent_is_not_above_who_asks():
+    """What is in the resource is in its parent as well, where no call looks for a forbid: ambiguity denies."""
+    team, group, small = ("Team", "new"), ("Group", "g"), ("Team", "small")
+    reads, all_ = ("Action", "reads"), ("Action", "all")
+    inside = [entity(ALICE, {}, [small]), entity(small, {}, [team]), entity(READ, {}, [reads])]
+    policies = (
+        'permit(principal, action, resource); forbid(principal in Group::"g", action, resource);'
+        'forbid(principal, action in Action::"all", resource);'
+    )
+    for entities, resource, parent, reason in (
+        (inside, team, group, "request.ambiguous.resource"),
+        (inside, reads, all_, "request.ambiguous.resource"),
+        (inside, team, small, "request.ambiguous.resource"),
+        ([], READ, all_, "request.ambiguous.resource"),
+        ([], team, group, "ok"),
+        ([], reads, all_, "ok"),
+    ):
+        table = evaluator(policies, entities)
+        assert ask(table, resource=resource, resource_parent=parent).reason == reason, (resource, parent)
+        assert ask(table, resource=resource).outcome == "ALLOW"
+
+
+def test_what_is_in_a_resource_is_in_its_parent():
+    """Other entities, in conditions."""
+    team, group, bob = ("Team", "new"), ("Group", "g"), ("User", "bob")
+    policies = 'permit(principal, action, resource) when { context.who in Group::"g" };'
+    table = evaluator(policies, [entity(ALICE, {}, [team])])
+    for who, outcome in ((ALICE, "ALLOW"), (bob, "DENY")):
+        context = {"who": {"__entity": {"type": who[0], "id": who[1]}}}
+        assert ask(table, principal=bob, resource=team, context=context, resource_parent=group).outcome == outcome
