@@ -18,6 +18,7 @@ from fastpath.image cimport (
     Note,
     Policy,
     Slot,
+    Span,
     Type,
 )
 from fastpath.rowcheck cimport (
@@ -32,13 +33,13 @@ from fastpath.rowcheck cimport (
     policy_fits,
     program_fits,
     refuse,
-    slot_leads,
     slots_fit,
     slots_sound,
     type_fits,
 )
-from fastpath.rows cimport delta_row, index_hash, node_uid, table_at, table_delta
-from fastpath.value cimport Cell, Uid, type_hash, uid_equal
+from fastpath.rows cimport delta_row, index_hash, node_uid, table_at, table_delta, table_type
+from fastpath.table cimport table_find, table_find_type
+from fastpath.value cimport Cell, Uid, uid_equal
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
@@ -208,32 +209,30 @@ cdef int check_gone(Check *check, const DeltaHeader *h, const Added *added) noex
 # ---------------------------------------------------------------- types, nodes
 
 
-cdef bint uid_is_new(Check *check, const Uid *uid) noexcept nogil:
-    """Whether the base has no such uid: two rows for one would each know half of it."""
+cdef int check_found(Check *check, const Added *added) noexcept nogil:
+    """What is appended is found as calls look for it: what the base has is found there, and half of it hidden."""
     cdef const Table *t = &check.table
-    cdef const Slot *slots = <const Slot *> (t.image + t.header.off_uid_slots)
-    cdef uint32_t mask = t.header.uid_slots - 1
-    cdef uint32_t at = <uint32_t> uid.hash & mask
-    while slots[at].row != <uint32_t> NONE32:
-        if slots[at].tag == <uint32_t> (uid.hash >> 32) and uid_equal(node_uid(t, slots[at].row), uid):
-            check.view.cause = b"the base has this uid"
-            return False
-        at = (at + 1) & mask
-    return True
+    cdef uint32_t nodes = t.header.totals.node_count
+    cdef uint32_t types = t.header.totals.type_count
+    cdef const Span *name
+    cdef uint32_t i
+    for i in range(added.nodes):
+        if table_find(t, node_uid(t, nodes + i)) != nodes + i:
+            return refuse(check, b"delta nodes", i, b"row is not found under its uid")
+    for i in range(added.types):
+        name = &table_type(t, types + i).name
+        if table_find_type(t, <const char *> table_at(t, name.at), name.n) != types + i:
+            return refuse(check, b"delta types", i, b"row is not found under its name")
+    return 0
 
 
 cdef int check_types(Check *check, const DeltaHeader *h, const Added *added) noexcept nogil:
     cdef const Type *types = <const Type *> (check.view.base + h.off_types)
-    cdef const Slot *names = <const Slot *> (check.view.base + h.off_type_slots)
     cdef const Slot *slots = <const Slot *> (check.view.base + h.off_type_row_slots)
     cdef uint32_t first = check.table.header.totals.type_count
-    cdef uint64_t hash_
     cdef uint32_t i
     for i in range(added.types):
         if not type_fits(check, types + i, first + i):
-            return refuse(check, b"delta types", i, NULL)
-        hash_ = type_hash(<const char *> table_at(&check.table, types[i].name.at), types[i].name.n)
-        if not slot_leads(check, names, h.type_slots, hash_, first + i):
             return refuse(check, b"delta types", i, NULL)
     for i in range(h.type_row_slots):
         if slots[i].row != <uint32_t> NONE32 and not type_fits(check, types + slots[i].row, slots[i].tag):
@@ -244,7 +243,6 @@ cdef int check_types(Check *check, const DeltaHeader *h, const Added *added) noe
 cdef int check_nodes(Check *check, const DeltaHeader *h, const Added *added) noexcept nogil:
     cdef const Table *t = &check.table
     cdef const Node *nodes = <const Node *> (check.view.base + h.off_nodes)
-    cdef const Slot *uids = <const Slot *> (check.view.base + h.off_uid_slots)
     cdef const Slot *slots = <const Slot *> (check.view.base + h.off_node_slots)
     cdef uint32_t first = t.header.totals.node_count
     cdef uint64_t entities = t.header.totals.entity_count
@@ -252,10 +250,6 @@ cdef int check_nodes(Check *check, const DeltaHeader *h, const Added *added) noe
     cdef uint32_t i
     for i in range(added.nodes):
         if not node_fits(check, nodes + i, first + i, NODE_PRESENT | NODE_PARENT):
-            return refuse(check, b"delta nodes", i, NULL)
-        if not uid_is_new(check, node_uid(t, first + i)):
-            return refuse(check, b"delta nodes", i, NULL)
-        if not slot_leads(check, uids, h.uid_slots, node_uid(t, first + i).hash, first + i):
             return refuse(check, b"delta nodes", i, NULL)
         entities += nodes[i].flags & NODE_PRESENT
     for i in range(h.node_rows):
@@ -269,6 +263,8 @@ cdef int check_nodes(Check *check, const DeltaHeader *h, const Added *added) noe
         was = t.nodes + slots[i].tag
         if not node_fits(check, nodes + slots[i].row, slots[i].tag, NODE_PRESENT | NODE_PARENT | NODE_SAME):
             return refuse(check, b"delta nodes", slots[i].row, NULL)
+        if not uid_equal(node_uid(t, slots[i].tag), <const Uid *> table_at(t, was.uid)):
+            return refuse(check, b"delta nodes", slots[i].row, b"row of another uid than the base's")
         if was.flags & NODE_PARENT and not nodes[slots[i].row].flags & NODE_PARENT:
             return refuse(check, b"delta nodes", slots[i].row, b"a parent has no ancestors of its own")
         entities += nodes[slots[i].row].flags & NODE_PRESENT
@@ -325,6 +321,7 @@ cdef int check_rows(Check *check, const DeltaHeader *h, const Added *added) noex
         or check_policies(check, h, added)
         or check_types(check, h, added)
         or check_nodes(check, h, added)
+        or check_found(check, added)
         or check_filing(check, h, added)
         or check_code(check, h, added)
     )

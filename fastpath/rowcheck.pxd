@@ -20,6 +20,7 @@ cdef struct Check:
     uint32_t *filed          # per policy: lists that name it
     uint8_t *filed_by        # per policy: how it is filed, 0 before the first
     int32_t *depths          # scratch of code_check
+    uint32_t *marks          # per node: whose ancestor it was seen to be last
     uint32_t first_code      # programs that start from here on, before ..
     uint32_t code_words      # .. so many words, are checked once
     uint8_t *done            # per word of code: 1 where a program with checked code starts
@@ -37,8 +38,6 @@ cdef int refuse(Check *check, const char *section, uint64_t row, const char *cau
 cdef bint slots_fit(uint32_t slots, uint32_t count) noexcept nogil
 # Whether exactly `count` slots are in use, by rows from `first` on; they are inside.
 cdef bint slots_sound(Check *check, const Slot *slots, uint32_t n, uint32_t first, uint32_t count) noexcept nogil
-# Whether row `row` is found under `hash`.
-cdef bint slot_leads(Check *check, const Slot *slots, uint32_t n, uint64_t hash_, uint32_t row) noexcept nogil
 # The NODE_UNDER flags of those that are in a node with such lists of policies.
 cdef uint32_t lists_of(const Node *node) noexcept nogil
 # Whether its list of what is filed under its ancestors is that; all nodes have been checked by node_fits.

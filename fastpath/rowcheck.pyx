@@ -76,11 +76,12 @@ cdef int check_begin(Check *check, uint64_t words_max) noexcept nogil:
     check.filed = <uint32_t *> calloc(check.policy_rows + 1, 4)
     check.filed_by = <uint8_t *> calloc(check.policy_rows + 1, 1)
     check.depths = <int32_t *> malloc(4 * words_max + 4)
+    check.marks = <uint32_t *> calloc(<uint64_t> check.table.totals.node_count + 1, 4)
     check.done = <uint8_t *> calloc(check.code_words + 1, 1)
     check.done_words = <uint32_t *> malloc(4 * <uint64_t> check.code_words + 4)
     check.done_stack = <uint32_t *> malloc(4 * <uint64_t> check.code_words + 4)
     if (
-        check.filed is NULL or check.filed_by is NULL or check.depths is NULL
+        check.filed is NULL or check.filed_by is NULL or check.depths is NULL or check.marks is NULL
         or check.done is NULL or check.done_words is NULL or check.done_stack is NULL
     ):
         return refuse(check, b"header", 0, b"no memory to check it")
@@ -91,6 +92,7 @@ cdef void check_end(Check *check) noexcept nogil:
     free(check.filed)
     free(check.filed_by)
     free(check.depths)
+    free(check.marks)
     free(check.done)
     free(check.done_words)
     free(check.done_stack)
@@ -113,16 +115,6 @@ cdef bint slots_sound(Check *check, const Slot *slots, uint32_t n, uint32_t firs
         if slots[i].row < first or slots[i].row - first >= count:
             return wrong(check, b"slot names no row")
     return used == count or wrong(check, b"another number of rows than slots in use")
-
-
-cdef bint slot_leads(Check *check, const Slot *slots, uint32_t n, uint64_t hash_, uint32_t row) noexcept nogil:
-    cdef uint32_t at = <uint32_t> hash_ & (n - 1)
-    # At least half of the slots are free, so every probe ends.
-    while slots[at].row != row and slots[at].row != NONE32:
-        at = (at + 1) & (n - 1)
-    if slots[at].row != row or slots[at].tag != <uint32_t> (hash_ >> 32):
-        return wrong(check, b"row is not found under its hash")
-    return True
 
 
 # ---------------------------------------------------------------- lists
@@ -247,32 +239,43 @@ cdef bint record_fits(Check *check, uint32_t at) noexcept nogil:
     return view_cell(&check.view, cell, 0)
 
 
-cdef bint holds(Check *check, const List *list_, uint32_t row) noexcept nogil:
-    """Whether a list that has been checked holds `row`."""
-    cdef const uint32_t *rows = list_rows(&check.table, list_)
-    cdef uint32_t low = 0
-    cdef uint32_t high = list_.n
-    cdef uint32_t middle
-    while low < high:
-        middle = low + (high - low) // 2
-        if rows[middle] == row:
-            return True
-        if rows[middle] < row:
-            low = middle + 1
-        else:
-            high = middle
-    return False
-
-
-cdef bint closure_holds(Check *check, const Node *node, const List *above) noexcept nogil:
+cdef bint marked(Check *check, const List *above, uint32_t mark, uint32_t *met) noexcept nogil:
+    """Whether all of `above` bear the mark of a closure's members; counts those that are met first."""
     cdef const uint32_t *rows = list_rows(&check.table, above)
     cdef uint32_t i
     if not nodes_fit(check, above):
         return False
     for i in range(above.n):
-        if not holds(check, &node.closure, rows[i]):
+        if check.marks[rows[i]] == mark:
+            check.marks[rows[i]] = mark + 1
+            met[0] += 1
+        elif check.marks[rows[i]] != mark + 1:
             return wrong(check, b"an ancestor is not among the ancestors")
     return True
+
+
+cdef bint closure_fits(Check *check, const Node *node, uint32_t index) noexcept nogil:
+    """Whether a parent's ancestors are its own parents and their ancestors, no other: so what is in a ring would be in
+    itself. The parents have been checked, but for their closures.
+    """
+    cdef const uint32_t *above = list_rows(&check.table, &node.closure)
+    cdef const uint32_t *parents = list_rows(&check.table, &node.parents)
+    # Of this row alone: there are at most GUARD_ROWS of them.
+    cdef uint32_t mark = 2 * (index + 1)
+    cdef uint32_t met = 0
+    cdef uint32_t i
+    if not nodes_fit(check, &node.closure):
+        return False
+    for i in range(node.closure.n):
+        check.marks[above[i]] = mark
+        if above[i] == index:
+            return wrong(check, b"a parent is in itself")
+    if not marked(check, &node.parents, mark, &met):
+        return False
+    for i in range(node.parents.n):
+        if not marked(check, &table_node(&check.table, parents[i]).closure, mark, &met):
+            return False
+    return met == node.closure.n or wrong(check, b"an ancestor is no ancestor of its parents")
 
 
 cdef uint32_t lists_of(const Node *node) noexcept nogil:
@@ -303,29 +306,20 @@ cdef bint above_fits(Check *check, const Node *node) noexcept nogil:
     return found & ~node.flags == 0 or wrong(check, b"flags deny what is above it")
 
 
-cdef bint parents_fit(Check *check, const Node *node) noexcept nogil:
+cdef bint parents_fit(Check *check, const Node *node, uint32_t index) noexcept nogil:
     """Each parent knows that it is one, and what it is in is in the closure of those that have children in turn."""
     cdef const uint32_t *rows = list_rows(&check.table, &node.parents)
-    cdef const Node *parent
     cdef uint32_t i
     if not nodes_fit(check, &node.parents):
         return False
+    for i in range(node.parents.n):
+        if not table_node(&check.table, rows[i]).flags & NODE_PARENT:
+            return wrong(check, b"a parent has no ancestors of its own")
     if not node.flags & NODE_PARENT:
-        for i in range(node.parents.n):
-            if not table_node(&check.table, rows[i]).flags & NODE_PARENT:
-                return wrong(check, b"a parent has no ancestors of its own")
         return node.closure.n == 0 or wrong(check, b"ancestors of what is no parent")
     if node.flags & NODE_INHERITS:
         return wrong(check, b"a parent inherits policies")
-    if not nodes_fit(check, &node.closure):
-        return False
-    for i in range(node.parents.n):
-        parent = table_node(&check.table, rows[i])
-        if not parent.flags & NODE_PARENT:
-            return wrong(check, b"a parent has no ancestors of its own")
-        if not closure_holds(check, node, &parent.closure):
-            return False
-    return closure_holds(check, node, &node.parents)
+    return closure_fits(check, node, index)
 
 
 cdef bint lists_policy(const Table *t, const Node *node, int kind, uint32_t policy) noexcept nogil:
@@ -433,7 +427,7 @@ cdef bint node_fits(Check *check, const Node *node, uint32_t index, uint32_t fla
         return wrong(check, b"attributes of another row")
     return (
         view_node_uid(&check.view, index)
-        and parents_fit(check, node)
+        and parents_fit(check, node, index)
         and above_fits(check, node)
         and record_fits(check, node.attrs)
         and record_fits(check, node.tags)

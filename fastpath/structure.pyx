@@ -28,13 +28,14 @@ from fastpath.rowcheck cimport (
     policy_fits,
     program_fits,
     refuse,
-    slot_leads,
     slots_fit,
     slots_sound,
     type_fits,
 )
-from fastpath.rows cimport list_rows, node_uid, table_at, table_base
-from fastpath.value cimport KIND_RECORD, Cell, type_hash
+from fastpath.rows cimport list_rows, node_uid, span_text, table_at, table_base
+from fastpath.table cimport table_find, table_find_type
+from fastpath.value cimport KIND_RECORD, Cell, text_compare
+from fastpath.wire cimport Text
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
@@ -92,16 +93,18 @@ cdef int check_sections(Check *check, const Header *h) noexcept nogil:
 cdef int check_types(Check *check, const Header *h) noexcept nogil:
     cdef const Type *types = <const Type *> (check.view.base + h.off_types)
     cdef const Slot *slots = <const Slot *> (check.view.base + h.off_type_slots)
-    cdef uint64_t hash_
+    cdef const char *name
     cdef uint32_t i
     if not slots_sound(check, slots, h.type_slots, 0, h.totals.type_count):
         return refuse(check, b"type slots", 0, NULL)
     for i in range(h.totals.type_count):
         if not type_fits(check, types + i, i):
             return refuse(check, b"types", i, NULL)
-        hash_ = type_hash(<const char *> table_at(&check.table, types[i].name.at), types[i].name.n)
-        if not slot_leads(check, slots, h.type_slots, hash_, i):
-            return refuse(check, b"types", i, NULL)
+    # As calls look: of two rows for one name the second would not be found, nor what is filed under it.
+    for i in range(h.totals.type_count):
+        name = <const char *> table_at(&check.table, types[i].name.at)
+        if table_find_type(&check.table, name, types[i].name.n) != i:
+            return refuse(check, b"types", i, b"row is not found under its name")
     return 0
 
 
@@ -114,9 +117,10 @@ cdef int check_nodes(Check *check, const Header *h) noexcept nogil:
     for i in range(h.totals.node_count):
         if not node_fits(check, check.table.nodes + i, i, NODE_PRESENT | NODE_PARENT | NODE_INHERITS):
             return refuse(check, b"nodes", i, NULL)
-        if not slot_leads(check, slots, h.uid_slots, node_uid(&check.table, i).hash, i):
-            return refuse(check, b"nodes", i, NULL)
         present += check.table.nodes[i].flags & NODE_PRESENT
+    for i in range(h.totals.node_count):
+        if table_find(&check.table, node_uid(&check.table, i)) != i:
+            return refuse(check, b"nodes", i, b"row is not found under its uid")
     if present != h.totals.entity_count:
         return refuse(check, b"nodes", 0, b"another number of entities than the header says")
     return 0
@@ -146,6 +150,7 @@ cdef int check_parents(Check *check, const Header *h) noexcept nogil:
 
 cdef int check_policies(Check *check, const Header *h) noexcept nogil:
     cdef const Note *notes = <const Note *> (check.view.base + h.off_notes)
+    cdef Text id_, before
     cdef uint64_t i
     for i in range(h.note_count):
         if not note_fits(check, notes + i):
@@ -153,6 +158,11 @@ cdef int check_policies(Check *check, const Header *h) noexcept nogil:
     for i in range(h.totals.policy_rows):
         if not policy_fits(check, check.table.policies + i):
             return refuse(check, b"policies", i, NULL)
+        id_ = span_text(&check.table, &check.table.policies[i].id)
+        # Edits find the policy that they change or remove by it (rowview.pyx).
+        if i and text_compare(before.p, before.n, id_.p, id_.n) >= 0:
+            return refuse(check, b"policies", i, b"ids are not in order")
+        before = id_
     return 0
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from fastpath.evaluator import Evaluator
 from fastpath.table import DELTA_KEY, IMAGE_KEY, LAYOUT, Generation
+from fastpath.value import uid_hash
 from sidecar.errors import PolicyError, RuleTableError
 from sidecar.policy.cells import of_bool, of_entity, of_record, of_string
 from sidecar.policy.code import Constants
@@ -166,6 +167,19 @@ def test_a_policy_that_a_delta_does_not_file_is_refused():
         struct.pack_into("<I", changed, at + 4, 0)
         with pytest.raises(RuleTableError, match="not in the index"):
             Generation.from_bytes(IMAGE, delta=bytes(changed))
+
+
+def test_a_row_in_place_of_another_uid_is_refused():
+    """Who is in the base under its name would not be found under it."""
+    delta = write_delta(base(), DeltaEdits(entities_put=[EntityRow(ALICE)]))
+    row = struct.unpack_from(LAYOUT["DeltaHeader"], delta)[28]
+    uid = 8 * (struct.unpack_from("<I", delta, row)[0] - len(IMAGE) // 8)
+    assert delta[uid + 24 : uid + 33] == b"Useralice"
+    other = bytearray(delta)
+    struct.pack_into("<Q", other, uid, uid_hash("User", "alicf"))
+    other[uid + 24 : uid + 33] = b"Useralicf"
+    with pytest.raises(RuleTableError, match=r"delta nodes\[0\]: row of another uid"):
+        Generation.from_bytes(IMAGE, delta=bytes(other))
 
 
 # ---------------------------------------------------------------- files

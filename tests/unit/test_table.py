@@ -18,11 +18,12 @@ import pytest
 from fastpath.evaluator import Evaluator
 from fastpath.program import Op
 from fastpath.table import IMAGE_KEY, LAYOUT, SIZES, Generation
+from fastpath.value import uid_hash
 from sidecar.errors import RuleTableError
 from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, ScopeRow, Source, write_image
 from sidecar.policy.program import Program
-from sidecar.policy.rows import NodeFlag
+from sidecar.policy.rows import NodeFlag, slots
 from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, locked_bytes, policy_lists
 
 POLICIES = """
@@ -360,6 +361,48 @@ def test_a_hierarchy_that_does_not_add_up_is_refused(at: int, n: int, cause: str
     """Parents name rows that know it; a parent's ancestors are those of its own parents."""
     with pytest.raises(RuleTableError, match=rf"nodes\[.*{cause}"):
         Generation.from_bytes(put(IMAGE, at + 4, "I", n))
+
+
+@pytest.mark.parametrize(
+    ("uid", "ancestor", "cause"),
+    [
+        (("Group", "g"), ("Folder", "f"), "no ancestor of its parents"),
+        (("Group", "g"), ALICE, "no ancestor of its parents"),
+        (("Group", "g"), ("Group", "g"), "in itself"),
+    ],
+)
+def test_an_ancestor_that_no_parent_leads_to_is_refused(uid: tuple[str, str], ancestor: tuple[str, str], cause: str):
+    """Who is in a group would be in what the group is not in; in a ring policies would be met twice."""
+    row = (node_row(ancestor) - HEADER["off_nodes"]) // SIZES["Node"]
+    with pytest.raises(RuleTableError, match=rf"nodes\[.*{cause}"):
+        Generation.from_bytes(put(IMAGE, parents_list(uid) + 8, "II", row, 1))
+
+
+def renamed(data: bytes, node: int, uid: tuple[str, str]) -> bytes:
+    """The row at offset `node` with the text of another uid of the same lengths, and its hash."""
+    at = 8 * struct.unpack_from("<I", data, node)[0]
+    text = "".join(uid).encode()
+    return put(data, at, "Q", uid_hash(*uid))[: at + 24] + text + data[at + 24 + len(text) :]
+
+
+def test_two_rows_for_one_uid_are_refused():
+    """A call finds one of them, so what is filed under the other would be hidden."""
+    data = image("", [entity(("User", "aa"), {}), entity(("User", "ab"), {})])
+    nodes, at = (struct.unpack_from("<Q", data, OFFSETS[name])[0] for name in ("off_nodes", "off_uid_slots"))
+    twice = renamed(data, nodes + SIZES["Node"], ("User", "aa"))
+    found = uid_hash("User", "aa")
+    table = slots([(found, found >> 32, row) for row in (0, 1)], 2)
+    with pytest.raises(RuleTableError, match=r"nodes\[1\]: row is not found under its uid"):
+        Generation.from_bytes(twice[:at] + table + twice[at + len(table) :])
+
+
+def test_policies_out_of_order_are_refused():
+    """An edit finds the policy that it changes or removes by the order of the ids."""
+    ids = [8 * struct.unpack_from("<I", IMAGE, HEADER["off_policies"] + 64 * row + 48)[0] for row in range(5)]
+    assert bytes(IMAGE[at] for at in ids) == b"abcde"
+    for wrong in (b"b", b"z"):
+        with pytest.raises(RuleTableError, match=r"policies\[1\]: ids are not in order"):
+            Generation.from_bytes(put(IMAGE, ids[0], "B", wrong[0]))
 
 
 @pytest.mark.parametrize(
