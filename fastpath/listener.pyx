@@ -73,7 +73,8 @@ cdef enum:
     EVENTS = 64              # taken from epoll at once
     ACCEPTS = 2              # connections accepted between two looks at the others
     TICKED = 128             # connections and their streams of a tick between two looks at what arrived
-    BURIED = 64              # connections and their streams freed between two such looks
+    BURIED = 64              # connections and their streams freed between two such looks, and a share of what is left
+    BURIED_SHARE = 4
     ENDED = 8                # streams of a connection that is freed at once
     TICK_MS = 250            # how late a deadline may be noticed
     MAPPED_N = 12
@@ -339,6 +340,8 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     self.closed = conn
     if conn.lasting or conn.stream_count <= ENDED:
         _release(self, conn)
+    else:
+        self.owed += conn.stream_count
 
 
 cdef void _release(Loop self, Conn *conn) noexcept nogil:
@@ -358,11 +361,14 @@ cdef void _release(Loop self, Conn *conn) noexcept nogil:
 cdef void _bury(Loop self, uint32_t most) noexcept nogil:
     """Free closed connections, as far as so many streams go."""
     cdef Conn *conn
+    cdef uint32_t n
     cdef uint32_t freed = 0
     while self.closed != NULL and freed < most:
         conn = self.closed
         if not conn.released:
-            freed += http2_shed(conn, most - freed)
+            n = http2_shed(conn, most - freed)
+            self.owed -= n
+            freed += n
             if conn.first != NULL:
                 return
             _release(self, conn)
@@ -746,7 +752,8 @@ cdef void _loop(Loop self) noexcept nogil:
             ticked = self.door.now_ns
             self.ticking = self.first
         _tick(self)
-        _bury(self, BURIED)
+        # Who opens and leaves faster than that does not pile up memory.
+        _bury(self, BURIED + self.owed // BURIED_SHARE)
         if _over(self):
             _take_over(self)
             if self.first == NULL or self.door.now_ns >= self.stop_at_ns:

@@ -56,6 +56,7 @@ cdef class Loop:             # connections stay with it
     cdef Turns turns         # of connections with more to do
     cdef Handshakes handshakes
     cdef Conn *closed        # closed while events were at hand that may name them
+    cdef uint32_t owed       # streams of such connections that are still to be freed
     cdef int epoll
     cdef int wake            # eventfd: something is in another thread's hand for this loop
     cdef int listening       # the caller's socket while `serve` runs
