@@ -49,15 +49,15 @@ def scope(rng: Random, name: str, own: list[Uid], groups: list[Uid]) -> str:
     )  # fmt: skip
 
 
-def policy(rng: Random, id_: str) -> str:
+def policy(rng: Random, id_: str, principals: list[Uid], resources: list[Uid]) -> str:
     actions = rng.sample(ACTIONS, rng.randrange(len(ACTIONS)))
     action = rng.choice(("action", f"action == {cedar(rng.choice(ACTIONS))}", f"action in {cedar(rng.choice(ACTIONS))}",
                          f"action in [{', '.join(map(cedar, actions))}]"))  # fmt: skip
     notes = rng.choice(("", "", '@reason("why") ', '@obligation("approval") ', "@shadow "))
     effect = "forbid" if rng.random() < 0.3 else "permit"
     notes = notes if effect == "forbid" or "obligation" not in notes else ""
-    principal = scope(rng, "principal", PRINCIPALS, GROUPS)
-    resource = scope(rng, "resource", RESOURCES, FOLDERS)
+    principal = scope(rng, "principal", principals, GROUPS)
+    resource = scope(rng, "resource", resources, FOLDERS)
     return f'@id("{id_}") {notes}{effect}({principal}, {action}, {resource}) {rng.choice(CONDITIONS)};'
 
 
@@ -93,15 +93,33 @@ class Sets:
     entities: dict[Uid, dict[str, Any]] = field(default_factory=dict)
     edited: set[str] = field(default_factory=set)
     entities_edited: set[Uid] = field(default_factory=set)
+    crowded: bool = False
+    """Whether many policies name few uids, more than a walk remembers (MET_MAX, candidates.pxd)."""
+
+    @property
+    def ids(self) -> int:
+        """How many policies there may be."""
+        return 300 if self.crowded else 12
+
+    @property
+    def callers(self) -> list[Uid]:
+        return PRINCIPALS[:1] if self.crowded else PRINCIPALS
+
+    @property
+    def targets(self) -> list[Uid]:
+        return RESOURCES[:1] if self.crowded else RESOURCES
+
+    def policy(self, rng: Random, id_: str) -> str:
+        return policy(rng, id_, self.callers, self.targets)
 
     def edit(self, rng: Random) -> None:
         """Put or remove one policy or one entity."""
         if rng.random() < 0.5:
-            id_ = f"p{rng.randrange(12)}"
+            id_ = f"p{rng.randrange(self.ids)}"
             self.edited.add(id_)
             self.policies.pop(id_, None)
             if rng.random() < 0.7:
-                self.policies[id_] = policy(rng, id_)
+                self.policies[id_] = self.policy(rng, id_)
             return
         uid = rng.choice(PRINCIPALS + GROUPS + RESOURCES + FOLDERS + ACTIONS[:2])
         self.entities_edited.add(uid)
@@ -129,16 +147,17 @@ class Sets:
 
 def first(rng: Random) -> Sets:
     """A random policy set to begin with."""
-    made = Sets()
-    for number in rng.sample(range(12), rng.randrange(9)):
-        made.policies[f"p{number}"] = policy(rng, f"p{number}")
+    made = Sets(crowded=rng.random() < 0.3)
+    count = rng.randrange(made.ids // 3, made.ids) if made.crowded else rng.randrange(9)
+    for number in rng.sample(range(made.ids), count):
+        made.policies[f"p{number}"] = made.policy(rng, f"p{number}")
     for uid in rng.sample(PRINCIPALS + GROUPS + RESOURCES + FOLDERS + ACTIONS[:2], rng.randrange(20)):
         made.entities[uid] = entity(rng, uid)
     return made
 
 
-def requests(rng: Random, count: int) -> list[tuple[Uid, Uid, Uid, dict[str, Any]]]:
-    everything = list(product(PRINCIPALS + GROUPS[:2], ACTIONS, RESOURCES + FOLDERS[:2]))
+def requests(rng: Random, count: int, sets: Sets) -> list[tuple[Uid, Uid, Uid, dict[str, Any]]]:
+    everything = list(product(sets.callers + GROUPS[:2], ACTIONS, sets.targets + FOLDERS[:2]))
     who = {"__entity": {"type": "Group", "id": "g1"}}
     return [(*rng.choice(everything), {"n": rng.randrange(4), "who": who}) for _ in range(count)]
 
@@ -209,7 +228,7 @@ def check(seed: int, *, edits: int = 8, asked: int = 6) -> int:
         assert (over.policy_count, over.entity_count) == (anew.policy_count, anew.entity_count), where
         assert set(over.columns_read) >= set(anew.columns_read), where
         assert set(over.extras_read) >= set(anew.extras_read), where
-        wanted = requests(rng, asked)
+        wanted = requests(rng, asked, sets)
         got, want = answers(over, wanted), answers(anew, wanted)
         assert got == want, f"{where}: {next((g, w) for g, w in zip(got, want, strict=True) if g != w)}"
         if not columns:

@@ -1,19 +1,23 @@
 """Edits of a published set: one change costs the change, stands over the files, and is refused like a publish is."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import re
 import signal
+import struct
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from sidecar.errors import PolicyError, RuleTableError
 from sidecar.policy.folder import Folder
 from sidecar.policy.lexer import PolicyText
 from sidecar.policy.links import EntityUid, Link
+from sidecar.policy.manifest import MANIFEST
 from sidecar.policy.publish import Change, GenerationStore, PolicySource, Published, SourceFiles, Work
 from tests.fix_children import children
 from tests.fix_policy import ANYTHING
@@ -221,6 +225,47 @@ def test_files_that_did_not_change_are_not_compiled_again(world: World) -> None:
     manifest = world.edit(policy(f'@id("new") {ANYTHING};')).manifest
     assert world.store.publish_files(world.source, Work(progress=told.append)).manifest == manifest
     assert told == []
+
+
+def made_older(world: World) -> None:
+    """Leave the store as the release before did: an image of the version before, in a manifest that fits."""
+    manifest = world.store.current()
+    path = world.path / manifest.file
+    raw = path.read_bytes()
+    at = raw.index(b"REMITGEN")
+    version = struct.unpack_from("<I", raw, at + 8)[0]
+    assert version == manifest.image_version
+    raw = raw[: at + 8] + struct.pack("<I", version - 1) + raw[at + 12 :]
+    path.unlink()
+    path.write_bytes(raw)
+    image, file = (f"sha256:{hashlib.sha256(part).hexdigest()}" for part in (raw[at : at + manifest.size], raw))
+    older = msgspec.structs.replace(
+        manifest, digest=image, file_digest=file, image_version=version - 1, settings="sha256:older"
+    )
+    (world.path / MANIFEST).write_bytes(msgspec.json.encode(older.sealed()))
+
+
+def test_a_store_of_an_older_release_is_compiled_anew_under_its_edits(world: World) -> None:
+    """Its image is refused by name, by readers and by edits alike, and the next publish, as every start makes one,
+    keeps what stands over the files.
+    """
+    world.edit(policy(f'@id("new") {ANYTHING};'))
+    world.edit(Change(removed=["base"]))
+    made_older(world)
+    before = world.store.current()
+    with GenerationStore(world.path) as store:
+        with pytest.raises(RuleTableError, match="written by another version of the compiler; publish it again"):
+            store.open_current()
+        with pytest.raises((PolicyError, RuleTableError), match="written by another version of the compiler"):
+            store.edit(policy(f'@id("more") {ANYTHING};'), world.source, Work())
+        assert store.current() == before
+        done = store.publish_files(world.source, Work())
+        assert (done.manifest.generation, done.standing, done.manifest.delta) == (before.generation + 1, 2, None)
+        with store.open_current() as generation:
+            assert generation.policy_ids == ["l1", "new"]
+        store.edit(policy(f'@id("more") {ANYTHING};'), world.source, Work())
+        with store.open_current() as generation:
+            assert generation.policy_ids == ["l1", "more", "new"]
 
 
 def during(step: Callable[[], object]) -> Work:
