@@ -14,6 +14,7 @@ from fastpath.image cimport (
     POLICY_GONE,
     SCOPE_IN_LIST,
     DeltaHeader,
+    List,
     Node,
     Note,
     Policy,
@@ -37,7 +38,16 @@ from fastpath.rowcheck cimport (
     slots_sound,
     type_fits,
 )
-from fastpath.rows cimport delta_row, index_hash, node_uid, table_at, table_delta, table_type
+from fastpath.rows cimport (
+    delta_node,
+    delta_row,
+    index_hash,
+    list_rows,
+    node_uid,
+    table_at,
+    table_delta,
+    table_type,
+)
 from fastpath.table cimport table_find, table_find_type
 from fastpath.value cimport Cell, Uid, uid_equal
 from libc.stdint cimport uint32_t
@@ -274,6 +284,46 @@ cdef int check_nodes(Check *check, const DeltaHeader *h, const Added *added) noe
     return 0
 
 
+cdef bint same_nodes(const Table *t, const List *left, const List *right) noexcept nogil:
+    return left.n == right.n and memcmp(list_rows(t, left), list_rows(t, right), 4 * <size_t> left.n) == 0
+
+
+cdef uint32_t mark_moved(Check *check, const DeltaHeader *h) noexcept nogil:
+    """Mark the base's parents whose ancestors the delta changes; how many."""
+    cdef const Table *t = &check.table
+    cdef const Node *nodes = <const Node *> (check.view.base + h.off_nodes)
+    cdef const Slot *slots = <const Slot *> (check.view.base + h.off_node_slots)
+    cdef const Node *was
+    cdef uint32_t moved = 0
+    cdef uint32_t i
+    for i in range(h.node_slots):
+        if slots[i].row == <uint32_t> NONE32:
+            continue
+        was = t.nodes + slots[i].tag
+        if was.flags & NODE_PARENT and not same_nodes(t, &was.closure, &nodes[slots[i].row].closure):
+            check.marks[slots[i].tag] = NONE32
+            moved += 1
+    return moved
+
+
+cdef int check_below(Check *check, const DeltaHeader *h) noexcept nogil:
+    """Parents that have a moved one among their ancestors have rows of the delta, which were held against it."""
+    cdef const Table *t = &check.table
+    cdef const uint32_t *parents = list_rows(t, &t.header.parents)
+    cdef const uint32_t *above
+    cdef uint32_t i, j
+    if mark_moved(check, h) == 0:
+        return 0
+    for i in range(t.header.parents.n):
+        if delta_node(t, parents[i]) is not NULL:
+            continue
+        above = list_rows(t, &t.nodes[parents[i]].closure)
+        for j in range(t.nodes[parents[i]].closure.n):
+            if check.marks[above[j]] == <uint32_t> NONE32:
+                return refuse(check, b"nodes", parents[i], b"has ancestors that the delta changes")
+    return 0
+
+
 # ---------------------------------------------------------------- policies
 
 
@@ -322,6 +372,7 @@ cdef int check_rows(Check *check, const DeltaHeader *h, const Added *added) noex
         or check_types(check, h, added)
         or check_nodes(check, h, added)
         or check_found(check, added)
+        or check_below(check, h)
         or check_filing(check, h, added)
         or check_code(check, h, added)
     )

@@ -12,6 +12,7 @@ import lmdb
 import pytest
 
 from fastpath.evaluator import Evaluator
+from fastpath.rowview import Rows
 from fastpath.table import DELTA_KEY, IMAGE_KEY, LAYOUT, Generation
 from fastpath.value import uid_hash
 from sidecar.errors import PolicyError, RuleTableError
@@ -167,6 +168,24 @@ def test_a_policy_that_a_delta_does_not_file_is_refused():
         struct.pack_into("<I", changed, at + 4, 0)
         with pytest.raises(RuleTableError, match="not in the index"):
             Generation.from_bytes(IMAGE, delta=bytes(changed))
+
+
+def test_a_delta_that_leaves_what_is_below_a_moved_parent_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Who is two groups below the one that moved would be in what it was in."""
+
+    class Forgetful(Rows):
+        def parents_below(self, moved: set[int]) -> list[int]:
+            return super().parents_below(moved)[:0]
+
+    low = ("Group", "low")
+    entities = [*ENTITIES, entity(low, {}, [("Group", "g")]), entity(("User", "u"), {}, [low])]
+    data = image(POLICIES, entities, named=True)
+    with Generation.from_bytes(data) as table:
+        moved = DeltaEdits(entities_put=[EntityRow(("Group", "g"))])
+        assert Generation.from_bytes(data, delta=write_delta(table, moved)).policy_count == 4
+        monkeypatch.setattr("sidecar.policy.delta.Rows", Forgetful)
+        with pytest.raises(RuleTableError, match=r"nodes\[.*ancestors that the delta changes"):
+            Generation.from_bytes(data, delta=write_delta(table, moved))
 
 
 def test_a_row_in_place_of_another_uid_is_refused():
