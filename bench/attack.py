@@ -38,6 +38,7 @@ from bench.latency import spread
 from bench.questions import ext_authz
 from bench.runs import Run, Wrong, checked
 from bench.servers import LOAD_CORE, Pki, Server, Side, pin, real_time, remit
+from sidecar.demo.processes import wait_for
 
 CONNECTIONS = 4
 POLICIES = 1000
@@ -139,7 +140,9 @@ def measure(name: str, pki: Pki, rate: float, rounds: int, seconds: float, *, wa
                     if kind == name:
                         growth = max(growth, max(seen) - seen[0])
                         attacks.append(told)
-        closed = server.tell()["doors"][0]["closed"]
+            # An end that the attacker has seen may not be counted yet.
+            wait_for("the attacker's connections end", lambda: server.tell()["doors"][0]["open"] == CONNECTIONS)
+            closed = server.tell()["doors"][0]["closed"]
     return {
         "row": ATTACKS[name].row,
         "clock": "kernel" if side.pki is None else "client",
