@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import cedarpy
+import pytest
 
 from fastpath.evaluator import Evaluation, Evaluator
 from fastpath.table import Generation
@@ -78,6 +80,9 @@ def cedar_verdict(expression: str, entities: list[dict] | None = None, context: 
     policy = f"permit(principal, action, resource) when {{ {expression} }};"
     answer = cedarpy.is_authorized(request, policy, entities or [])
     return None if answer.diagnostics.errors else answer.decision == cedarpy.Decision.Allow
+
+
+locks_memory = pytest.mark.skipif("REMIT_SANITIZED" in os.environ, reason="the sanitizer makes mlock do nothing")
 
 
 def locked_bytes() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastpath.resident import fetch, keep
-from tests.fix_rules import locked_bytes
+from tests.fix_rules import locked_bytes, locks_memory
 
 NOBODY = 65534
 TABLE_BYTES = 1 << 20
@@ -26,6 +26,7 @@ def mapped(tmp_path: Path):
         yield pages
 
 
+@locks_memory
 def test_what_is_kept_is_locked_until_it_is_unmapped(mapped: mmap.mmap):
     """No page of it can be given away while a table may be asked."""
     before = locked_bytes()
@@ -70,6 +71,7 @@ def test_a_file_that_ends_early_is_no_fault_of_who_fetches_it(large: io.FileIO):
     assert fetch(large.fileno(), LARGE_BYTES)
 
 
+@locks_memory
 def test_a_limit_is_named(mapped: mmap.mmap):
     """An ordinary user with no right to lock memory hears of it, and the table serves as it did."""
     if os.geteuid() != 0:

@@ -24,7 +24,7 @@ from sidecar.policy.code import Constants
 from sidecar.policy.image import PolicyRow, ScopeRow, Source, write_image
 from sidecar.policy.program import Program
 from sidecar.policy.rows import NodeFlag, slots
-from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, locked_bytes, policy_lists
+from tests.fix_rules import ALICE, DOC, READ, ask, entity, image, locked_bytes, locks_memory, policy_lists
 
 POLICIES = """
 @id("a") permit(principal == User::"alice", action in [Action::"read", Action::"list"], resource)
@@ -117,6 +117,7 @@ def test_an_image_is_read_from_its_file(tmp_path: Path, size: str):
     assert table.closed
 
 
+@locks_memory
 def test_an_open_table_is_locked_into_memory(tmp_path: Path):
     """From when it is verified until the last call lets go of it no call can wait for the disk."""
     path = stored(tmp_path / "1.mdb", IMAGE)
