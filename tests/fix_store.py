@@ -110,6 +110,9 @@ class MemorySpending:
     def opening(self, agent: str) -> None:
         """Each command is kept before the next one runs, and counted by `agents` then."""
 
+    def grant(self, task: str, amount: Budgets) -> None:
+        """As of `opening`: `put` says what it has."""
+
     def owe(self, task: str, amount: Budgets) -> None:
         self.owed.append((task, amount))
 

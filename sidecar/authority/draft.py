@@ -132,6 +132,9 @@ class Spending(Protocol):
     def opening(self, agent: str) -> None:
         """The agent has one open task more with this command."""
 
+    def grant(self, task: str, amount: Budgets) -> None:
+        """The task is new with this command and has `amount`: no call spends from it before it is durable."""
+
     def stop(self, tasks: Mapping[str, TaskState]) -> dict[str, Rest]:
         """Let no further call spend from these, and say what is left of each."""
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from sidecar.authority.draft import Rest
 from sidecar.authority.rows import UNLIMITED, Budgets, Spent, TaskState
-from sidecar.authority.tasks import AXES
+from sidecar.authority.tasks import AXES, NOTHING
 
 Change = tuple[str, dict[str, Any]]
-Mark = tuple[int, int, int]
+Mark = tuple[int, int, int, int]
 
 
 class LiveView(Protocol):
@@ -43,6 +43,8 @@ class LiveSpending:
         self._opening: list[str] = []
         self._opened: Counter[str] = Counter()
         """How often each agent stands in `_opening`."""
+        self._granted: dict[str, Budgets] = {}
+        """What new tasks have that are not in the native view yet."""
 
     def left(self, task: str) -> Budgets | None:
         row = self._live.task(task)
@@ -57,6 +59,9 @@ class LiveSpending:
     def opening(self, agent: str) -> None:
         self._opening.append(agent)
         self._opened[agent] += 1
+
+    def grant(self, task: str, amount: Budgets) -> None:
+        self._granted[task] = amount
 
     def owe(self, task: str, amount: Budgets) -> None:
         self._owed.append((task, amount))
@@ -89,7 +94,10 @@ class LiveSpending:
             self._live.apply([("state", {"id": id_, "state": str(tasks[id_])}) for id_ in known], self._live.epoch)
             self._undo += [("state", {"id": id_, "state": row["state"]}) for id_, row in known.items()]
         after = {id_: self._live.task(id_) for id_ in known}
-        return {id_: self._rest(id_, row) for id_, row in after.items() if row is not None}
+        rests = {id_: self._rest(id_, row) for id_, row in after.items() if row is not None}
+        # Who delegated it may still wait for the answer when another one ends what it came from.
+        unspent = {id_: self._granted[id_] for id_ in tasks if id_ in self._granted}
+        return rests | {id_: Rest(left, NOTHING) for id_, left in unspent.items()}
 
     def _rest(self, task: str, row: Mapping[str, int]) -> Rest:
         owed = [amount for id_, amount in self._owed if id_ == task]
@@ -98,11 +106,13 @@ class LiveSpending:
 
     def mark(self) -> Mark:
         """Where `undo` goes back to."""
-        return len(self._undo), len(self._owed), len(self._opening)
+        return len(self._undo), len(self._owed), len(self._opening), len(self._granted)
 
-    def undo(self, mark: Mark = (0, 0, 0)) -> None:
+    def undo(self, mark: Mark = (0, 0, 0, 0)) -> None:
         """Take back what was changed since `mark`."""
-        changes, owed, opening = mark
+        changes, owed, opening, granted = mark
+        while len(self._granted) > granted:
+            self._granted.popitem()
         del self._owed[owed:]
         self._opened.subtract(self._opening[opening:])
         del self._opening[opening:]
@@ -116,6 +126,7 @@ class LiveSpending:
         self._owed.clear()
         self._opening.clear()
         self._opened.clear()
+        self._granted.clear()
 
 
 def with_spent(has: Mapping[str, int | None], spent: Spent) -> dict[str, int]:

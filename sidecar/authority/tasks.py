@@ -362,6 +362,7 @@ def _refuse_many(draft: Draft, agent: str) -> None:
 def _opened(draft: Draft, task: Task, by: Caller) -> Task:
     _store(draft, task)
     draft.spending.opening(task.agent)
+    draft.spending.grant(task.id, task.granted)
     draft.due(task.expires_ns, EXPIRE, task.id.encode())
     name = "task.delegated" if task.parent else "task.opened"
     draft.event(name, by, task=task.id, agent=task.agent, owner=task.owner, parent=task.parent)

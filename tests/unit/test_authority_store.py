@@ -57,6 +57,7 @@ from tests.fix_store import (
     ALL,
     BOB,
     BY_A,
+    BY_B,
     MAP_BYTES,
     Hands,
     Kept,
@@ -961,6 +962,36 @@ def test_commands_of_one_commit_open_no_more_tasks_than_an_agent_may_have(
         errors = [type(ticket.error) for ticket in asked]
         assert errors == [type(None), InvalidError, type(None), type(None), ExhaustedError]
         assert one.live.open_tasks(AGENT_A) == 3
+
+
+def test_what_a_commit_delegates_and_ends_goes_back_whole(tmp_path: pathlib.Path) -> None:
+    """The task above that of a task that is delegated by one command and ends by the next of the same commit gets all
+    of it back, and nothing for what was delegated by a command that failed."""
+    with kept(tmp_path / "s") as one:
+        root = one.open(budgets=Budgets(20, 200, -1))
+        ask = DelegateTask(parent=root.id, agent=AGENT_B, scope=ALL, budgets=Budgets(9, 90, 50))
+        middle = one.run(tasks.delegate_task, ask, BY_A)
+        below = DelegateTask(parent=middle.id, agent=AGENT_B, scope=ALL, budgets=Budgets(5, 50, 20))
+
+        def fails(draft: Draft) -> None:
+            tasks.delegate_task(draft, below, BY_B)
+            raise StateError("not now")
+
+        asked: list[Ticket[Any]] = [
+            Ticket(fails),
+            Ticket(lambda draft: tasks.delegate_task(draft, below, BY_B)),
+            Ticket(lambda draft: tasks.complete_task(draft, ChangeTask(id=middle.id), ALICE)),
+        ]
+        with one.store._turn:
+            one.store._commit(list(asked))
+        assert type(asked[0].error) is StateError
+        assert asked[2].wait().refunded == Budgets(9, 90, 0)
+        child = one.live.task(asked[1].wait().id)
+        assert child is not None
+        assert child["state"] == "cancelled"
+        left = one.live.task(root.id)
+        assert left is not None
+        assert (left["calls"], left["cost"], left["bytes"]) == (20, 200, -1)
 
 
 def test_a_sweep_that_fails_is_tried_again_after_a_while(
