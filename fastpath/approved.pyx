@@ -170,11 +170,12 @@ cdef Approval *approval_for(
     key.p, key.n = <const char *> digest, 32
     row = <Approval *> rows_find(&s.approvals, kind, key)
     while row != NULL:
-        # Policies and revocations that came later may ask for what nobody has looked at.
+        # Policies and revocations that came later may ask for what nobody has looked at; those of one commit have one
+        # moment.
         if (
             usable(row, at.unix_ns, at.boot_ns) and text_equal(row.task, at.task)
             and (row.generation == 0 or row.generation == at.generation)
-            and row.decided_unix_ns >= at.step_up_unix_ns and approves_use(row, request)
+            and row.decided_unix_ns > at.step_up_unix_ns and approves_use(row, request)
         ):
             return row
         row = row.next

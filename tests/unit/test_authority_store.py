@@ -40,7 +40,7 @@ from sidecar.authority.load import JournalTail, journal_epoch
 from sidecar.authority.manifest import sync_file
 from sidecar.authority.owners import ChangeOwner, disable_owner, enable_owner, scan_owners
 from sidecar.authority.revocations import Kind, Lift, Revoke, lift, matching, revoke, scan_revocations
-from sidecar.authority.rows import Budgets, Owner, Revocation, TaskState, decode
+from sidecar.authority.rows import Budgets, Mode, Owner, Revocation, TaskState, decode
 from sidecar.authority.scope import Scope
 from sidecar.authority.store import AuthorityStore
 from sidecar.authority.tasks import ChangeTask, DelegateTask, get_task
@@ -992,6 +992,32 @@ def test_what_a_commit_delegates_and_ends_goes_back_whole(tmp_path: pathlib.Path
         left = one.live.task(root.id)
         assert left is not None
         assert (left["calls"], left["cost"], left["bytes"]) == (20, 200, -1)
+
+
+def test_an_approval_answers_for_no_step_up_that_the_same_commit_revoked_after_it(tmp_path: pathlib.Path) -> None:
+    """The commands of a commit have one moment; who decided before cannot have known of what comes behind."""
+    with kept(tmp_path / "s") as one:
+        pdp = make_pdp(one.live)
+        task = one.open(AGENT, owner="ann")
+        step_up = Revoke(kind=Kind.AGENT, key=AGENT, mode=Mode.STEP_UP)
+        one.run(revoke, step_up, ALICE)
+        said = one.live.step_up(ask(pdp, "write").evaluation_id)
+        assert said is not None
+        about = {key: said[key] for key in ("digest", "class_digest", "generation", "data_level", "cost")}
+        asked = one.run(request_approval, RequestApproval(denial=denial(task, **about)), BY_A)
+        granted = DecideApproval(id=asked.id, approve=True)
+        tickets: list[Ticket[Any]] = [
+            Ticket(lambda draft: decide_approval(draft, granted, BOB)),
+            Ticket(lambda draft: revoke(draft, step_up, ALICE)),
+        ]
+        with one.store._turn:
+            one.store._commit(list(tickets))
+        assert [ticket.error for ticket in tickets] == [None, None]
+        assert one.live.uses(asked.id) == 1
+        assert outcome(ask(pdp, "write")) == ("STEP_UP", "revoked.step_up")
+        asked = one.run(request_approval, RequestApproval(denial=denial(task, **about)), BY_A)
+        one.run(decide_approval, DecideApproval(id=asked.id, approve=True), BOB)
+        assert outcome(ask(pdp, "write")) == ("ALLOW", "ok")
 
 
 def test_a_sweep_that_fails_is_tried_again_after_a_while(
