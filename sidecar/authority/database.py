@@ -23,6 +23,8 @@ MIB = 1 << 20
 MAP_BYTES = 64 * MIB
 READERS = 256
 AHEAD_BYTES = MIB
+WRITE_BYTES = MIB // 4
+"""What LMDB writes at once at most, with pages of 4 KiB."""
 LOOK_ROWS = 64
 SPENT, USED = "spent", "used"
 READ_S = 1.0
@@ -187,6 +189,26 @@ class Database:
             with contextlib.suppress(OSError):
                 # Durable with the next commit; nobody counts on it.
                 os.pwrite(self._file, bytes(room), size)
+
+    def ran_full(self, error: Exception) -> bool:
+        """As `is_full`, of an error of this database that has just come.
+
+        LMDB calls a write that ended where the room did an input/output error. Nothing is lost by it: the kernel has
+        all that it took, and there is no room for more.
+        """
+        if is_full(error):
+            return True
+        if os.strerror(errno.EIO) not in str(error):
+            return False
+        try:
+            # The kernel says to each descriptor once what it could not write.
+            os.fdatasync(self._file)
+        except OSError:
+            return False
+        try:
+            return os.pwrite(self._file, bytes(WRITE_BYTES), os.fstat(self._file).st_size) < WRITE_BYTES
+        except OSError as refusal:
+            return is_full(refusal)
 
     def grow(self) -> bool:
         """Double the map, with no transaction open; False when it has reached its cap."""

@@ -30,7 +30,7 @@ from sidecar.authority.answers import Repeat, recall, remember
 from sidecar.authority.backup import write_backup
 from sidecar.authority.clock import BACK_NS, Clock, boot_id
 from sidecar.authority.commands import Place, Ran, Ticket, still
-from sidecar.authority.database import EPOCH, READ_S, Database, DatabaseRows, is_full, remove
+from sidecar.authority.database import EPOCH, READ_S, Database, DatabaseRows, remove
 from sidecar.authority.draft import DUE, META, OWNERS, REVOCATIONS, SECOND_NS, SURE_DUE, Draft, Limits, read_due
 from sidecar.authority.due import sweep
 from sidecar.authority.errors import AuthorityError, ExhaustedError, InvalidError, StoreError
@@ -478,7 +478,7 @@ class AuthorityStore:
     # ------------------------------------------------------------ when the disk fails
 
     def _failed_by(self, error: Exception, batch: list[Ticket[Any]]) -> None:
-        if is_full(error):
+        if self._database is not None and self._database.ran_full(error):
             self._failed(batch, ExhaustedError(f"the disk of the authority store is full: {_cause(error)}"))
             return
         self._latch(f"the disk of the authority store failed: {_cause(error)}")
@@ -615,7 +615,7 @@ class AuthorityStore:
         except lmdb.MapFullError:
             self._grow()
         except (lmdb.Error, DamagedRow) as error:
-            if isinstance(error, DamagedRow) or not is_full(error):
+            if isinstance(error, DamagedRow) or not self._database.ran_full(error):
                 self._latch(f"the disk of the authority store failed: {_cause(error)}")
 
     def _snapshot(self, database: Database) -> None:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import pathlib
 import re
+import resource
 import shutil
 import threading
 import time
@@ -962,6 +963,48 @@ def test_commands_of_one_commit_open_no_more_tasks_than_an_agent_may_have(
         errors = [type(ticket.error) for ticket in asked]
         assert errors == [type(None), InvalidError, type(None), type(None), ExhaustedError]
         assert one.live.open_tasks(AGENT_A) == 3
+
+
+@contextlib.contextmanager
+def files_no_longer_than(size: int) -> Iterator[None]:
+    """Writes end there, as on a disk that is full: in the middle of what was to be written, then EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def until_full(ask: Callable[[int], object]) -> tuple[int, str]:
+    """How often it was done, and what was said then."""
+    for number in range(10_000):
+        try:
+            ask(number)
+        except ExhaustedError as error:
+            return number, str(error)
+    raise AssertionError("the disk is never full")
+
+
+def test_a_write_that_ends_where_the_room_does_is_a_full_disk(tmp_path: pathlib.Path) -> None:
+    """LMDB calls it an input/output error; the store is not latched, and what takes authority away is in force."""
+    with kept(tmp_path / "s") as one:
+        for _ in range(50):
+            one.open()
+        file = next((tmp_path / "s").glob("state-*.mdb"))
+        with files_no_longer_than(file.stat().st_size + 2048):
+            opened, said = until_full(lambda _: one.open(purpose="p" * 400))
+            assert "is full" in said
+            assert "nothing was changed" in said
+            tools = [Revoke(kind=Kind.TOOL, key=f"mail/{number}") for number in range(10_000)]
+            revoked, said = until_full(lambda number: one.run(revoke, tools[number], ALICE))
+            assert "in force all the same, and after a restart" in said
+            assert one.live.counts()["revocations"] == revoked + 1
+        assert one.store.problem == ""
+        one.open()
+        assert one.store.count("tasks") == 50 + opened + 1
+    with kept(tmp_path / "s") as one:
+        assert one.live.counts()["revocations"] == revoked + 1
 
 
 def test_what_a_commit_delegates_and_ends_goes_back_whole(tmp_path: pathlib.Path) -> None:
