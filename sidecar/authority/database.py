@@ -145,7 +145,7 @@ class Database:
         """How many read for too long and were refused the rest."""
         self._shut = False
         size = path.stat().st_size if path.exists() else 0
-        self._map = max(MAP_BYTES, 2 * size)
+        self._map = max(MAP_BYTES, size, min(2 * size, map_bytes_max))
         self._env = lmdb.open(str(path), subdir=False, map_size=self._map, max_readers=READERS, mode=0o600)
         self._page = self._env.stat()["psize"]
         self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

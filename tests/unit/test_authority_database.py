@@ -1,10 +1,12 @@
 """The LMDB file of the authority store: within a transaction everybody reads what was written, LMDB has it or not."""
 
 import errno
+import itertools
 import pathlib
 import random
 from collections.abc import Iterator
 
+import lmdb
 import pytest
 
 from sidecar.authority.database import Database, DatabaseRows
@@ -92,6 +94,30 @@ def test_room_is_written_ahead_of_what_is_used(database: Database, monkeypatch: 
     with database.read() as rows:
         assert rows.count(TASKS, 10_000) == 6000
         assert all(value == bytes(600) for _, value in rows.scan(TASKS))
+
+
+def filled(path: pathlib.Path, most: int) -> int:
+    """Opens a file and writes until it may be no longer; how many bytes it has then."""
+    database = Database(path, most)
+    try:
+        for number in itertools.count():
+            try:
+                with database.write() as rows:
+                    rows.put(TASKS, b"%d %d" % (path.stat().st_size, number), bytes(1 << 20))
+            except lmdb.MapFullError:
+                if not database.grow():
+                    return path.stat().st_size
+    finally:
+        database.close()
+    raise AssertionError("it is never full")
+
+
+def test_a_file_that_is_opened_again_may_be_no_longer_than_before(tmp_path: pathlib.Path) -> None:
+    """Nor does it stand in the way where the bound was made less."""
+    most = 70 << 20
+    assert 60 << 20 < filled(tmp_path / "x.mdb", most) <= most
+    assert filled(tmp_path / "x.mdb", most) <= most
+    assert filled(tmp_path / "x.mdb", 1 << 20) <= most
 
 
 def refuse(*_: object) -> int:
