@@ -634,9 +634,10 @@ cdef void _on_request_frame(Conn *conn, Stream *stream, const nghttp2_frame *fra
 
 
 cdef int _on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int code, void *user) noexcept nogil:
-    # nghttp2 itself refuses streams over a limit that was not acknowledged.
-    if code == NGHTTP2_ERR_REFUSED_STREAM:
+    # The stream is reset, or its connection ends. Counted here and not when the reset is sent, as in _on_header.
+    if frame.hd.stream_id:
         _drop(<Conn *> user, frame.hd.stream_id)
+    # nghttp2 itself refuses streams over a limit that was not acknowledged.
     return _one_too_many(<Conn *> user) if code == NGHTTP2_ERR_REFUSED_STREAM else _fault(<Conn *> user)
 
 
@@ -662,7 +663,7 @@ cdef int _on_close(nghttp2_session *session, int32_t id, uint32_t code, void *us
 # ---------------------------------------------------------------- callbacks: sent
 
 cdef bint _is_fault(uint32_t code) noexcept nogil:
-    """Whether a reset of ours counts when it is sent.
+    """Whether a reset of ours that nothing told of before counts when it is sent.
 
     NO_ERROR follows an answer, CANCEL a stream that came to its time, as many may at once; others were counted before.
     """
@@ -674,13 +675,15 @@ cdef bint _is_fault(uint32_t code) noexcept nogil:
 cdef int _on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept nogil:
     cdef Conn *conn = <Conn *> user
     cdef Stream *stream
+    cdef bint counted
     if frame.hd.type == NGHTTP2_RST_STREAM:
         conn.door.stats.resets_out += 1
+        counted = _is_dropped(conn, frame.hd.stream_id)
         _drop(conn, frame.hd.stream_id)
         if frame.rst_stream.error_code == <uint32_t> NGHTTP2_FLOW_CONTROL_ERROR:
             # A window past 2^31-1 ends the connection (RFC 9113 sections 6.9.1 and 6.9.2); nghttp2 resets the stream.
             nghttp2_session_terminate_session(session, NGHTTP2_FLOW_CONTROL_ERROR)
-        if _is_fault(frame.rst_stream.error_code):
+        if not counted and _is_fault(frame.rst_stream.error_code):
             return _fault(conn)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         conn.told = conn.draining != 1
