@@ -59,9 +59,11 @@ test-differential: setup
 	@$(PY) -m tests.differential --seed 1 --chains 100000
 	@$(PY) -m tests.differential.mutants
 
-# Every system call of a publish killed and failed, every bit flipped; `make test` plays a seeded slice of it.
+# Every system call of a publish killed and failed, every bit flipped, connections by the ten thousand; `make test`
+# plays a seeded slice of it.
 test-faults: setup
-	@REMIT_FAULTS=long $(PY) -m pytest --timeout 3600 tests/fault
+	@REMIT_FAULTS=long $(PY) -m pytest --timeout 3600 tests/fault tests/integration/test_native_connections.py \
+	  tests/integration/test_native_tcp.py
 
 # A copy of the tree whose extensions are built with sanitizers: $(1) folder, $(2) compiler settings.
 define instrumented

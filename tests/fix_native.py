@@ -77,13 +77,13 @@ class NativeServer:
         self.listener.put_ready(True)
         self.path = str(pathlib.Path(folder) / "sock")
         if tcp:
-            self._socket = socket.create_server(("127.0.0.1", 0))
+            self.listening = socket.create_server(("127.0.0.1", 0))
         else:
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.bind(self.path)
-            self._socket.listen(1024)
-        self.address = self._socket.getsockname()
-        self._thread = threading.Thread(target=self.listener.serve, args=(self._socket.fileno(),), daemon=True)
+            self.listening = socket.socket(socket.AF_UNIX)
+            self.listening.bind(self.path)
+            self.listening.listen(1024)
+        self.address = self.listening.getsockname()
+        self._thread = threading.Thread(target=self.listener.serve, args=(self.listening.fileno(),), daemon=True)
         self._thread.start()
 
     @property
@@ -94,7 +94,7 @@ class NativeServer:
         self.listener.stop(grace_ms)
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
-        self._socket.close()
+        self.listening.close()
 
     def ended(self, cause: str, count: int = 1) -> dict[str, Any]:
         """Wait until so many connections ended for this cause, and no other did; the work that was done."""
@@ -161,10 +161,18 @@ class RawClient:
     """Sends what it is told and notes every frame that comes back, by stream."""
 
     def __init__(
-        self, address: Any, *, hello: bool = True, settings: bytes = b"", tls: ssl.SSLContext | None = None
+        self,
+        address: Any,
+        *,
+        hello: bool = True,
+        settings: bytes = b"",
+        tls: ssl.SSLContext | None = None,
+        receive_bytes: int = 0,
     ) -> None:
         self.socket: socket.socket = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         self.socket.settimeout(TIMEOUT_S)
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.connect(address)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket)

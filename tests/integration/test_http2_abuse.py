@@ -2,6 +2,7 @@
 next caller is served. Every test asserts the work that was done, not the time it took."""
 
 import contextlib
+import statistics
 import struct
 import time
 from collections.abc import Callable
@@ -238,6 +239,29 @@ def test_a_connection_with_more_to_do_waits_for_its_turn(door: NativeServer) -> 
             client.until(lambda client=client: len(client.ended) == many)
             client.socket.close()
     assert door.listener.counters()["calls"] == busy * many + 2
+
+
+def test_a_single_turn_while_others_ask_little(door: NativeServer) -> None:
+    """H2-12: between two looks at who asks little no more is done for the busy than fits a turn, so what a call mostly
+    waits for is the turn under way, or one more that began since. Calls are dear here, so that a turn is long to us."""
+    many, busy, turn = 150, 60, 32
+    dear = message(b"\x0a\0" * 16)
+    clients = [RawClient(door.address) for _ in range(busy)]
+    with RawClient(door.address) as other:
+        assert other.ask(1) == ("0", "")
+        calls = [b"".join(c.request(2 * i + 1, dear, path=BATCH) for i in range(many)) for c in clients]
+        for client, asked in zip(clients, calls, strict=True):
+            client.send(WIDE + asked)
+        waited, stream = [], 3
+        while (before := door.listener.counters()["calls"]) < busy * many:
+            assert other.ask(stream) == ("0", "")
+            waited.append(door.listener.counters()["calls"] - before)
+            stream += 2
+        assert statistics.median(waited) <= 2 * turn + 1
+    for client in clients:
+        client.until(lambda client=client: len(client.ended) == many)
+        client.socket.close()
+    assert door.listener.counters()["calls"] == busy * many + 1 + len(waited)
 
 
 @pytest.mark.parametrize(
