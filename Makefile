@@ -97,7 +97,7 @@ fuzz-merge: build/fuzz/connection
 # suites that start Envoy or strace, and those whose children cap their address space, where the shadow memory does not
 # fit (the compiler), or their system calls. nghttp2, OpenSSL and jansson are Debian's, seen only by what they are given.
 SANITIZED := tests/unit tests/fuzz tests/conformance/http2 $(wildcard tests/integration/test_native_*.py) \
-  tests/integration/test_http2_abuse.py
+  $(wildcard tests/integration/test_http2_*.py)
 SANITIZE_SKIPS := $(patsubst %,--ignore tests/unit/test_%.py,authority_parts bad_files bench cli seccomp)
 SANITIZE_LIBS = $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)
 sanitize: setup
