@@ -57,7 +57,6 @@ from fastpath.value cimport (
     uid_type,
 )
 from fastpath.wire cimport (
-    TEXT_HIGH,
     WIRE_BYTES,
     WIRE_FIXED64,
     WIRE_OK,
@@ -65,20 +64,26 @@ from fastpath.wire cimport (
     Reader,
     Text,
     WireField,
+    out_ascii,
     out_bytes,
     out_close,
+    out_close_long,
+    out_few,
     out_fixed64,
     out_open,
+    out_open_long,
+    out_raw,
     out_uint,
+    out_varint,
     reader_next,
     reader_open,
+    tag_of,
     text_is,
-    text_marks,
 )
 
 from fastpath.columns import COLUMNS
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 cdef enum:
@@ -189,9 +194,12 @@ cdef size_t _utf8_char(const uint8_t *p, size_t n) noexcept nogil:
     return size
 
 
-cdef void _put_mended(Out *out, uint32_t field, const uint8_t *p, size_t n, size_t cap, Marks *marks) noexcept nogil:
+cdef void _put_mended(
+        Out *out, uint32_t tag, const char *text, uint32_t n, uint32_t cap, Marks *marks) noexcept nogil:
     """What of a text is UTF-8 and fits, with U+FFFD for each byte that is not."""
+    cdef const uint8_t *p = <const uint8_t *> text
     cdef uint8_t room[PATH_BYTES_MAX]
+    cdef uint16_t head = <uint16_t> tag
     cdef size_t used = 0
     cdef size_t at = 0
     cdef size_t size
@@ -210,15 +218,20 @@ cdef void _put_mended(Out *out, uint32_t field, const uint8_t *p, size_t n, size
             marks.sanitised = True
             used += 3
             at += 1
-    out_bytes(out, field, room, used)
+    out_few(out, &head, tag >> 16)
+    out_varint(out, used)
+    out_raw(out, room, used)
 
 
-cdef void _put_text(Out *out, uint32_t field, const char *text, size_t n, size_t cap, Marks *marks) noexcept nogil:
+cdef void _put_tagged(Out *out, uint32_t tag, const char *text, uint32_t n, uint32_t cap, Marks *marks) noexcept nogil:
+    if n > cap or not out_ascii(out, tag, text, n):
+        _put_mended(out, tag, text, n, cap, marks)
+
+
+cdef inline void _put_text(
+        Out *out, uint32_t field, const char *text, uint32_t n, uint32_t cap, Marks *marks) noexcept nogil:
     """A string field of at most `cap` (PATH_BYTES_MAX or less) bytes of UTF-8, written even when empty."""
-    if n <= cap and not text_marks(text, n) & TEXT_HIGH:
-        out_bytes(out, field, text, n)
-    else:
-        _put_mended(out, field, <const uint8_t *> text, n, cap, marks)
+    _put_tagged(out, tag_of(field), text, n, cap, marks)
 
 
 cdef inline void _put(Out *out, uint32_t field, Text text, Marks *marks) noexcept nogil:
@@ -456,7 +469,7 @@ cdef void record_encode(
         Out *out, const Peer *peer, const Request *request, const Table *table, const Authority *authority,
         const Decision *decision) noexcept nogil:
     cdef Marks marks
-    cdef size_t start = out_open(out, 1)
+    cdef size_t start = out_open_long(out, 1)
     marks.truncated = False
     marks.sanitised = request.sanitised != 0
     _put_text(out, F_EVALUATION_ID, decision.evaluation_id,
@@ -472,7 +485,7 @@ cdef void record_encode(
     _put_number(out, F_SANITISED, marks.sanitised)
     _put_effects(out, decision, &marks)
     _put_number(out, F_TRUNCATED, marks.truncated)
-    out_close(out, start)
+    out_close_long(out, start)
 
 
 cdef void record_settled(

@@ -268,8 +268,52 @@ cdef extern from * nogil:
             t[n - 1] = last;
         }
     }
+
+    /* As remit_copy, of n > 0 bytes; whether one of them is above 0x7F. */
+    static inline int remit_copy_judged(void *to, const void *from, size_t n) {
+        uint8_t *t = (uint8_t *) to;
+        const uint8_t *f = (const uint8_t *) from;
+        remit_block b, seen = {0};
+        uint64_t v, w;
+        uint32_t x, y;
+        size_t i;
+        if (n >= 16) {
+            for (i = 0; i < n - 16; i += 16) {
+                memcpy(&b, f + i, 16);
+                memcpy(t + i, &b, 16);
+                seen |= b;
+            }
+            memcpy(&b, f + n - 16, 16);
+            memcpy(t + n - 16, &b, 16);
+            return remit_any((seen | b) & 0x80);
+        }
+        if (n >= 8) {
+            memcpy(&v, f, 8);
+            memcpy(&w, f + n - 8, 8);
+            memcpy(t, &v, 8);
+            memcpy(t + n - 8, &w, 8);
+            return ((v | w) & 0x8080808080808080u) != 0;
+        }
+        if (n >= 4) {
+            memcpy(&x, f, 4);
+            memcpy(&y, f + n - 4, 4);
+            memcpy(t, &x, 4);
+            memcpy(t + n - 4, &y, 4);
+            return ((x | y) & 0x80808080u) != 0;
+        }
+        x = f[0], y = f[n / 2], i = f[n - 1];
+        t[0] = (uint8_t) x;
+        t[n / 2] = (uint8_t) y;
+        t[n - 1] = (uint8_t) i;
+        return ((x | y | i) & 0x80) != 0;
+    }
     """
     void remit_copy(void *to, const void *source, size_t n)   # the two do not overlap
+    bint remit_copy_judged(void *to, const void *source, size_t n)
+
+
+cdef enum:
+    HEAD_BYTES_MAX = 20      # of two varints: a tag, and a length or a value
 
 
 cdef struct Out:
@@ -299,6 +343,13 @@ cdef inline void out_few(Out *o, const void *p, size_t n) noexcept nogil:
 cdef inline size_t put_varint(uint8_t *to, uint64_t v) noexcept nogil:
     """Bytes written, 10 at most."""
     cdef size_t n = 0
+    if v < 0x80:
+        to[0] = <uint8_t> v
+        return 1
+    if v < 0x4000:
+        to[0] = <uint8_t> (v | 0x80)
+        to[1] = <uint8_t> (v >> 7)
+        return 2
     while v >= 0x80:
         to[n] = <uint8_t> (v | 0x80)
         v >>= 7
@@ -317,14 +368,41 @@ cdef inline void out_varint(Out *o, uint64_t v) noexcept nogil:
 
 cdef inline void out_uint(Out *o, uint32_t field, uint64_t v) noexcept nogil:
     """A varint field; written even when 0."""
-    out_varint(o, <uint64_t> field << 3)
-    out_varint(o, v)
+    cdef uint8_t *to = o.p + o.n
+    if o.failed or o.cap - o.n < HEAD_BYTES_MAX:
+        out_varint(o, <uint64_t> field << 3)
+        out_varint(o, v)
+        return
+    to += put_varint(to, <uint64_t> field << 3)
+    to += put_varint(to, v)
+    o.n = <size_t> (to - o.p)
+
+
+cdef inline size_t varint_bytes(uint32_t v) noexcept nogil:
+    return 1 + (v > 0x7F) + (v > 0x3FFF) + (v > 0x1FFFFF) + (v > 0xFFFFFFF)
+
+
+cdef inline uint32_t field_bytes(uint32_t n) noexcept nogil:
+    """What a string, bytes or message of n bytes takes as a field whose number is 15 or less."""
+    return 1 + <uint32_t> varint_bytes(n) + n
+
+
+cdef inline void out_head(Out *o, uint32_t field, size_t n) noexcept nogil:
+    """Begin a string, bytes or message field of n bytes, which the caller writes."""
+    cdef uint8_t *to = o.p + o.n
+    if o.failed or o.cap - o.n < HEAD_BYTES_MAX:
+        out_varint(o, (<uint64_t> field << 3) | 2)
+        out_varint(o, n)
+        return
+    to += put_varint(to, (<uint64_t> field << 3) | 2)
+    to += put_varint(to, n)
+    o.n = <size_t> (to - o.p)
 
 
 cdef inline void out_bytes(Out *o, uint32_t field, const void *p, size_t n) noexcept nogil:
     """A string, bytes or message field; written even when empty."""
     cdef uint8_t *to = o.p + o.n
-    if o.failed or n > o.cap or o.cap - o.n < n + 20:
+    if o.failed or n > o.cap or o.cap - o.n < n + HEAD_BYTES_MAX:
         out_varint(o, (<uint64_t> field << 3) | 2)
         out_varint(o, n)
         out_raw(o, p, n)
@@ -335,6 +413,31 @@ cdef inline void out_bytes(Out *o, uint32_t field, const void *p, size_t n) noex
     o.n = <size_t> (to - o.p) + n
 
 
+cdef inline uint32_t tag_of(uint32_t field) noexcept nogil:
+    """The tag of a string, bytes or message field of number 1 to 2,047 as it is encoded: two bytes, and their count."""
+    if field < 16:
+        return field << 3 | 2 | 1 << 16
+    return (field << 3 & 0x7F) | 0x82 | field >> 4 << 8 | 2 << 16
+
+
+cdef inline bint out_ascii(Out *o, uint32_t tag, const char *p, uint32_t n) noexcept nogil:
+    """As `out_bytes` with a `tag_of`; false, and nothing written, unless all is ASCII, not empty and fits with ease.
+
+    The text is looked at as it is copied.
+    """
+    cdef uint8_t *to = o.p + o.n
+    cdef uint16_t head = <uint16_t> tag
+    if o.failed or n == 0 or o.cap - o.n < <size_t> n + HEAD_BYTES_MAX:
+        return False
+    memcpy(to, &head, 2)
+    to += tag >> 16
+    to += put_varint(to, n)
+    if remit_copy_judged(to, p, n):
+        return False
+    o.n = <size_t> (to - o.p) + n
+    return True
+
+
 cdef inline void out_text(Out *o, uint32_t field, Text t) noexcept nogil:
     """A string field, left out when empty (proto3 default)."""
     if t.n:
@@ -342,8 +445,14 @@ cdef inline void out_text(Out *o, uint32_t field, Text t) noexcept nogil:
 
 
 cdef inline void out_fixed64(Out *o, uint32_t field, uint64_t v) noexcept nogil:
-    out_varint(o, (<uint64_t> field << 3) | 1)
-    out_raw(o, &v, 8)
+    cdef uint8_t *to = o.p + o.n
+    if o.failed or o.cap - o.n < HEAD_BYTES_MAX:
+        out_varint(o, (<uint64_t> field << 3) | 1)
+        out_few(o, &v, 8)
+        return
+    to += put_varint(to, (<uint64_t> field << 3) | 1)
+    memcpy(to, &v, 8)
+    o.n = <size_t> (to - o.p) + 8
 
 
 cdef inline size_t out_open(Out *o, uint32_t field) noexcept nogil:
@@ -359,8 +468,19 @@ cdef inline size_t out_open(Out *o, uint32_t field) noexcept nogil:
     return o.n
 
 
-# Make room for the length of the nested message begun at `start`, and write it.
-cdef void out_long(Out *o, size_t start) noexcept nogil
+cdef inline size_t out_open_long(Out *o, uint32_t field) noexcept nogil:
+    """As `out_open`, for `out_close_long`: two bytes are left, as a message of 128 to 16,383 bytes takes."""
+    cdef size_t start = out_open(o, field)
+    if o.failed or o.n == o.cap:
+        o.failed = 1
+        return start
+    o.n += 1
+    return o.n
+
+
+# Write the length of the nested message begun at `start`, before which `left` bytes were left for it; the message moves
+# when its length takes more or fewer.
+cdef void out_length(Out *o, size_t start, size_t left) noexcept nogil
 
 
 cdef inline void out_close(Out *o, size_t start) noexcept nogil:
@@ -368,4 +488,12 @@ cdef inline void out_close(Out *o, size_t start) noexcept nogil:
     if not o.failed and o.n - start < 0x80:
         o.p[start - 1] = <uint8_t> (o.n - start)
     else:
-        out_long(o, start)
+        out_length(o, start, 1)
+
+
+cdef inline void out_close_long(Out *o, size_t start) noexcept nogil:
+    cdef size_t n = o.n - start
+    if not o.failed and 0x80 <= n < 0x4000:
+        put_varint(o.p + start - 2, n)
+    else:
+        out_length(o, start, 2)

@@ -272,18 +272,18 @@ cdef const Shape *shape_struct() noexcept nogil:
 # ---------------------------------------------------------------- writer
 
 
-cdef void out_long(Out *o, size_t start) noexcept nogil:
+cdef void out_length(Out *o, size_t start, size_t left) noexcept nogil:
     cdef uint8_t length[10]
-    cdef size_t n = o.n - start, more
+    cdef size_t n = o.n - start, size
     if o.failed:
         return
-    more = put_varint(length, n) - 1
-    if more > o.cap - o.n:
+    size = put_varint(length, n)
+    if size > left and size - left > o.cap - o.n:
         o.failed = 1
         return
-    memmove(o.p + start + more, o.p + start, n)
-    memcpy(o.p + start - 1, length, more + 1)
-    o.n += more
+    memmove(o.p + start - left + size, o.p + start, n)
+    memcpy(o.p + start - left, length, size)
+    o.n = start - left + size + n
 
 
 # ---------------------------------------------------------------- Python face

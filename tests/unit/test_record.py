@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from fastpath.columns import COLUMNS
 from fastpath.record import MANDATORY, encode, missing_fields
+from fastpath.wire import WireType, fields
 from sidecar._proto.remit.authz.v1 import authz_pb2
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
+from tests.fix_wire import field, varint
 
 REQUEST: dict[str, object] = {
     "principal": ("Agent", "spiffe://demo.test/agent/a"),
@@ -258,6 +260,29 @@ def test_any_bytes_make_a_readable_record(raw: bytes) -> None:
     decision = decoded({**REQUEST, "sanitised": False, "path": raw})
     assert decision.sanitised == (raw.decode(errors="replace").encode() != raw)
     assert "\N{REPLACEMENT CHARACTER}" in decision.path or decision.path == raw.decode()
+
+
+def written(number: int, kind: int, value: int | bytes) -> bytes:
+    """One field in the fewest bytes."""
+    if isinstance(value, bytes):
+        return field(number, value)
+    data = value.to_bytes(8, "little") if kind == WireType.WIRE_FIXED64 else varint(value)
+    return varint(number << 3 | kind) + data
+
+
+@given(st.integers(0, 300), st.integers(0, 16), st.sampled_from([0, 60, 127, 128, 500, 512]))
+@settings(max_examples=300, deadline=None)
+def test_a_record_of_any_size_has_the_fewest_bytes(path: int, listed: int, each: int) -> None:
+    """The lengths of a record and its fields take one byte, two or three, as they must, and nothing stands between."""
+    nobody = {"principal": None, "action": None, "resource": None, "path": "/" * path}
+    decision = {"evaluation_id": "", "policies": ["p" * each] * listed, "shadows": ["\N{SNOWMAN}" * each] * listed}
+    payload = encode(nobody, decision)
+    ((_, _, inner),) = fields(payload)[1]
+    assert isinstance(inner, bytes)
+    assert payload == field(1, inner)
+    assert inner == b"".join(written(*one) for one in fields(inner)[1])
+    got = decisions_pb2.Record.FromString(payload).decision
+    assert (len(got.path), len(got.policy_ids), len(got.shadow_policy_ids)) == (path, listed, listed)
 
 
 def test_the_largest_record_fits() -> None:
