@@ -1,8 +1,9 @@
 """Encoded answers: envoy.service.auth.v3.CheckResponse and remit.authz.v1.CheckResponse.
 
-INVARIANT (deny first): a reply begins as an encoded DENY in the caller's memory. The real answer is written behind it
-and takes its place only when it is whole, so neither a full buffer nor a fault on the way can leave bytes that mean
-ALLOW. To Envoy an empty CheckResponse means just that (status.code 0), whatever else the message holds.
+INVARIANT (deny first): a reply begins as an encoded DENY in the caller's memory. To Envoy the real answer is written
+behind that DENY's status, which becomes the answer's own when all the rest stands there; in our own contract it is
+written behind the DENY and then takes its place. So neither a full buffer nor a fault on the way can leave bytes that
+mean ALLOW. To Envoy an empty CheckResponse means just that (status.code 0), whatever else the message holds.
 
 What a caller may see (EX-19): the evaluation id, the reason code (of the fixed catalogue, or the author's @reason,
 which is made for callers) and the obligation. Policy ids, generation and epoch go into dynamic metadata, which the
@@ -15,8 +16,9 @@ from fastpath.decide cimport (
 from fastpath.request cimport DOOR_EXT_AUTHZ_NETWORK, Request
 from fastpath.value cimport Arena, uid_id, uid_make
 from fastpath.wire cimport (
-    TEXT_CONTROL, TEXT_HIGH, TEXT_TAB, Out, Text, out_bytes, out_close, out_open, out_raw, out_text, out_uint,
-    out_varint, text_is, text_marks, text_of, utf8_prefix, utf8_valid
+    TEXT_CONTROL, TEXT_HIGH, TEXT_TAB, Out, Text, field_bytes, out_bytes, out_close, out_close_long, out_few, out_head,
+    out_open, out_open_long, out_raw, out_text, out_uint, out_varint, text_is, text_marks, text_of, utf8_prefix,
+    utf8_valid
 )
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
@@ -60,12 +62,28 @@ cdef struct Answer:          # what is said, judged once
     Text obligation
 
 
-cdef uint8_t REMOVED[OWN_HEADERS_COUNT * OWN_HEADER_BYTES_MAX]   # headers_to_remove for OWN_HEADERS, encoded
-cdef size_t REMOVED_END[OWN_HEADERS_COUNT]                       # where each ends
+cdef enum:
+    TEMPLATE_BYTES_MAX = 256
+    STATUS_BYTES = 4         # of a google.rpc.Status in a CheckResponse; the code is the last
+    NUMBER_VALUE_BYTES = 9   # of a Value that is a number, and of one that is a bool
+    BOOL_VALUE_BYTES = 2
 
-cdef uint8_t DENY[128]
-cdef size_t DENY_BYTES
-cdef uint8_t[4] DENY_SHORT = [0x0A, 0x02, 0x08, CODE_PERMISSION_DENIED]   # status { code: 7 }
+cdef struct Template:        # what does not differ between answers, encoded once by the writers below
+    size_t n
+    uint8_t p[TEMPLATE_BYTES_MAX]
+
+
+cdef Template DENY           # a whole CheckResponse
+cdef Template OVERWRITES     # the end of a HeaderValueOption
+cdef Template IDENTIFIED     # the option that sets x-remit-evaluation-id
+cdef Template REMOVED        # headers_to_remove for OWN_HEADERS
+cdef Template[OUTCOME_ERROR + 1] SAID    # entries of the metadata before the reason, by outcome
+cdef Template COUNTED        # and those behind the policies
+# Where in them what differs stands.
+cdef size_t REMOVED_END[OWN_HEADERS_COUNT]
+cdef size_t IDENTIFIED_ID, SAID_ID
+cdef size_t COUNTED_TOTAL, COUNTED_GENERATION, COUNTED_EPOCH, COUNTED_CACHEABLE
+
 cdef uint8_t[2] DENY_CHECK = [0x18, OUTCOME_DENY]                          # outcome: OUTCOME_DENY
 
 
@@ -147,6 +165,13 @@ cdef inline void put(Out *out, const char *literal) noexcept nogil:
 
 cdef inline void put_text(Out *out, Text t) noexcept nogil:
     out_raw(out, t.p, t.n)
+
+
+cdef inline uint8_t *put_template(Out *out, const Template *template) noexcept nogil:
+    """Where it stands now, for the caller to fill in; NULL when it does not fit."""
+    cdef uint8_t *at = out.p + out.n
+    out_raw(out, template.p, template.n)
+    return at if not out.failed else NULL
 
 
 # ---------------------------------------------------------------- JSON bodies
@@ -332,18 +357,14 @@ cdef void put_grpc_body(Out *out, const Answer *a) noexcept nogil:
 # ---------------------------------------------------------------- HTTP part of a CheckResponse
 
 
-cdef inline void put_header(Out *out, uint32_t field, const char *name, Text value) noexcept nogil:
+cdef void put_header(Out *out, uint32_t field, Text name, Text value) noexcept nogil:
     """A HeaderValueOption that overwrites: older proxies read `append`, newer ones `append_action`."""
-    cdef size_t option = out_open(out, field), inner
-    inner = out_open(out, 1)
-    out_bytes(out, 1, name, strlen(name))
+    cdef uint32_t header = field_bytes(name.n) + field_bytes(value.n)
+    out_head(out, field, field_bytes(header) + OVERWRITES.n)
+    out_head(out, 1, header)
+    out_bytes(out, 1, name.p, name.n)
     out_bytes(out, 2, value.p, value.n)
-    out_close(out, inner)
-    inner = out_open(out, 2)
-    out_uint(out, 1, 0)
-    out_close(out, inner)
-    out_uint(out, 3, OVERWRITE_IF_EXISTS_OR_ADD)
-    out_close(out, option)
+    out_raw(out, OVERWRITES.p, OVERWRITES.n)
 
 
 cdef int denied_status(const Answer *a) noexcept nogil:
@@ -364,7 +385,7 @@ cdef void put_denied(Out *out, uint32_t field, const Answer *a) noexcept nogil:
     out_uint(out, 1, denied_status(a))
     out_close(out, inner)
     if not is_protocol(a, "grpc"):
-        put_header(out, 2, "content-type", text_of("application/json"))
+        put_header(out, 2, text_of("content-type"), text_of("application/json"))
     inner = out_open(out, 3)
     if is_protocol(a, "mcp"):
         put_mcp_body(out, a)
@@ -384,61 +405,58 @@ cdef Text agent_of(const Request *request) noexcept nogil:
     return printable(t, AGENT_BYTES_MAX)
 
 
-cdef void put_removed(Out *out, int first, int behind) noexcept nogil:
+cdef inline void put_removed(Out *out, int first, int behind) noexcept nogil:
     """headers_to_remove for some of OWN_HEADERS."""
     cdef size_t start = REMOVED_END[first - 1] if first else 0
-    out_raw(out, REMOVED + start, REMOVED_END[behind - 1] - start)
+    out_raw(out, REMOVED.p + start, REMOVED_END[behind - 1] - start)
+
+
+cdef inline void put_identified(Out *out, const Answer *a) noexcept nogil:
+    cdef uint8_t *at = put_template(out, &IDENTIFIED)
+    if at is not NULL:
+        memcpy(at + IDENTIFIED_ID, a.id.p, EVALUATION_ID_BYTES)
 
 
 cdef void put_allowed(Out *out, const Answer *a) noexcept nogil:
     """An OkHttpResponse. A name that is set is never also removed: removal runs after setting."""
-    cdef size_t response = out_open(out, 3)
+    cdef size_t response = out_open_long(out, 3)
     cdef Text agent = agent_of(a.request)
     if a.rules is NULL or not a.rules.identity_header:
         put_removed(out, 0, OWN_HEADERS_COUNT)
     else:
-        put_header(out, 2, "x-remit-evaluation-id", a.id)
+        put_identified(out, a)
         if agent.n:
-            put_header(out, 2, "x-remit-agent", agent)
+            put_header(out, 2, text_of("x-remit-agent"), agent)
         else:
             put_removed(out, 0, 1)
         put_removed(out, 2, OWN_HEADERS_COUNT)
-    out_close(out, response)
+    out_close_long(out, response)
 
 
 # ---------------------------------------------------------------- dynamic metadata
 
 
-cdef inline size_t open_entry(Out *out, const char *key, size_t *value) noexcept nogil:
-    """Begin an entry of a Struct and its Value."""
-    cdef size_t entry = out_open(out, 1)
-    out_bytes(out, 1, key, strlen(key))
-    value[0] = out_open(out, 2)
-    return entry
+cdef inline void put_entry(Out *out, Text key, uint32_t value_bytes) noexcept nogil:
+    """Begin an entry of a Struct; the caller writes its Value of so many bytes."""
+    out_head(out, 1, field_bytes(key.n) + field_bytes(value_bytes))
+    out_bytes(out, 1, key.p, key.n)
+    out_head(out, 2, value_bytes)
 
 
-cdef inline void close_entry(Out *out, size_t entry, size_t value) noexcept nogil:
-    out_close(out, value)
-    out_close(out, entry)
-
-
-cdef inline void put_string_entry(Out *out, const char *key, Text text) noexcept nogil:
-    cdef size_t value = 0, entry = open_entry(out, key, &value)
+cdef inline void put_string_entry(Out *out, Text key, Text text) noexcept nogil:
+    put_entry(out, key, field_bytes(text.n))
     out_bytes(out, 3, text.p, text.n)
-    close_entry(out, entry, value)
 
 
-cdef inline void put_number_entry(Out *out, const char *key, double number) noexcept nogil:
-    cdef size_t value = 0, entry = open_entry(out, key, &value)
+cdef void put_number_entry(Out *out, Text key, double number) noexcept nogil:
+    put_entry(out, key, NUMBER_VALUE_BYTES)
     out_varint(out, 2 << 3 | 1)
-    out_raw(out, &number, 8)
-    close_entry(out, entry, value)
+    out_few(out, &number, 8)
 
 
-cdef inline void put_bool_entry(Out *out, const char *key, bint flag) noexcept nogil:
-    cdef size_t value = 0, entry = open_entry(out, key, &value)
+cdef void put_bool_entry(Out *out, Text key, bint flag) noexcept nogil:
+    put_entry(out, key, BOOL_VALUE_BYTES)
     out_uint(out, 4, flag)
-    close_entry(out, entry, value)
 
 
 cdef uint32_t listed_fit(const Listed *listed, uint32_t total) noexcept nogil:
@@ -450,42 +468,65 @@ cdef uint32_t listed_fit(const Listed *listed, uint32_t total) noexcept nogil:
     return n
 
 
-cdef inline void put_list_entry(Out *out, const char *key, const Listed *listed, uint32_t total) noexcept nogil:
-    cdef size_t value = 0, entry = open_entry(out, key, &value), inner, item
+cdef void put_list_entry(Out *out, Text key, const Listed *listed, uint32_t total) noexcept nogil:
+    cdef size_t entry = out_open(out, 1), value, inner
     cdef uint32_t i
+    out_bytes(out, 1, key.p, key.n)
+    value = out_open(out, 2)
     inner = out_open(out, 6)
     for i in range(listed_fit(listed, total)):
-        if not utf8_valid(listed[i].id.p, listed[i].id.n):
-            continue
-        item = out_open(out, 1)
-        out_bytes(out, 3, listed[i].id.p, listed[i].id.n)
-        out_close(out, item)
+        if utf8_valid(listed[i].id.p, listed[i].id.n):
+            out_head(out, 1, field_bytes(listed[i].id.n))
+            out_bytes(out, 3, listed[i].id.p, listed[i].id.n)
     out_close(out, inner)
-    close_entry(out, entry, value)
+    out_close(out, value)
+    out_close(out, entry)
 
 
-cdef inline const char *outcome_word(const Answer *a) noexcept nogil:
-    if a.outcome == OUTCOME_ALLOW:
+cdef const char *outcome_word(int outcome) noexcept nogil:
+    if outcome == OUTCOME_ALLOW:
         return "ALLOW"
-    if a.outcome == OUTCOME_DENY:
+    if outcome == OUTCOME_DENY:
         return "DENY"
-    return "STEP_UP" if a.outcome == OUTCOME_STEP_UP else "ERROR"
+    return "STEP_UP" if outcome == OUTCOME_STEP_UP else "ERROR"
+
+
+cdef void put_said(Out *out, const Answer *a) noexcept nogil:
+    """Which decision this is, and its outcome."""
+    cdef uint8_t *at
+    if a.id.n == 0:
+        put_string_entry(out, text_of("decision_id"), a.id)
+        put_string_entry(out, text_of("outcome"), text_of(outcome_word(a.outcome)))
+        return
+    at = put_template(out, &SAID[a.outcome])
+    if at is not NULL:
+        memcpy(at + SAID_ID, a.id.p, EVALUATION_ID_BYTES)
+
+
+cdef inline void set_number(uint8_t *at, double number) noexcept nogil:
+    memcpy(at, &number, 8)
+
+
+cdef void put_counted(Out *out, const Answer *a) noexcept nogil:
+    cdef uint8_t *at = put_template(out, &COUNTED)
+    if at is NULL:
+        return
+    set_number(at + COUNTED_TOTAL, a.decision.policies_total)
+    set_number(at + COUNTED_GENERATION, <double> a.decision.generation)
+    set_number(at + COUNTED_EPOCH, <double> a.decision.epoch)
+    at[COUNTED_CACHEABLE] = is_cacheable(a)
 
 
 cdef void put_metadata(Out *out, const Answer *a) noexcept nogil:
     """What the proxy's access log gets, on every answer: without any, Envoy logs no duration either."""
-    cdef size_t start = out_open(out, 4)
-    put_string_entry(out, "decision_id", a.id)
-    put_string_entry(out, "outcome", text_of(outcome_word(a)))
-    put_string_entry(out, "reason", a.reason)
-    put_list_entry(out, "policy_ids", a.decision.policies, a.decision.policies_total)
-    put_number_entry(out, "policies_total", a.decision.policies_total)
-    put_number_entry(out, "generation", <double> a.decision.generation)
-    put_number_entry(out, "epoch", <double> a.decision.epoch)
-    put_bool_entry(out, "cacheable", is_cacheable(a))
+    cdef size_t start = out_open_long(out, 4)
+    put_said(out, a)
+    put_string_entry(out, text_of("reason"), a.reason)
+    put_list_entry(out, text_of("policy_ids"), a.decision.policies, a.decision.policies_total)
+    put_counted(out, a)
     if a.obligation.n:
-        put_string_entry(out, "obligation", a.obligation)
-    out_close(out, start)
+        put_string_entry(out, text_of("obligation"), a.obligation)
+    out_close_long(out, start)
 
 
 # ---------------------------------------------------------------- whole answers
@@ -498,40 +539,21 @@ cdef void put_status(Out *out, int code) noexcept nogil:
     out_close(out, start)
 
 
-cdef void put_response(Out *out, const Answer *a) noexcept nogil:
-    cdef bint has_http = a.request is NULL or a.request.door != DOOR_EXT_AUTHZ_NETWORK
+cdef int code_of(const Answer *a) noexcept nogil:
     if a.outcome == OUTCOME_ALLOW:
-        put_status(out, 0)
-        if has_http:
+        return 0
+    return CODE_UNAVAILABLE if a.outcome == OUTCOME_ERROR else CODE_PERMISSION_DENIED
+
+
+cdef void put_behind_status(Out *out, const Answer *a) noexcept nogil:
+    """All of a CheckResponse but its status."""
+    if a.request is NULL or a.request.door != DOOR_EXT_AUTHZ_NETWORK:
+        if a.outcome == OUTCOME_ALLOW:
             put_allowed(out, a)
-    elif a.outcome != OUTCOME_ERROR:
-        put_status(out, CODE_PERMISSION_DENIED)
-        if has_http:
-            put_denied(out, 2, a)
-    else:
-        # error_response: proxies that do not know field 5 see a denial.
-        put_status(out, CODE_UNAVAILABLE)
-        if has_http:
-            put_denied(out, 5, a)
+        else:
+            # error_response: proxies that do not know field 5 see a denial.
+            put_denied(out, 5 if a.outcome == OUTCOME_ERROR else 2, a)
     put_metadata(out, a)
-
-
-cdef bint prefill(Out *out, const uint8_t *deny, size_t n, Out *behind) noexcept nogil:
-    """Write the DENY, and open the memory behind it. False when not even the DENY fits."""
-    out_raw(out, deny, n)
-    behind.p = out.p + out.n
-    behind.n = 0
-    behind.cap = out.cap - out.n
-    behind.failed = 0
-    return not out.failed
-
-
-cdef void take_place(Out *out, size_t start, const Out *answer) noexcept nogil:
-    """Let the finished answer take the place of the DENY at `start`; an unfinished or empty one leaves it there."""
-    if answer.failed or answer.n == 0:
-        return
-    memmove(out.p + start, answer.p, answer.n)
-    out.n = start + answer.n
 
 
 cdef void reply_ext_authz(
@@ -540,16 +562,18 @@ cdef void reply_ext_authz(
     cdef size_t start = out.n
     cdef Out answer
     cdef Answer said
-    cdef const uint8_t *deny = &DENY[0]
-    cdef size_t deny_bytes = DENY_BYTES
-    if out.cap - out.n < deny_bytes:
-        deny = &DENY_SHORT[0]
-        deny_bytes = sizeof(DENY_SHORT)
-    if not prefill(out, deny, deny_bytes, &answer):
+    out_few(out, DENY.p, STATUS_BYTES)
+    if out.failed:
         return
+    answer = out[0]
     look(&said, decision, request, rules)
-    put_response(&answer, &said)
-    take_place(out, start, &answer)
+    put_behind_status(&answer, &said)
+    if not answer.failed:
+        # INVARIANT (deny first): the status last.
+        out.p[start + STATUS_BYTES - 1] = <uint8_t> code_of(&said)
+        out.n = answer.n
+    elif out.cap - start >= DENY.n:
+        out_raw(out, DENY.p + STATUS_BYTES, DENY.n - STATUS_BYTES)
 
 
 cdef void put_ids(Out *out, uint32_t field, const Listed *listed, uint32_t total) noexcept nogil:
@@ -577,6 +601,24 @@ cdef void put_check(Out *out, const Answer *a) noexcept nogil:
     out_text(out, 13, text_of(next_step(a)))
 
 
+cdef bint prefill(Out *out, const uint8_t *deny, size_t n, Out *behind) noexcept nogil:
+    """Write the DENY, and open the memory behind it. False when not even the DENY fits."""
+    out_raw(out, deny, n)
+    behind.p = out.p + out.n
+    behind.n = 0
+    behind.cap = out.cap - out.n
+    behind.failed = 0
+    return not out.failed
+
+
+cdef void take_place(Out *out, size_t start, const Out *answer) noexcept nogil:
+    """Let the finished answer take the place of the DENY at `start`; an unfinished or empty one leaves it there."""
+    if answer.failed or answer.n == 0:
+        return
+    memmove(out.p + start, answer.p, answer.n)
+    out.n = start + answer.n
+
+
 cdef void reply_check(Out *out, const Decision *decision, const Request *request) noexcept nogil:
     cdef size_t start = out.n
     cdef Out answer
@@ -588,40 +630,98 @@ cdef void reply_check(Out *out, const Decision *decision, const Request *request
     take_place(out, start, &answer)
 
 
-cdef void build_removed() noexcept nogil:
+# ---------------------------------------------------------------- templates
+
+
+cdef Out fill(Template *template) noexcept nogil:
     cdef Out out
+    out.p, out.n, out.cap, out.failed = template.p, 0, TEMPLATE_BYTES_MAX, 0
+    return out
+
+
+cdef Text some_id() noexcept nogil:
+    """What stands where the evaluation id goes."""
+    return text_of("00000000000000000000000000000000")
+
+
+cdef size_t build_overwrites() noexcept nogil:
+    cdef Out out = fill(&OVERWRITES)
+    cdef size_t inner = out_open(&out, 2)
+    out_uint(&out, 1, 0)
+    out_close(&out, inner)
+    out_uint(&out, 3, OVERWRITE_IF_EXISTS_OR_ADD)
+    return out.n
+
+
+cdef size_t build_identified() noexcept nogil:
+    global IDENTIFIED_ID
+    cdef Out out = fill(&IDENTIFIED)
+    put_header(&out, 2, text_of("x-remit-evaluation-id"), some_id())
+    IDENTIFIED_ID = out.n - OVERWRITES.n - EVALUATION_ID_BYTES
+    return out.n
+
+
+cdef size_t build_removed() noexcept nogil:
+    cdef Out out = fill(&REMOVED)
     cdef int i
-    out.p = REMOVED
-    out.n = out.failed = 0
-    out.cap = sizeof(REMOVED)
     for i in range(OWN_HEADERS_COUNT):
         out_bytes(&out, 5, OWN_HEADERS[i], strlen(OWN_HEADERS[i]))
         REMOVED_END[i] = out.n
+    return out.n
 
 
-cdef void build_deny() noexcept nogil:
+cdef size_t build_said(int outcome) noexcept nogil:
+    global SAID_ID
+    cdef Out out = fill(&SAID[outcome])
+    put_string_entry(&out, text_of("decision_id"), some_id())
+    SAID_ID = out.n - EVALUATION_ID_BYTES
+    put_string_entry(&out, text_of("outcome"), text_of(outcome_word(outcome)))
+    return out.n
+
+
+cdef size_t build_counted() noexcept nogil:
+    global COUNTED_TOTAL, COUNTED_GENERATION, COUNTED_EPOCH, COUNTED_CACHEABLE
+    cdef Out out = fill(&COUNTED)
+    put_number_entry(&out, text_of("policies_total"), 0)
+    COUNTED_TOTAL = out.n - sizeof(double)
+    put_number_entry(&out, text_of("generation"), 0)
+    COUNTED_GENERATION = out.n - sizeof(double)
+    put_number_entry(&out, text_of("epoch"), 0)
+    COUNTED_EPOCH = out.n - sizeof(double)
+    put_bool_entry(&out, text_of("cacheable"), False)
+    COUNTED_CACHEABLE = out.n - 1
+    return out.n
+
+
+cdef size_t build_deny() noexcept nogil:
     """The constant DENY: code 7, HTTP 403, a body that says no more than that."""
-    global DENY_BYTES
-    cdef Out out
+    cdef Out out = fill(&DENY)
     cdef size_t response, inner
-    out.p = DENY
-    out.n = out.failed = 0
-    out.cap = sizeof(DENY)
     put_status(&out, CODE_PERMISSION_DENIED)
     response = out_open(&out, 2)
     inner = out_open(&out, 1)
     out_uint(&out, 1, HTTP_FORBIDDEN)
     out_close(&out, inner)
-    put_header(&out, 2, "content-type", text_of("application/json"))
+    put_header(&out, 2, text_of("content-type"), text_of("application/json"))
     inner = out_open(&out, 3)
     put(&out, '{"error":"denied"}')
     out_close(&out, inner)
     out_close(&out, response)
-    DENY_BYTES = out.n
+    return out.n
 
 
-build_deny()
-build_removed()
+cdef void build() noexcept nogil:
+    cdef int outcome
+    OVERWRITES.n = build_overwrites()
+    IDENTIFIED.n = build_identified()
+    REMOVED.n = build_removed()
+    for outcome in range(OUTCOME_ALLOW, OUTCOME_ERROR + 1):
+        SAID[outcome].n = build_said(outcome)
+    COUNTED.n = build_counted()
+    DENY.n = build_deny()
+
+
+build()
 
 
 # ---------------------------------------------------------------- Python face

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastpath import reply
 from sidecar._proto.remit.authz.v1 import authz_pb2
+from tests.fix_wire import field
 
 ALLOW, DENY, STEP_UP, ERROR = 1, 2, 3, 4
 PERMISSION_DENIED, UNAVAILABLE = 7, 14
@@ -164,6 +166,87 @@ def test_bodies_are_json_and_headers_are_ours(given_decision, request):
             assert len(part.body) < 256
         else:
             json.loads(part.body)
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def option(name: str, value: str) -> bytes:
+    return field(2, field(1, field(1, name.encode()) + field(2, value.encode())) + b"\x12\x02\x08\x00\x18\x02")
+
+
+def entry(key: str, value: bytes) -> bytes:
+    return field(1, field(1, key.encode()) + field(2, value))
+
+
+def number(value: float) -> bytes:
+    return b"\x11" + struct.pack("<d", value)
+
+
+def allowed(agent: str) -> bytes:
+    """The OkHttpResponse of an ALLOW, field by field."""
+    removed = ("outcome", "reason", "decision", "task", "subject", "policy", "approval", "obligation")
+    named = option("x-remit-agent", agent) if agent else field(5, b"x-remit-agent")
+    gone = b"".join(field(5, f"x-remit-{name}".encode()) for name in removed)
+    return field(3, option("x-remit-evaluation-id", ID) + named + gone)
+
+
+def metadata(said: dict) -> bytes:
+    word = {ALLOW: "ALLOW", DENY: "DENY", STEP_UP: "STEP_UP", ERROR: "ERROR"}[said["outcome"]]
+    listed = b"".join(field(1, field(3, name.encode())) for name in said["policies"])
+    entries = [
+        entry("decision_id", field(3, said["evaluation_id"].encode())),
+        entry("outcome", field(3, word.encode())),
+        entry("reason", field(3, said["reason"].encode())),
+        entry("policy_ids", field(6, listed)),
+        entry("policies_total", number(len(said["policies"]))),
+        entry("generation", number(said["generation"])),
+        entry("epoch", number(said["epoch"])),
+        entry("cacheable", b"\x20" + bytes([said["cacheable"] and said["outcome"] in (ALLOW, DENY)])),
+    ]
+    if said["obligation"]:
+        entries.append(entry("obligation", field(3, said["obligation"].encode())))
+    return field(4, b"".join(entries))
+
+
+PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=140)
+SAID = st.fixed_dictionaries(
+    {
+        "outcome": st.sampled_from([ALLOW, DENY, STEP_UP, ERROR]),
+        "reason": PRINTABLE.map(lambda text: text[:128]) | st.just("\N{SNOWMAN}" * 42),
+        "obligation": st.sampled_from(["", "approval"]) | PRINTABLE.map(lambda text: text[:128]),
+        "policies": st.lists(PRINTABLE.map(lambda text: text[:90]) | st.just("\N{SNOWMAN}"), max_size=16),
+        "generation": st.integers(0, 2**64 - 1),
+        "epoch": st.integers(0, 2**64 - 1),
+        "cacheable": st.booleans(),
+        "evaluation_id": st.just(ID),
+    }
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(SAID, PRINTABLE)
+def test_an_answer_is_its_fields_encoded_one_by_one(said: dict, agent: str):
+    """What is copied from templates has the bytes that writing field by field gives, whatever the lengths around it."""
+    data = reply.ext_authz(said, {"principal": agent})
+    assert data is not None
+    assert data.endswith(metadata(said))
+    if said["outcome"] == ALLOW:
+        assert data == b"\x0a\x02\x08\x00" + allowed(agent) + metadata(said)
+    network = reply.ext_authz(said, {"door": NETWORK_DOOR})
+    assert network == data[:4] + metadata(said)
+
+
+def test_an_answer_that_does_not_fit_is_the_constant_deny():
+    """EX-01: a byte of room less than an ALLOW takes leaves a DENY with its body, then one without; never a part."""
+    whole = reply.ext_authz(decision(ALLOW), {"principal": AGENT})
+    assert whole is not None
+    assert reply.ext_authz(decision(ALLOW), {"principal": AGENT}, cap=len(whole)) == whole
+    denials = {reply.ext_authz(decision(ALLOW), {"principal": AGENT}, cap=cap) for cap in range(4, len(whole))}
+    short, full = sorted((CheckResponse.FromString(data) for data in denials if data), key=CheckResponse.ByteSize)
+    assert short == CheckResponse(status={"code": PERMISSION_DENIED})
+    assert (full.status.code, full.denied_response.status.code) == (PERMISSION_DENIED, 403)
+    assert json.loads(full.denied_response.body) == {"error": "denied"}
 
 
 # ---------------------------------------------------------------- ALLOW
