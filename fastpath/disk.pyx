@@ -1,6 +1,6 @@
 """What the journal asks of the kernel about the memory and the files behind its segments."""
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 import os
 
@@ -30,6 +30,10 @@ cdef extern from * nogil:
     int disk_in_place(const char *path)
     int madvise(void *p, size_t n, int advice)
 
+cdef extern from "<fcntl.h>" nogil:
+    unsigned int SYNC_FILE_RANGE_WRITE
+    int sync_file_range(int fd, int64_t at, int64_t n, unsigned int flags)
+
 
 cdef bint disk_populate(uint8_t *p, size_t n) noexcept nogil:
     return madvise(p, n, MADV_POPULATE_WRITE) == 0
@@ -37,6 +41,10 @@ cdef bint disk_populate(uint8_t *p, size_t n) noexcept nogil:
 
 cdef void disk_let_go(uint8_t *p, size_t n) noexcept nogil:
     madvise(p, n, MADV_DONTNEED)
+
+
+cdef void disk_write_behind(int fd, size_t at, size_t n) noexcept nogil:
+    sync_file_range(fd, <int64_t> at, <int64_t> n, SYNC_FILE_RANGE_WRITE)
 
 
 def overwrites_in_place(str path not None):

@@ -18,16 +18,18 @@ cpdef enum JournalState:
 cdef enum:
     SPARES_MIN = 2        # segments preallocated ahead of the writer
     SPARES_MAX = 16       # of a writer that is faster than its helper
-    PIECE_BYTES = 131072  # made ready at once
+    PIECE_BYTES = 65536   # made ready at once
     LEAD_MIN = 65536      # ready ahead of the writer, of a slow one
     LEAD_MAX = 1048576
-    SYNC_BYTES = 2097152  # written out at once with `sync: interval`
-    UNMAP_BYTES = 4194304    # whose pages are let go at once
-    BREATH_NS = 50000     # between two pieces, for who waits for the helper's core
+    WRITE_BYTES = 262144  # given to the disk at once with `sync: interval`
+    UNMAP_BYTES = 1048576    # whose pages are let go at once
+    BURST_NS = 80000      # that the helper works at a stretch, about
+    BREATH_NS = 50000     # between two such bursts, for who waits for the helper's core
 
 
 cdef struct Slot:                # one mapped segment
     uint8_t *map                 # NULL: no segment
+    int file                     # the descriptor behind it
     uint64_t id                  # under which `_impl` keeps the mapping and its file
     uint64_t first_sequence      # of its first frame, once it has one
     size_t synced                # bytes from its start that are on disk
@@ -44,6 +46,7 @@ cdef class Journal:
     cdef uint64_t written_seen   # of them, when the helper last woke by the clock
     cdef int64_t beat_ns         # between two looks of the helper by the clock
     cdef int64_t beat_due_ns
+    cdef int64_t rested_ns       # when the helper last slept, under `lock`
     cdef int sync_timed          # `sync: interval`: each of these looks syncs
     cdef size_t size             # of a segment
     cdef readonly uint64_t next_sequence

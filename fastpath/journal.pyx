@@ -23,7 +23,7 @@ from fastpath.c.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from fastpath.disk cimport disk_let_go, disk_populate
+from fastpath.disk cimport disk_let_go, disk_populate, disk_write_behind
 from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
 
 from fastpath import frames
@@ -214,8 +214,11 @@ cdef class Journal:
         for i in range(count):
             spool.name(passed[i].id, passed[i].first_sequence)
             with nogil:
+                _breathe(self)
                 _let_go(self, passed[i].map)
             spool.release(passed[i].id)
+            with nogil:
+                _breathe(self)
         if current.first_sequence:
             spool.name(current.id, current.first_sequence)
 
@@ -259,12 +262,12 @@ cdef class Journal:
     def _add_spare(self):
         cdef Py_buffer view
         cdef Slot slot
-        number, mapped = self._impl.spool.create()
-        PyObject_GetBuffer(mapped, &view, PyBUF_WRITABLE)
-        slot.map, slot.id, slot.first_sequence, slot.synced = <uint8_t *> view.buf, number, 0, 0
+        number, held = self._impl.spool.create()
+        PyObject_GetBuffer(held.memory, &view, PyBUF_WRITABLE)
+        slot.map, slot.file, slot.id, slot.first_sequence, slot.synced = <uint8_t *> view.buf, held.file, number, 0, 0
         PyBuffer_Release(&view)   # the spool holds the mapping until `release`
         with nogil:
-            _make_ready(slot.map, 0, min(self.lead, self.size))
+            _make_ready(self, slot.map, min(self.lead, self.size))
         pthread_mutex_lock(<pthread_mutex_t *> self.lock)
         self.spares[self.spare_count] = slot
         self.spare_count += 1
@@ -485,20 +488,33 @@ cdef int _sync_locked(Journal j) noexcept nogil:
 
 
 cdef bint _hurries(Journal j) noexcept nogil:
-    """Whether the writer is in the last segment that it has: then it comes before who shares the helper's core."""
+    """Whether the last segment that the writer has is half full: then it comes before who shares the helper's core."""
     cdef bint last
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    last = j.spare_count == 0
+    last = j.spare_count == 0 and (j.segment == NULL or j.at > j.size // 2)
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     return last
 
 
+cdef void _rested(Journal j) noexcept nogil:
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    j.rested_ns = _now()
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+
+
 cdef void _breathe(Journal j) noexcept nogil:
+    """Between two pieces of work: leave the core to who waits for it, unless that has just been."""
     cdef timespec pause
-    if _hurries(j):
+    cdef int64_t now = _now()
+    cdef bint due
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    due = now - j.rested_ns > BURST_NS
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    if not due or _hurries(j):
         return
     pause.tv_sec, pause.tv_nsec = 0, BREATH_NS
     nanosleep(&pause, NULL)
+    _rested(j)
 
 
 cdef void _let_go(Journal j, uint8_t *map) noexcept nogil:
@@ -510,20 +526,29 @@ cdef void _let_go(Journal j, uint8_t *map) noexcept nogil:
         _breathe(j)
 
 
+cdef void _write_behind(Journal j, const Slot *slot, size_t at, size_t end) noexcept nogil:
+    """Give the disk a segment in pieces, and the writer what it needs meanwhile. The caller holds `sync_lock`."""
+    while at < end and not _hurries(j):
+        disk_write_behind(slot.file, at, min(<size_t> WRITE_BYTES, end - at))
+        at += WRITE_BYTES
+        _breathe(j)
+        if _prepare_piece(j):
+            _breathe(j)
+
+
 cdef int _write_out(Journal j, Slot *slot, size_t end) noexcept nogil:
     """Have a segment on disk up to `end`; whether that failed. The caller holds `sync_lock`.
 
     In pieces where nobody waits for it: a whole segment is milliseconds of the kernel's work, for which calls would
-    wait where they share the helper's core. Pages ahead of the writer are made ready without a breath: it would
-    catch up, and take faults that cost more.
+    wait where they share the helper's core. The sync at the end finds all of it on its way.
     """
     cdef size_t at = slot.synced // PAGE * PAGE
-    cdef size_t n
-    while at < end:
-        n = end - at if not j.sync_timed or _hurries(j) else min(<size_t> SYNC_BYTES, end - at)
-        if msync(slot.map + at, n, MS_SYNC):
-            return 1
-        at += n
+    if at >= end:
+        return 0
+    if j.sync_timed:
+        _write_behind(j, slot, at, end)
+    if msync(slot.map + at, end - at, MS_SYNC):
+        return 1
     slot.synced = end
     return 0
 
@@ -576,18 +601,19 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     return failed
 
 
-cdef void _make_ready(uint8_t *map, size_t start, size_t end) noexcept nogil:
-    """Pages of a mapping whose end nobody waits for meanwhile."""
-    while start < end:
-        disk_populate(map + start, min(<size_t> PIECE_BYTES, end - start))
-        start += PIECE_BYTES
+cdef void _make_ready(Journal j, uint8_t *map, size_t end) noexcept nogil:
+    """The first pages of a mapping that the writer does not have yet."""
+    cdef size_t at = 0
+    while at < end:
+        disk_populate(map + at, min(<size_t> PIECE_BYTES, end - at))
+        at += PIECE_BYTES
+        _breathe(j)
 
 
 cdef bint _prepare_piece(Journal j) noexcept nogil:
-    """Make some pages ahead of the writer ready; whether that was not all."""
+    """Make some pages ahead of the writer ready; whether that was not all. The caller holds `sync_lock`."""
     cdef uint8_t *segment
     cdef size_t at, start, end
-    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     segment, at = j.segment, j.at
     if j.ready_id != j.current.id:
@@ -598,12 +624,10 @@ cdef bint _prepare_piece(Journal j) noexcept nogil:
     if segment == NULL or start >= end:
         j.ready_at = NOWHERE if end == j.size else end - j.lead // 2
         pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-        pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
         return False
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     j.ready = min(end, start + PIECE_BYTES)
     disk_populate(segment + start, j.ready - start)
-    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
     return True
 
 
@@ -623,9 +647,12 @@ cdef void _prepare(Journal j, bint by_clock) noexcept nogil:
     if by_clock and written:
         # What was written back to the disk since is not ready any more: its next write is a fault again.
         j.ready = 0
-    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
     while _prepare_piece(j):
-        pass
+        # What `sync_lock` keeps mapped may be let go of meanwhile: each piece looks anew.
+        pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+        _breathe(j)
+        pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
+    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
 
 
 cdef int64_t _now() noexcept nogil:
@@ -642,6 +669,7 @@ cdef int _wait(Journal j, int64_t until_ns) noexcept nogil:
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if not j.closing and not j.work:
         pthread_cond_timedwait(<pthread_cond_t *> j.wake, <pthread_mutex_t *> j.lock, &until)
+        j.rested_ns = _now()
     why = (WAKE_UPKEEP if j.upkeep else 0) | (WAKE_CLOSE if j.closing else 0)
     j.work = j.upkeep = 0
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)

@@ -21,6 +21,7 @@ import secrets
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fastpath.disk import overwrites_in_place
 from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record
@@ -51,6 +52,18 @@ class Segment:
     path: Path
     first_sequence: int
     size: int
+
+
+class Mapped(NamedTuple):
+    """A segment that the writer has, or will have: its mapping, where its file is, and that file's descriptor."""
+
+    memory: mmap.mmap
+    path: Path
+    file: int
+
+    def close(self) -> None:
+        self.memory.close()
+        os.close(self.file)
 
 
 def header_of(journal_id: str) -> bytes:
@@ -188,7 +201,7 @@ class Spool:
         self.problem = ""
         self.dropped_segments = 0
         self.mended_segments = 0
-        self._maps: dict[int, tuple[mmap.mmap, Path]] = {}
+        self._maps: dict[int, Mapped] = {}
         self._reuse: list[Path] = []
         self._reused_max = 0
         self._next_id = 1
@@ -362,8 +375,8 @@ class Spool:
 
     # ------------------------------------------------------------------ mapped segments
 
-    def create(self) -> tuple[int, mmap.mmap]:
-        """(id, mapping) of a new empty segment whose blocks exist, so that writing cannot fail for want of space."""
+    def create(self) -> tuple[int, Mapped]:
+        """(id, segment) of a new empty segment whose blocks exist, so that writing cannot fail for want of space."""
         number = self._next_number()
         path = self.directory / f"{number:06d}.spare"
         fd, made = self._take_reuse() or self._open_new(path)
@@ -376,14 +389,13 @@ class Spool:
             made.rename(path)
             if self.durable:
                 sync_directory(self.directory)
-            mapped = mmap.mmap(fd, self.segment_bytes)
+            memory = mmap.mmap(fd, self.segment_bytes)
         except BaseException:
             (path if path.exists() else made).unlink()
-            raise
-        finally:
             os.close(fd)
-        self._maps[number] = (mapped, path)
-        return number, mapped
+            raise
+        self._maps[number] = Mapped(memory, path, fd)
+        return number, self._maps[number]
 
     def _next_number(self) -> int:
         number = self._next_id
@@ -411,20 +423,20 @@ class Spool:
 
     def name(self, number: int, first: int) -> None:
         """Give the segment that the writer has entered its name."""
-        mapped, path = self._maps[number]
-        if path.suffix != ".spare":
+        held = self._maps[number]
+        if held.path.suffix != ".spare":
             return
         named = self._named(first)
-        path.rename(named)
-        self._maps[number] = (mapped, named)
+        held.path.rename(named)
+        self._maps[number] = held._replace(path=named)
         self.floor = first
         # Only a missing newest segment is found by it: not worth a wait for the disk.
         self.save(clean=False, durable=False)
 
     def release(self, number: int, end: int | None = None) -> None:
         """Unmap a segment and cut it at `end`; an empty one is removed."""
-        mapped, path = self._maps.pop(number)
-        mapped.close()
+        path = self._maps[number].path
+        self._maps.pop(number).close()
         if path.suffix == ".spare":
             path.unlink()
         elif end is not None:
@@ -455,7 +467,7 @@ class Spool:
         """Where a segment that is not needed any more may wait for its reuse, or None when it must go."""
         about = path.stat()
         whole = about.st_size == self.segment_bytes <= about.st_blocks * BLOCK_BYTES and about.st_nlink == 1
-        mapped = any(path == held for _, held in self._maps.values())
+        mapped = any(path == held.path for held in self._maps.values())
         if not whole or mapped or len(self._reuse) >= self._reused_max or not overwrites_in_place(str(path)):
             return None
         return self.directory / f"{self._next_number():06d}.reuse"
@@ -473,7 +485,7 @@ class Spool:
         """Replace the oldest segments, if possible one segment's size, by one Gap; False when that frees nothing."""
         held = list_segments(self.directory)
         # What the writer has entered since the last upkeep is listed too, but still to be named and released.
-        mapped = {path for _, path in self._maps.values()}
+        mapped = {held.path for held in self._maps.values()}
         freed = count = 0
         while count < len(held) - 1 and freed < self.segment_bytes and held[count].path not in mapped:
             freed += held[count].size
@@ -514,10 +526,10 @@ class Spool:
 
     def close(self, *, clean: bool) -> None:
         """Give the directory back; mappings still held are closed and keep their files."""
-        for mapped, path in self._maps.values():
-            mapped.close()
-            if clean and path.suffix == ".spare":
-                path.unlink()
+        for held in self._maps.values():
+            held.close()
+            if clean and held.path.suffix == ".spare":
+                held.path.unlink()
         self._maps.clear()
         for path in self._reuse if clean else []:
             path.unlink(missing_ok=True)

@@ -239,9 +239,9 @@ def test_dropping_spares_what_the_writer_has_entered_and_upkeep_has_not_named(fo
     """LG-06 `drop_oldest`: segments that are still mapped stay, however full the journal is, and get their names."""
     spool = Spool(folder, SEGMENT_BYTES, 4 * SEGMENT_BYTES, durable=False)
     entered = [spool.create() for _ in range(3)]
-    for sequence, (_, mapped) in enumerate(entered, 1):
+    for sequence, (_, made) in enumerate(entered, 1):
         payload = frame(sequence, b"x" * 100)
-        mapped[HEADER : HEADER + len(payload)] = payload
+        made.memory[HEADER : HEADER + len(payload)] = payload
     assert not spool.drop_oldest()
     for sequence, (number, _) in enumerate(entered, 1):
         spool.name(number, sequence)
@@ -273,6 +273,28 @@ def test_closing_ends_appends_and_frees_the_unused(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < SEGMENT_BYTES
     with pytest.raises(ValueError, match="is closed"):
         journal.counters()
+
+
+def test_a_file_is_open_while_its_segment_is_mapped(folder: Path) -> None:
+    """However many segments come and go: two descriptors each, the mapping's and ours."""
+
+    def opened() -> int:
+        listed = [Path("/proc/self/fd") / fd for fd in os.listdir("/proc/self/fd")]
+        return sum(str(folder) in os.readlink(fd) for fd in listed if fd.is_symlink())
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(f"{folder}/0")
+
+    journal = open_journal(folder)
+    for _ in range(10):
+        fill(journal, 300)
+        journal.maintain()
+        journal.acknowledge(journal.next_sequence - 1, bytes(32))
+        journal.maintain()
+    assert mapped() >= 2
+    assert opened() == 2 * mapped() + 1  # the lock
+    journal.close()
+    assert opened() == mapped() == 0
 
 
 @pytest.mark.parametrize("sync", ["none", "interval", "each"])
