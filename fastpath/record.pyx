@@ -79,6 +79,7 @@ from fastpath.wire cimport (
     reader_open,
     tag_of,
     text_is,
+    text_of,
 )
 
 from fastpath.columns import COLUMNS
@@ -155,8 +156,9 @@ cdef enum:
     E_EVALUATION_ID = 7
 
 
-cdef struct Marks:           # what happened to the texts of one record
-    bint truncated
+cdef struct Pen:             # a record that is being written
+    Out out
+    bint truncated           # what happened to its texts
     bint sanitised
 
 
@@ -194,8 +196,7 @@ cdef size_t _utf8_char(const uint8_t *p, size_t n) noexcept nogil:
     return size
 
 
-cdef void _put_mended(
-        Out *out, uint32_t tag, const char *text, uint32_t n, uint32_t cap, Marks *marks) noexcept nogil:
+cdef void _put_mended(Pen *pen, uint32_t tag, const char *text, uint32_t n, uint32_t cap) noexcept nogil:
     """What of a text is UTF-8 and fits, with U+FFFD for each byte that is not."""
     cdef const uint8_t *p = <const uint8_t *> text
     cdef uint8_t room[PATH_BYTES_MAX]
@@ -206,7 +207,7 @@ cdef void _put_mended(
     while at < n:
         size = _utf8_char(p + at, n - at)
         if used + (size if size else 3) > cap:
-            marks.truncated = True
+            pen.truncated = True
             break
         if size:
             memcpy(room + used, p + at, size)
@@ -215,29 +216,28 @@ cdef void _put_mended(
         else:
             # Bytes that are not UTF-8 would make the whole record unreadable; they become U+FFFD.
             memcpy(room + used, <const char *> b"\xEF\xBF\xBD", 3)
-            marks.sanitised = True
+            pen.sanitised = True
             used += 3
             at += 1
-    out_few(out, &head, tag >> 16)
-    out_varint(out, used)
-    out_raw(out, room, used)
+    out_few(&pen.out, &head, tag >> 16)
+    out_varint(&pen.out, used)
+    out_raw(&pen.out, room, used)
 
 
-cdef void _put_tagged(Out *out, uint32_t tag, const char *text, uint32_t n, uint32_t cap, Marks *marks) noexcept nogil:
-    if n > cap or not out_ascii(out, tag, text, n):
-        _put_mended(out, tag, text, n, cap, marks)
+cdef void _put_tagged(Pen *pen, uint32_t tag, const char *text, uint32_t n, uint32_t cap) noexcept nogil:
+    if n > cap or not out_ascii(&pen.out, tag, text, n):
+        _put_mended(pen, tag, text, n, cap)
 
 
-cdef inline void _put_text(
-        Out *out, uint32_t field, const char *text, uint32_t n, uint32_t cap, Marks *marks) noexcept nogil:
-    """A string field of at most `cap` (PATH_BYTES_MAX or less) bytes of UTF-8, written even when empty."""
-    _put_tagged(out, tag_of(field), text, n, cap, marks)
+cdef inline void _put_text(Pen *pen, uint32_t field, const char *text, uint32_t n) noexcept nogil:
+    """A string field of at most TEXT_BYTES_MAX bytes of UTF-8, written even when empty."""
+    _put_tagged(pen, tag_of(field), text, n, TEXT_BYTES_MAX)
 
 
-cdef inline void _put(Out *out, uint32_t field, Text text, Marks *marks) noexcept nogil:
+cdef inline void _put(Pen *pen, uint32_t field, Text text) noexcept nogil:
     """A string field, left out when empty."""
     if text.n:
-        _put_text(out, field, text.p, text.n, TEXT_BYTES_MAX, marks)
+        _put_text(pen, field, text.p, text.n)
 
 
 cdef Text _cell_text(const Cell *cell) noexcept nogil:
@@ -260,10 +260,10 @@ cdef inline int64_t _cell_number(const Cell *cell) noexcept nogil:
     return cell.v if cell.kind == KIND_LONG or cell.kind == KIND_BOOL else 0
 
 
-cdef inline void _put_number(Out *out, uint32_t field, int64_t v) noexcept nogil:
+cdef inline void _put_number(Pen *pen, uint32_t field, int64_t v) noexcept nogil:
     """A varint field, left out when 0."""
     if v != 0:
-        out_uint(out, field, <uint64_t> v)
+        out_uint(&pen.out, field, <uint64_t> v)
 
 
 # ------------------------------------------------------------------ groups of fields
@@ -294,32 +294,32 @@ cdef inline uint32_t _listed(uint32_t total) noexcept nogil:
     return total if total < LISTED_MAX else LISTED_MAX
 
 
-cdef void _put_policies(Out *out, const Decision *d, Marks *marks) noexcept nogil:
+cdef void _put_policies(Pen *pen, const Decision *d) noexcept nogil:
     cdef uint32_t i
     cdef size_t start
     cdef const char *cause
     for i in range(_listed(d.policies_total)):
-        _put_text(out, F_POLICY_IDS, d.policies[i].id.p, d.policies[i].id.n, TEXT_BYTES_MAX, marks)
-    _put_number(out, F_POLICIES_TOTAL, d.policies_total)
+        _put_text(pen, F_POLICY_IDS, d.policies[i].id.p, d.policies[i].id.n)
+    _put_number(pen, F_POLICIES_TOTAL, d.policies_total)
     for i in range(_listed(d.errors_total)):
         cause = _cause(d.errors[i].error)
-        start = out_open(out, F_ERRORS)
-        _put(out, 1, d.errors[i].id, marks)
-        out_bytes(out, 2, cause, strlen(cause))
-        out_close(out, start)
-    _put_number(out, F_ERRORS_TOTAL, d.errors_total)
+        start = out_open(&pen.out, F_ERRORS)
+        _put(pen, 1, d.errors[i].id)
+        out_bytes(&pen.out, 2, cause, strlen(cause))
+        out_close(&pen.out, start)
+    _put_number(pen, F_ERRORS_TOTAL, d.errors_total)
     for i in range(_listed(d.shadows_total)):
-        _put_text(out, F_SHADOWS, d.shadows[i].id.p, d.shadows[i].id.n, TEXT_BYTES_MAX, marks)
+        _put_text(pen, F_SHADOWS, d.shadows[i].id.p, d.shadows[i].id.n)
 
 
 cdef void _put_uid(
-        Out *out, uint32_t type_field, uint32_t id_field, const Uid *uid, Text otherwise, Marks *marks) noexcept nogil:
+        Pen *pen, uint32_t type_field, uint32_t id_field, const Uid *uid, Text otherwise) noexcept nogil:
     """Type and id of an entity; the id is mandatory, so it is there even when the call named no entity."""
     if uid == NULL:
-        _put_text(out, id_field, otherwise.p, otherwise.n, TEXT_BYTES_MAX, marks)
+        _put_text(pen, id_field, otherwise.p, otherwise.n)
         return
-    _put_text(out, type_field, uid_type(uid), uid.type_len, TEXT_BYTES_MAX, marks)
-    _put_text(out, id_field, uid_id(uid), uid.id_len, TEXT_BYTES_MAX, marks)
+    _put_text(pen, type_field, uid_type(uid), uid.type_len)
+    _put_text(pen, id_field, uid_id(uid), uid.id_len)
 
 
 cdef Text _owner(const Request *r, const Table *table) noexcept nogil:
@@ -334,34 +334,34 @@ cdef Text _owner(const Request *r, const Table *table) noexcept nogil:
     return _cell_text(found) if found != NULL and found.kind == KIND_ENTITY else owner
 
 
-cdef void _put_who(Out *out, const Peer *peer, const Request *r, const Table *table, Marks *marks) noexcept nogil:
+cdef void _put_who(Pen *pen, const Peer *peer, const Request *r, const Table *table) noexcept nogil:
     cdef Text caller = _no_text
     if peer != NULL and peer.kind == PEER_AGENT:
         caller = peer.spiffe_id   # a call refused before it was mapped still has an agent
-    _put_uid(out, F_AGENT_TYPE, F_AGENT, r.principal, caller, marks)
-    _put(out, F_SUBJECT, r.subject, marks)
+    _put_uid(pen, F_AGENT_TYPE, F_AGENT, r.principal, caller)
+    _put(pen, F_SUBJECT, r.subject)
     if peer != NULL:
-        _put(out, F_PEER, peer.spiffe_id, marks)
-        _put(out, F_CREDENTIAL, peer.credential, marks)
-    _put(out, F_OWNER, _owner(r, table), marks)
+        _put(pen, F_PEER, peer.spiffe_id)
+        _put(pen, F_CREDENTIAL, peer.credential)
+    _put(pen, F_OWNER, _owner(r, table))
 
 
-cdef void _put_what(Out *out, const Request *r, Marks *marks) noexcept nogil:
-    _put_uid(out, F_ACTION_TYPE, F_ACTION, r.action, _no_text, marks)
-    _put_uid(out, F_RESOURCE_TYPE, F_RESOURCE, r.resource, _no_text, marks)
-    _put(out, F_DESTINATION, r.destination, marks)
-    _put(out, F_PROTOCOL, r.protocol, marks)
-    _put(out, F_METHOD, r.method, marks)
-    _put(out, F_HOST, r.host, marks)
+cdef void _put_what(Pen *pen, const Request *r) noexcept nogil:
+    _put_uid(pen, F_ACTION_TYPE, F_ACTION, r.action, _no_text)
+    _put_uid(pen, F_RESOURCE_TYPE, F_RESOURCE, r.resource, _no_text)
+    _put(pen, F_DESTINATION, r.destination)
+    _put(pen, F_PROTOCOL, r.protocol)
+    _put(pen, F_METHOD, r.method)
+    _put(pen, F_HOST, r.host)
     if r.path.n:
-        _put_text(out, F_PATH, r.path.p, r.path.n, PATH_BYTES_MAX, marks)
+        _put_tagged(pen, tag_of(F_PATH), r.path.p, r.path.n, PATH_BYTES_MAX)
     if r.has_args_digest:
-        out_bytes(out, F_ARGS_DIGEST, r.args_digest, 32)
-    _put_number(out, F_DATA_LEVEL, _cell_number(_column(r, COL_CALL_DATA_LEVEL)))
-    _put_number(out, F_INPUT_MODE, r.input_mode)
+        out_bytes(&pen.out, F_ARGS_DIGEST, r.args_digest, 32)
+    _put_number(pen, F_DATA_LEVEL, _cell_number(_column(r, COL_CALL_DATA_LEVEL)))
+    _put_number(pen, F_INPUT_MODE, r.input_mode)
 
 
-cdef void _put_taint(Out *out, const Request *r, Marks *marks) noexcept nogil:
+cdef void _put_taint(Pen *pen, const Request *r) noexcept nogil:
     cdef const Cell *labels = _column(r, COL_SESSION_LABELS_SEEN)
     cdef const Cell *cells
     cdef int64_t level = _cell_number(_column(r, COL_SESSION_LEVEL_SEEN))
@@ -371,29 +371,29 @@ cdef void _put_taint(Out *out, const Request *r, Marks *marks) noexcept nogil:
     cdef size_t start
     if level == 0 and untrusted == 0 and count == 0:
         return
-    start = out_open(out, F_TAINT)
-    _put_number(out, 1, level)
+    start = out_open(&pen.out, F_TAINT)
+    _put_number(pen, 1, level)
     cells = <const Cell *> cell_at(labels)
-    marks.truncated |= count > LABELS_MAX
+    pen.truncated |= count > LABELS_MAX
     for i in range(count if count < LABELS_MAX else LABELS_MAX):
-        _put(out, 2, _cell_text(&cells[i]), marks)
-    _put_number(out, 3, untrusted)
-    out_close(out, start)
+        _put(pen, 2, _cell_text(&cells[i]))
+    _put_number(pen, 3, untrusted)
+    out_close(&pen.out, start)
 
 
-cdef void _put_approval(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
+cdef void _put_approval(Pen *pen, const Request *r, const Decision *d) noexcept nogil:
     cdef Text state = _cell_text(_column(r, COL_APPROVAL_STATE))
     cdef size_t start
     if state.n == 0 or text_is(state, "none"):
         return
-    start = out_open(out, F_APPROVAL)
-    _put(out, 1, d.standing.approval, marks)
-    _put(out, 2, state, marks)
-    _put_number(out, 3, _cell_number(_column(r, COL_APPROVAL_MATCHES)))
-    out_close(out, start)
+    start = out_open(&pen.out, F_APPROVAL)
+    _put(pen, 1, d.standing.approval)
+    _put(pen, 2, state)
+    _put_number(pen, 3, _cell_number(_column(r, COL_APPROVAL_MATCHES)))
+    out_close(&pen.out, start)
 
 
-cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
+cdef void _put_posture(Pen *pen, const Request *r) noexcept nogil:
     cdef int64_t agent = _cell_number(_column(r, COL_RISK_AGENT))
     cdef int64_t user = _cell_number(_column(r, COL_RISK_USER))
     cdef int64_t age_s = _cell_number(_column(r, COL_RISK_SOURCE_AGE_S))
@@ -403,116 +403,121 @@ cdef void _put_posture(Out *out, const Request *r, Marks *marks) noexcept nogil:
         credential = _no_text
     if agent == 0 and user == 0 and age_s == -1 and credential.n == 0:
         return
-    start = out_open(out, F_POSTURE)
-    _put_number(out, 1, agent)
-    _put_number(out, 2, user)
-    out_uint(out, 3, <uint64_t> age_s)   # 0 is an age, so it is always written
-    _put(out, 4, credential, marks)
-    _put_number(out, 5, _cell_number(_column(r, COL_CRED_TTL_S)))
-    _put_number(out, 6, _cell_number(_column(r, COL_CRED_BOUND)))
-    out_close(out, start)
+    start = out_open(&pen.out, F_POSTURE)
+    _put_number(pen, 1, agent)
+    _put_number(pen, 2, user)
+    out_uint(&pen.out, 3, <uint64_t> age_s)   # 0 is an age, so it is always written
+    _put(pen, 4, credential)
+    _put_number(pen, 5, _cell_number(_column(r, COL_CRED_TTL_S)))
+    _put_number(pen, 6, _cell_number(_column(r, COL_CRED_BOUND)))
+    out_close(&pen.out, start)
 
 
-cdef void _put_authority(
-        Out *out, const Request *r, const Table *table, const Decision *d, Marks *marks) noexcept nogil:
+cdef void _put_authority(Pen *pen, const Request *r, const Table *table, const Decision *d) noexcept nogil:
     cdef Text task = _cell_text(_column(r, COL_TASK_ID))
     cdef uint32_t i
-    out_uint(out, F_GENERATION, d.generation)
+    out_uint(&pen.out, F_GENERATION, d.generation)
     if table != NULL:
-        _put(out, F_DIGEST, table.digest, marks)
-    out_uint(out, F_EPOCH, d.epoch)
-    _put(out, F_TASK, task if task.n else r.task, marks)   # the task in force, else the one the call named
-    _put_taint(out, r, marks)
+        _put(pen, F_DIGEST, table.digest)
+    out_uint(&pen.out, F_EPOCH, d.epoch)
+    _put(pen, F_TASK, task if task.n else r.task)   # the task in force, else the one the call named
+    _put_taint(pen, r)
     for i in range(d.standing.chain_count):
-        _put(out, F_CHAIN, d.standing.chain[i], marks)
-    _put_approval(out, r, d, marks)
-    _put_posture(out, r, marks)
-    _put(out, F_REMEDIATION, d.standing.remediation, marks)
+        _put(pen, F_CHAIN, d.standing.chain[i])
+    _put_approval(pen, r, d)
+    _put_posture(pen, r)
+    _put(pen, F_REMEDIATION, d.standing.remediation)
     if d.standing.task_rev:
-        out_uint(out, F_TASK_REV, d.standing.task_rev)
+        out_uint(&pen.out, F_TASK_REV, d.standing.task_rev)
 
 
-cdef void _put_effect(Out *out, int kind, Text key, int64_t value, Marks *marks) noexcept nogil:
+cdef void _put_effect(Pen *pen, int kind, Text key, int64_t value) noexcept nogil:
     cdef size_t start
     if value == 0 or key.n == 0:
         return
-    start = out_open(out, F_EFFECTS)
-    out_uint(out, 1, kind)
-    _put(out, 2, key, marks)
-    out_uint(out, 3, <uint64_t> value)
-    out_close(out, start)
+    start = out_open(&pen.out, F_EFFECTS)
+    out_uint(&pen.out, 1, kind)
+    _put(pen, 2, key)
+    out_uint(&pen.out, 3, <uint64_t> value)
+    out_close(&pen.out, start)
 
 
-cdef void _put_effects(Out *out, const Decision *d, Marks *marks) noexcept nogil:
+cdef void _put_effects(Pen *pen, const Decision *d) noexcept nogil:
     """What an ALLOW took: a restart that finds this record takes it again."""
     cdef const Standing *standing = &d.standing
     if d.outcome != OUTCOME_ALLOW or not standing.settled:
         return
-    _put_effect(out, EFFECT_CALLS, standing.task, standing.took[<int> BUDGET_CALLS], marks)
-    _put_effect(out, EFFECT_COST, standing.task, standing.took[<int> BUDGET_COST], marks)
-    _put_effect(out, EFFECT_BYTES, standing.task, standing.took[<int> BUDGET_BYTES], marks)
-    _put_effect(out, EFFECT_APPROVAL, standing.approval, 1, marks)
+    _put_effect(pen, EFFECT_CALLS, standing.task, standing.took[<int> BUDGET_CALLS])
+    _put_effect(pen, EFFECT_COST, standing.task, standing.took[<int> BUDGET_COST])
+    _put_effect(pen, EFFECT_BYTES, standing.task, standing.took[<int> BUDGET_BYTES])
+    _put_effect(pen, EFFECT_APPROVAL, standing.approval, 1)
 
 
-cdef void _put_how(Out *out, const Request *r, const Decision *d, Marks *marks) noexcept nogil:
-    out_uint(out, F_DOOR, r.door)
-    _put_number(out, F_LATENCY, d.latency_ns)
-    _put(out, F_TRACE_ID, r.trace_id, marks)
-    _put(out, F_SPAN_ID, r.span_id, marks)
-    _put(out, F_REQUEST_ID, r.request_id, marks)
-    _put_number(out, F_DRY_RUN, r.dry_run != 0)
-    _put_number(out, F_LATE, d.late != 0)
-    _put(out, F_OBLIGATION, d.obligation, marks)
+cdef void _put_how(Pen *pen, const Request *r, const Decision *d) noexcept nogil:
+    out_uint(&pen.out, F_DOOR, r.door)
+    _put_number(pen, F_LATENCY, d.latency_ns)
+    _put(pen, F_TRACE_ID, r.trace_id)
+    _put(pen, F_SPAN_ID, r.span_id)
+    _put(pen, F_REQUEST_ID, r.request_id)
+    _put_number(pen, F_DRY_RUN, r.dry_run != 0)
+    _put_number(pen, F_LATE, d.late != 0)
+    _put(pen, F_OBLIGATION, d.obligation)
+
+
+cdef inline Pen _pen(const Out *out, bint sanitised) noexcept nogil:
+    cdef Pen pen
+    pen.out = out[0]
+    pen.truncated = False
+    pen.sanitised = sanitised
+    return pen
 
 
 cdef void record_encode(
         Out *out, const Peer *peer, const Request *request, const Table *table, const Authority *authority,
         const Decision *decision) noexcept nogil:
-    cdef Marks marks
-    cdef size_t start = out_open_long(out, 1)
-    marks.truncated = False
-    marks.sanitised = request.sanitised != 0
-    _put_text(out, F_EVALUATION_ID, decision.evaluation_id,
-              sizeof(decision.evaluation_id) if decision.evaluation_id[0] else 0, TEXT_BYTES_MAX, &marks)
-    out_fixed64(out, F_TIME, <uint64_t> request.started_unix_ns)
-    out_uint(out, F_OUTCOME, decision.outcome)
-    _put_text(out, F_REASON, decision.reason.p, decision.reason.n, TEXT_BYTES_MAX, &marks)
-    _put_policies(out, decision, &marks)
-    _put_who(out, peer, request, table, &marks)
-    _put_what(out, request, &marks)
-    _put_authority(out, request, table, decision, &marks)
-    _put_how(out, request, decision, &marks)
-    _put_number(out, F_SANITISED, marks.sanitised)
-    _put_effects(out, decision, &marks)
-    _put_number(out, F_TRUNCATED, marks.truncated)
-    out_close_long(out, start)
+    cdef Pen pen = _pen(out, request.sanitised != 0)
+    cdef size_t start = out_open_long(&pen.out, 1)
+    _put_text(
+        &pen, F_EVALUATION_ID, decision.evaluation_id,
+        sizeof(decision.evaluation_id) if decision.evaluation_id[0] else 0)
+    out_fixed64(&pen.out, F_TIME, <uint64_t> request.started_unix_ns)
+    out_uint(&pen.out, F_OUTCOME, decision.outcome)
+    _put_text(&pen, F_REASON, decision.reason.p, decision.reason.n)
+    _put_policies(&pen, decision)
+    _put_who(&pen, peer, request, table)
+    _put_what(&pen, request)
+    _put_authority(&pen, request, table, decision)
+    _put_how(&pen, request, decision)
+    _put_number(&pen, F_SANITISED, pen.sanitised)
+    _put_effects(&pen, decision)
+    _put_number(&pen, F_TRUNCATED, pen.truncated)
+    out_close_long(&pen.out, start)
+    out[0] = pen.out
 
 
 cdef void record_settled(
         Out *out, int64_t unix_ns, uint64_t generation, uint64_t epoch, Text evaluation, bint executed,
         const Settled *changes, int n) noexcept nogil:
-    cdef Marks marks
+    cdef Pen pen = _pen(out, False)
     cdef Text key
     cdef size_t effect
-    cdef size_t start = out_open(out, EVENT)
+    cdef size_t start = out_open(&pen.out, EVENT)
     cdef int i
-    marks.truncated = marks.sanitised = False
-    out_fixed64(out, E_TIME, <uint64_t> unix_ns)
-    _put_text(out, E_NAME, "call.reported", strlen("call.reported"), TEXT_BYTES_MAX, &marks)
-    _put_text(
-        out, E_DETAIL, "executed" if executed else "not executed", strlen("executed" if executed else "not executed"),
-        TEXT_BYTES_MAX, &marks)
-    out_uint(out, E_GENERATION, generation)
-    out_uint(out, E_EPOCH, epoch)
+    out_fixed64(&pen.out, E_TIME, <uint64_t> unix_ns)
+    _put(&pen, E_NAME, text_of("call.reported"))
+    _put(&pen, E_DETAIL, text_of("executed" if executed else "not executed"))
+    out_uint(&pen.out, E_GENERATION, generation)
+    out_uint(&pen.out, E_EPOCH, epoch)
     for i in range(n):
         key.p, key.n = <const char *> changes[i].key, changes[i].key_n
-        effect = out_open(out, E_EFFECTS)
-        out_uint(out, 1, changes[i].kind)
-        _put(out, 2, key, &marks)
-        out_uint(out, 3, <uint64_t> changes[i].value)
-        out_close(out, effect)
-    _put(out, E_EVALUATION_ID, evaluation, &marks)
-    out_close(out, start)
+        effect = out_open(&pen.out, E_EFFECTS)
+        out_uint(&pen.out, 1, changes[i].kind)
+        _put(&pen, 2, key)
+        out_uint(&pen.out, 3, <uint64_t> changes[i].value)
+        out_close(&pen.out, effect)
+    _put(&pen, E_EVALUATION_ID, evaluation)
+    out_close(&pen.out, start)
+    out[0] = pen.out
 
 
 # ------------------------------------------------------------------ the audit minimum

@@ -262,6 +262,17 @@ def test_any_bytes_make_a_readable_record(raw: bytes) -> None:
     assert "\N{REPLACEMENT CHARACTER}" in decision.path or decision.path == raw.decode()
 
 
+@pytest.mark.parametrize(("name", "cap"), [("path", 2048), ("host", 512)])
+def test_bytes_that_are_replaced_count_as_what_replaces_them(name: str, cap: int) -> None:
+    """LG-09: three bytes stand for one that is no UTF-8, up to the cap of the field and not of the others."""
+    for raw in (b"\xff" * (cap // 3), b"\xff" * (cap // 3 + 1), b"a" * 300 + b"\xff" * 100):
+        decision = decoded({**REQUEST, name: raw})
+        whole = raw.decode(errors="replace")
+        assert whole.startswith(getattr(decision, name))
+        assert decision.truncated == (len(whole.encode()) > cap)
+        assert len(getattr(decision, name).encode()) > min(cap, len(whole.encode())) - 3
+
+
 def written(number: int, kind: int, value: int | bytes) -> bytes:
     """One field in the fewest bytes."""
     if isinstance(value, bytes):
