@@ -16,9 +16,9 @@ from fastpath.decide cimport (
 from fastpath.request cimport DOOR_EXT_AUTHZ_NETWORK, Request
 from fastpath.value cimport Arena, uid_id, uid_make
 from fastpath.wire cimport (
-    TEXT_CONTROL, TEXT_HIGH, TEXT_TAB, Out, Text, field_bytes, out_bytes, out_close, out_close_long, out_few, out_head,
-    out_open, out_open_long, out_raw, out_text, out_uint, out_varint, text_is, text_marks, text_of, utf8_prefix,
-    utf8_valid
+    TEXT_CONTROL, TEXT_HIGH, TEXT_TAB, Out, Text, field_bytes, out_bytes, out_close, out_close_long, out_few,
+    out_open, out_open_long, out_raw, out_take, out_text, out_uint, put_bytes, put_head, put_varint, remit_copy,
+    text_is, text_marks, text_of, utf8_prefix, utf8_valid
 )
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
@@ -63,10 +63,9 @@ cdef struct Answer:          # what is said, judged once
 
 
 cdef enum:
-    TEMPLATE_BYTES_MAX = 256
+    TEMPLATE_BYTES_MAX = 192
+    COPIED_BYTES = 96        # of a template that is copied at once, its length at most
     STATUS_BYTES = 4         # of a google.rpc.Status in a CheckResponse; the code is the last
-    NUMBER_VALUE_BYTES = 9   # of a Value that is a number, and of one that is a bool
-    BOOL_VALUE_BYTES = 2
 
 cdef struct Template:        # what does not differ between answers, encoded once by the writers below
     size_t n
@@ -170,8 +169,15 @@ cdef inline void put_text(Out *out, Text t) noexcept nogil:
 cdef inline uint8_t *put_template(Out *out, const Template *template) noexcept nogil:
     """Where it stands now, for the caller to fill in; NULL when it does not fit."""
     cdef uint8_t *at = out.p + out.n
-    out_raw(out, template.p, template.n)
-    return at if not out.failed else NULL
+    if out.failed or out.cap - out.n < COPIED_BYTES:
+        at = out_take(out, template.n)
+        if at is not NULL:
+            memcpy(at, template.p, template.n)
+        return at
+    # What is too much is written over, or lies behind the answer: a copy of constant length needs no call.
+    memcpy(at, template.p, COPIED_BYTES)
+    out.n += template.n
+    return at
 
 
 # ---------------------------------------------------------------- JSON bodies
@@ -360,11 +366,15 @@ cdef void put_grpc_body(Out *out, const Answer *a) noexcept nogil:
 cdef void put_header(Out *out, uint32_t field, Text name, Text value) noexcept nogil:
     """A HeaderValueOption that overwrites: older proxies read `append`, newer ones `append_action`."""
     cdef uint32_t header = field_bytes(name.n) + field_bytes(value.n)
-    out_head(out, field, field_bytes(header) + OVERWRITES.n)
-    out_head(out, 1, header)
-    out_bytes(out, 1, name.p, name.n)
-    out_bytes(out, 2, value.p, value.n)
-    out_raw(out, OVERWRITES.p, OVERWRITES.n)
+    cdef uint32_t option = field_bytes(header) + <uint32_t> OVERWRITES.n
+    cdef uint8_t *to = out_take(out, field_bytes(option))
+    if to is NULL:
+        return
+    to = put_head(to, field, option)
+    to = put_head(to, 1, header)
+    to = put_bytes(to, 1, name.p, name.n)
+    to = put_bytes(to, 2, value.p, value.n)
+    remit_copy(to, OVERWRITES.p, OVERWRITES.n)
 
 
 cdef int denied_status(const Answer *a) noexcept nogil:
@@ -436,51 +446,71 @@ cdef void put_allowed(Out *out, const Answer *a) noexcept nogil:
 # ---------------------------------------------------------------- dynamic metadata
 
 
-cdef inline void put_entry(Out *out, Text key, uint32_t value_bytes) noexcept nogil:
-    """Begin an entry of a Struct; the caller writes its Value of so many bytes."""
-    out_head(out, 1, field_bytes(key.n) + field_bytes(value_bytes))
-    out_bytes(out, 1, key.p, key.n)
-    out_head(out, 2, value_bytes)
+cdef inline uint8_t *take_entry(Out *out, Text key, uint32_t value_bytes) noexcept nogil:
+    """Begin an entry of a Struct; where its Value of so many bytes goes, or NULL."""
+    cdef uint32_t entry = field_bytes(key.n) + field_bytes(value_bytes)
+    cdef uint8_t *to = out_take(out, field_bytes(entry))
+    if to is NULL:
+        return NULL
+    to = put_head(to, 1, entry)
+    to = put_bytes(to, 1, key.p, key.n)
+    return put_head(to, 2, value_bytes)
 
 
 cdef inline void put_string_entry(Out *out, Text key, Text text) noexcept nogil:
-    put_entry(out, key, field_bytes(text.n))
-    out_bytes(out, 3, text.p, text.n)
+    cdef uint8_t *to = take_entry(out, key, field_bytes(text.n))
+    if to is not NULL:
+        put_bytes(to, 3, text.p, text.n)
+
+
+cdef inline void set_number(uint8_t *at, double number) noexcept nogil:
+    memcpy(at, &number, sizeof(double))
 
 
 cdef void put_number_entry(Out *out, Text key, double number) noexcept nogil:
-    put_entry(out, key, NUMBER_VALUE_BYTES)
-    out_varint(out, 2 << 3 | 1)
-    out_few(out, &number, 8)
+    cdef uint8_t *to = take_entry(out, key, 1 + sizeof(double))
+    if to is not NULL:
+        set_number(to + put_varint(to, 2 << 3 | 1), number)
 
 
 cdef void put_bool_entry(Out *out, Text key, bint flag) noexcept nogil:
-    put_entry(out, key, BOOL_VALUE_BYTES)
-    out_uint(out, 4, flag)
+    cdef uint8_t *to = take_entry(out, key, 2)
+    if to is not NULL:
+        put_varint(to + put_varint(to, 4 << 3), flag)
 
 
-cdef uint32_t listed_fit(const Listed *listed, uint32_t total) noexcept nogil:
-    """How many of the first ids fit an answer; the total says what is left out."""
-    cdef uint32_t n = 0, used = 0, most = total if total < LISTED_MAX else LISTED_MAX
-    while n < most and listed[n].id.n <= <uint32_t> IDS_BYTES_MAX - used:
-        used += listed[n].id.n
-        n += 1
-    return n
+cdef struct Ids:             # of policies, as an answer lists them
+    uint32_t n
+    Text ids[LISTED_MAX]
+
+
+cdef void listed_fit(Ids *fit, const Listed *listed, uint32_t total) noexcept nogil:
+    """The first ids that fit an answer, without those that are not UTF-8; the total says what is left out."""
+    cdef uint32_t i, used = 0
+    fit.n = 0
+    for i in range(total if total < LISTED_MAX else LISTED_MAX):
+        if listed[i].id.n > <uint32_t> IDS_BYTES_MAX - used:
+            return
+        used += listed[i].id.n
+        if utf8_valid(listed[i].id.p, listed[i].id.n):
+            fit.ids[fit.n] = listed[i].id
+            fit.n += 1
 
 
 cdef void put_list_entry(Out *out, Text key, const Listed *listed, uint32_t total) noexcept nogil:
-    cdef size_t entry = out_open(out, 1), value, inner
-    cdef uint32_t i
-    out_bytes(out, 1, key.p, key.n)
-    value = out_open(out, 2)
-    inner = out_open(out, 6)
-    for i in range(listed_fit(listed, total)):
-        if utf8_valid(listed[i].id.p, listed[i].id.n):
-            out_head(out, 1, field_bytes(listed[i].id.n))
-            out_bytes(out, 3, listed[i].id.p, listed[i].id.n)
-    out_close(out, inner)
-    out_close(out, value)
-    out_close(out, entry)
+    cdef Ids fit
+    cdef uint8_t *to
+    cdef uint32_t i, list_bytes = 0
+    listed_fit(&fit, listed, total)
+    for i in range(fit.n):
+        list_bytes += field_bytes(field_bytes(fit.ids[i].n))
+    to = take_entry(out, key, field_bytes(list_bytes))
+    if to is NULL:
+        return
+    to = put_head(to, 6, list_bytes)
+    for i in range(fit.n):
+        to = put_head(to, 1, field_bytes(fit.ids[i].n))
+        to = put_bytes(to, 3, fit.ids[i].p, fit.ids[i].n)
 
 
 cdef const char *outcome_word(int outcome) noexcept nogil:
@@ -501,10 +531,6 @@ cdef void put_said(Out *out, const Answer *a) noexcept nogil:
     at = put_template(out, &SAID[a.outcome])
     if at is not NULL:
         memcpy(at + SAID_ID, a.id.p, EVALUATION_ID_BYTES)
-
-
-cdef inline void set_number(uint8_t *at, double number) noexcept nogil:
-    memcpy(at, &number, 8)
 
 
 cdef void put_counted(Out *out, const Answer *a) noexcept nogil:
@@ -577,10 +603,11 @@ cdef void reply_ext_authz(
 
 
 cdef void put_ids(Out *out, uint32_t field, const Listed *listed, uint32_t total) noexcept nogil:
+    cdef Ids fit
     cdef uint32_t i
-    for i in range(listed_fit(listed, total)):
-        if utf8_valid(listed[i].id.p, listed[i].id.n):
-            out_bytes(out, field, listed[i].id.p, listed[i].id.n)
+    listed_fit(&fit, listed, total)
+    for i in range(fit.n):
+        out_bytes(out, field, fit.ids[i].p, fit.ids[i].n)
 
 
 cdef void put_check(Out *out, const Answer *a) noexcept nogil:
@@ -710,7 +737,8 @@ cdef size_t build_deny() noexcept nogil:
     return out.n
 
 
-cdef void build() noexcept nogil:
+cdef bint build() noexcept nogil:
+    """Whether no template is longer than what is copied of it."""
     cdef int outcome
     OVERWRITES.n = build_overwrites()
     IDENTIFIED.n = build_identified()
@@ -719,9 +747,11 @@ cdef void build() noexcept nogil:
         SAID[outcome].n = build_said(outcome)
     COUNTED.n = build_counted()
     DENY.n = build_deny()
+    return max(IDENTIFIED.n, COUNTED.n, SAID[<int> OUTCOME_STEP_UP].n) <= COPIED_BYTES
 
 
-build()
+if not build():
+    raise AssertionError("a template of an answer is longer than what is copied of it")
 
 
 # ---------------------------------------------------------------- Python face

@@ -378,34 +378,44 @@ cdef inline void out_uint(Out *o, uint32_t field, uint64_t v) noexcept nogil:
     o.n = <size_t> (to - o.p)
 
 
-cdef inline size_t varint_bytes(uint32_t v) noexcept nogil:
-    return 1 + (v > 0x7F) + (v > 0x3FFF) + (v > 0x1FFFFF) + (v > 0xFFFFFFF)
-
-
 cdef inline uint32_t field_bytes(uint32_t n) noexcept nogil:
     """What a string, bytes or message of n bytes takes as a field whose number is 15 or less."""
-    return 1 + <uint32_t> varint_bytes(n) + n
+    if n < 0x80:
+        return 2 + n
+    return 3 + n + (n > 0x3FFF) + (n > 0x1FFFFF) + (n > 0xFFFFFFF)
 
 
-cdef inline void out_head(Out *o, uint32_t field, size_t n) noexcept nogil:
-    """Begin a string, bytes or message field of n bytes, which the caller writes."""
-    cdef uint8_t *to = o.p + o.n
-    if o.failed or o.cap - o.n < HEAD_BYTES_MAX:
-        out_varint(o, (<uint64_t> field << 3) | 2)
-        out_varint(o, n)
-        return
+cdef inline uint8_t *put_head(uint8_t *to, uint32_t field, uint32_t n) noexcept nogil:
+    """Begin a string, bytes or message field of n bytes; where they go."""
     to += put_varint(to, (<uint64_t> field << 3) | 2)
-    to += put_varint(to, n)
-    o.n = <size_t> (to - o.p)
+    return to + put_varint(to, n)
+
+
+cdef inline uint8_t *put_bytes(uint8_t *to, uint32_t field, const char *p, uint32_t n) noexcept nogil:
+    to = put_head(to, field, n)
+    remit_copy(to, p, n)
+    return to + n
+
+
+cdef inline uint8_t *out_take(Out *o, size_t n) noexcept nogil:
+    """Where the next n bytes go, all of which the caller writes; NULL when they do not fit."""
+    cdef uint8_t *to = o.p + o.n
+    if o.failed or n > o.cap - o.n:
+        o.failed = 1
+        return NULL
+    o.n += n
+    return to
+
+
+# A string, bytes or message field where room may be short.
+cdef void out_tight(Out *o, uint32_t field, const void *p, size_t n) noexcept nogil
 
 
 cdef inline void out_bytes(Out *o, uint32_t field, const void *p, size_t n) noexcept nogil:
     """A string, bytes or message field; written even when empty."""
     cdef uint8_t *to = o.p + o.n
     if o.failed or n > o.cap or o.cap - o.n < n + HEAD_BYTES_MAX:
-        out_varint(o, (<uint64_t> field << 3) | 2)
-        out_varint(o, n)
-        out_raw(o, p, n)
+        out_tight(o, field, p, n)
         return
     to += put_varint(to, (<uint64_t> field << 3) | 2)
     to += put_varint(to, n)
@@ -470,11 +480,11 @@ cdef inline size_t out_open(Out *o, uint32_t field) noexcept nogil:
 
 cdef inline size_t out_open_long(Out *o, uint32_t field) noexcept nogil:
     """As `out_open`, for `out_close_long`: two bytes are left, as a message of 128 to 16,383 bytes takes."""
-    cdef size_t start = out_open(o, field)
-    if o.failed or o.n == o.cap:
-        o.failed = 1
-        return start
-    o.n += 1
+    if o.failed or o.cap - o.n < HEAD_BYTES_MAX:
+        out_open(o, field)
+        out_take(o, 1)
+        return o.n
+    o.n += put_varint(o.p + o.n, (<uint64_t> field << 3) | 2) + 2
     return o.n
 
 

@@ -272,6 +272,12 @@ cdef const Shape *shape_struct() noexcept nogil:
 # ---------------------------------------------------------------- writer
 
 
+cdef void out_tight(Out *o, uint32_t field, const void *p, size_t n) noexcept nogil:
+    out_varint(o, (<uint64_t> field << 3) | 2)
+    out_varint(o, n)
+    out_raw(o, p, n)
+
+
 cdef void out_length(Out *o, size_t start, size_t left) noexcept nogil:
     cdef uint8_t length[10]
     cdef size_t n = o.n - start, size
