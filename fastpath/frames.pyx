@@ -38,6 +38,13 @@ cdef extern from *:
     __attribute__((target("sse4.2")))
     static uint32_t crc32c_sse42(uint32_t c, const uint8_t *p, size_t n) {
         uint64_t word, wide = c;
+        for (; n >= 32; n -= 32, p += 32) {
+    #pragma GCC unroll 4
+            for (int i = 0; i < 32; i += 8) {
+                memcpy(&word, p + i, 8);
+                wide = __builtin_ia32_crc32di(wide, word);
+            }
+        }
         for (; n >= 8; n -= 8, p += 8) {
             memcpy(&word, p, 8);
             wide = __builtin_ia32_crc32di(wide, word);
@@ -45,6 +52,11 @@ cdef extern from *:
         c = (uint32_t) wide;
         while (n--) c = __builtin_ia32_crc32qi(c, *p++);
         return c;
+    }
+
+    __attribute__((target("sse4.2")))
+    static uint32_t crc32c_numbered_sse42(uint64_t sequence, const uint8_t *p, size_t n) {
+        return crc32c_sse42((uint32_t) __builtin_ia32_crc32di(0xFFFFFFFFu, sequence), p, n);
     }
     #endif
 
@@ -55,12 +67,21 @@ cdef extern from *:
         return crc32c_portable(c, (const uint8_t *) p, n);
     }
 
+    /* Of the 8 bytes of a number, then of the n. */
+    static uint32_t crc32c_numbered(uint64_t sequence, const uint8_t *p, size_t n) {
+    #if defined(__x86_64__)
+        if (crc32c_hardware) return crc32c_numbered_sse42(sequence, p, n);
+    #endif
+        return crc32c_portable(crc32c_portable(0xFFFFFFFFu, (const uint8_t *) &sequence, 8), p, n);
+    }
+
     static void store_release(void *p, uint32_t v) { __atomic_store_n((uint32_t *) p, v, __ATOMIC_RELEASE); }
     """
     int crc32c_hardware
     void crc32c_prepare() nogil
     uint32_t crc32c_more(uint32_t c, const void *p, size_t n) nogil
     uint32_t crc32c_portable(uint32_t c, const uint8_t *p, size_t n) nogil
+    uint32_t crc32c_numbered(uint64_t sequence, const uint8_t *p, size_t n) nogil
     void store_release(void *p, uint32_t v) nogil
 
 cdef enum:
@@ -76,14 +97,17 @@ crc32c_prepare()
 
 
 cdef uint32_t frame_crc(uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
-    return ~crc32c_more(crc32c_more(0xFFFFFFFF, &sequence, 8), payload, n)
+    return ~crc32c_numbered(sequence, payload, n)
 
 
 cdef void frame_put(uint8_t *at, size_t room, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
     cdef uint32_t crc = frame_crc(sequence, payload, n)
     cdef size_t need = frame_bytes(n)
     # INVARIANT (end ahead): a length that is 0 stands behind the last frame, whatever the memory held before.
-    memset(at + need, 0, min(room - need, <size_t> END_BYTES))
+    if room - need >= END_BYTES:
+        memset(at + need, 0, END_BYTES)
+    else:
+        memset(at + need, 0, room - need)
     memset(at + need - 8, 0, 8)
     memcpy(at + 4, &crc, 4)
     memcpy(at + 8, &sequence, 8)

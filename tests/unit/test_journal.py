@@ -49,6 +49,14 @@ def test_crc32c_is_that_of_rfc3720_with_and_without_the_instruction() -> None:
     assert all(crc32c(data[:n]) == crc32c(data[:n], portable=True) for n in range(301))
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 31, 32, 33, 63, 64, 65, 300, 478])
+def test_a_frame_has_the_checksum_of_its_sequence_and_its_payload(n: int) -> None:
+    """frames.pxd: the CRC32C of both, in this order, as it is without the instruction."""
+    payload = bytes(range(256)) * 2
+    made = frame(2**40 + n, payload[:n])
+    assert int.from_bytes(made[4:8], "little") == crc32c(made[8:16] + payload[:n], portable=True)
+
+
 def test_appended_records_are_read_back_in_order(folder: Path) -> None:
     """Sequences start at 1 and grow by one; payloads come back byte for byte, across segments."""
     payloads = [os.urandom(1 + n * 37 % 3000) for n in range(200)]
