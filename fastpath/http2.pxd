@@ -8,6 +8,7 @@ from fastpath.c.nghttp2 cimport nghttp2_session
 from fastpath.decide cimport Peer
 from fastpath.framing cimport Framing
 from fastpath.lane cimport LaneTable, Ticket
+from fastpath.line cimport Place
 from fastpath.reserve cimport Reserve
 from fastpath.talk cimport Talk
 from fastpath.wire cimport Text
@@ -194,16 +195,12 @@ cdef struct Conn:
     int drain_cause          # Cause of that
     int pinged               # a keepalive ping is unanswered
     int writing              # epoll waits for room to write
-    int waits                # for its turn, in the loop's queue (fastpath/turns.pxd)
+    Place turn               # among those that wait for theirs (fastpath/turns.pxd)
     int heavy                # its last turn was a long one, or it had none yet
     int lasting              # it had a stream in the slow lane, or of several messages
     int released             # closed, and all that it held is given back
     uint32_t piece           # bytes that its next turn may read
-    int shaking              # in the TLS handshake (fastpath/handshakes.pxd); peer.credential is then its address
-    Conn *shaking_prev
-    Conn *shaking_next
-    Conn *turn_prev
-    Conn *turn_next
+    Place shaking            # among those in the TLS handshake; peer.credential is then its address
     uint8_t *dropped         # owned; a bit per stream of the last DROPPED_MAX that we reset; NULL: there was none
     uint32_t early           # streams refused before the peer could know our limit
     int64_t opened_ns

@@ -21,7 +21,6 @@ from fastpath.c.linux cimport (
 from fastpath.c.openssl_ssl cimport SSL_CTX
 from fastpath.call cimport Pdp
 from fastpath.decide cimport PEER_AGENT
-from fastpath.handshakes cimport handshakes_add, handshakes_drop, handshakes_oldest_of
 from fastpath.held cimport Held, Slot, slot_enter, slot_leave
 from fastpath.http2 cimport (
     CAUSES, CAUSE_AGE, CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_IDLE,
@@ -30,6 +29,7 @@ from fastpath.http2 cimport (
     http2_over, http2_pull, http2_push, http2_shed, http2_tick,
 )
 from fastpath.lane cimport Answer, Lane, lane_fetch
+from fastpath.line cimport Place, line_add, line_drop
 from fastpath.loop cimport INBOX, Loop, OUTBOX, PepList, remit_flag, remit_flag_set
 from fastpath.reserve cimport reserve_trim
 from fastpath.strangers cimport Strangers, strangers_add
@@ -37,7 +37,6 @@ from fastpath.streams cimport tell_talks, verify_talks
 from fastpath.tls cimport TlsIdentity, tls_begin, tls_end, tls_handshake, tls_pending, tls_read, tls_write
 from fastpath.turns cimport (
     LIGHT_BYTES, LIGHT_CALLS, LIT_NS, PIECE_CALLS, PIECE_FIRST, PIECE_RECORDS, ROUND_LIT_NS, ROUND_NS, turn_took,
-    turns_add, turns_drop,
 )
 from fastpath.verify cimport REFUSALS, Trust, Verifier, refusal_text
 from fastpath.wire cimport Text, text_of
@@ -109,7 +108,7 @@ cdef void _listen_for(Loop self, Conn *conn, bint writing) noexcept nogil:
     epoll_ctl(self.epoll, EPOLL_CTL_MOD, conn.fd, &event)
     if not writing:
         # Requests and decrypted bytes that waited meanwhile make no event.
-        turns_add(&self.turns, conn)
+        line_add(&self.turns, &conn.turn)
 
 
 cdef ssize_t _write(Conn *conn, const void *p, size_t n) noexcept nogil:
@@ -226,7 +225,7 @@ cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
     if not done:
         return False
     conn.writing = 0
-    handshakes_drop(&self.handshakes, conn)
+    line_drop(&self.handshakes, &conn.shaking)
     admission_leave(self.admission, <Guest *> conn.guest)
     conn.cause = _count(self, conn, conn.peer.spiffe_id)
     if conn.cause == CAUSE_NONE and http2_open(conn):
@@ -282,7 +281,7 @@ cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
     cdef int64_t began = self.door.now_ns
     cdef bint more = False
     cdef bint much = False
-    turns_drop(&self.turns, conn)
+    line_drop(&self.turns, &conn.turn)
     if _secure(self, conn):
         if conn.cause == CAUSE_NONE and conn.out != NULL:
             _flush(self, conn)
@@ -296,7 +295,7 @@ cdef void _serve_conn(Loop self, Conn *conn) noexcept nogil:
         _close(self, conn)
     elif more and conn.out == NULL:
         # While it does not take what we say it has no turn; that it does again is an event.
-        turns_add(&self.turns, conn)
+        line_add(&self.turns, &conn.turn)
 
 
 cdef void _forget(Loop self, int fd) noexcept nogil:
@@ -316,10 +315,10 @@ cdef void _close(Loop self, Conn *conn) noexcept nogil:
     """
     cdef uint8_t last[32]
     self.door.stats.closed[conn.cause] += 1
-    turns_drop(&self.turns, conn)
+    line_drop(&self.turns, &conn.turn)
     if self.ticking == conn:
         self.ticking = conn.next
-    handshakes_drop(&self.handshakes, conn)
+    line_drop(&self.handshakes, &conn.shaking)
     if conn.session != NULL and conn.cause != CAUSE_PEER and conn.out == NULL and not conn.told:
         _write(conn, last, http2_farewell(conn, last))
     tls_end(conn, conn.cause != CAUSE_PEER)
@@ -423,6 +422,7 @@ cdef Conn *_new_conn(Loop self, int fd) noexcept nogil:
     conn.door = &self.door
     conn.fd = fd
     conn.pidfd = -1
+    conn.turn.conn = conn.shaking.conn = conn
     conn.piece = PIECE_FIRST
     # Who has just come waits behind those who are known to take little.
     conn.heavy = 1
@@ -466,20 +466,36 @@ cdef void _make_room(Loop self, Conn *oldest, int cause) noexcept nogil:
     _close(self, oldest)
 
 
+cdef Conn *_oldest_of(Loop self, Text address) noexcept nogil:
+    """The oldest connection in the handshake that came from this address, or NULL."""
+    cdef Place *place = self.handshakes.first
+    cdef Conn *conn
+    while place != NULL:
+        conn = <Conn *> place.conn
+        if conn.peer.credential.n == address.n and memcmp(conn.peer.credential.p, address.p, address.n) == 0:
+            return conn
+        place = place.behind
+    return NULL
+
+
 cdef int _await_credential(Loop self, Conn *conn) noexcept nogil:
-    """Count a connection before its handshake, in whose place the oldest such one is closed when there is no room."""
+    """Count a connection before its handshake, in whose place the oldest such one is closed when there is no room.
+
+    A handshake takes milliseconds, so it is the strangers who fill a door that lose their place, and who has shown a
+    credential keeps its own.
+    """
     cdef Conn *oldest
     conn.peer.credential = _source(conn)
     if self.handshakes.count >= self.door.limits.handshakes:
-        _make_room(self, self.handshakes.first, CAUSE_FULL)
+        _make_room(self, <Conn *> self.handshakes.first.conn, CAUSE_FULL)
     conn.guest = admission_enter(self.admission, conn.peer.credential, self.door.limits.handshakes_per_address)
     if conn.guest == NULL:
-        oldest = handshakes_oldest_of(&self.handshakes, conn.peer.credential)
+        oldest = _oldest_of(self, conn.peer.credential)
         if oldest == NULL:
             return CAUSE_CROWD
         _make_room(self, oldest, CAUSE_CROWD)
         conn.guest = admission_enter(self.admission, conn.peer.credential, self.door.limits.handshakes_per_address)
-    handshakes_add(&self.handshakes, conn)
+    line_add(&self.handshakes, &conn.shaking)
     return CAUSE_NONE if conn.guest != NULL else CAUSE_CROWD
 
 
@@ -490,7 +506,7 @@ cdef int _admit(Loop self, Conn *conn) noexcept nogil:
     if admission_open(self.admission) > <int64_t> self.door.limits.connections:
         if self.handshakes.first == NULL:
             return CAUSE_FULL
-        _make_room(self, self.handshakes.first, CAUSE_FULL)
+        _make_room(self, <Conn *> self.handshakes.first.conn, CAUSE_FULL)
     if self.local:
         failed = _may_enter(self, conn) or _count(self, conn, conn.peer.credential)
     elif self.secure:
@@ -623,7 +639,7 @@ cdef void _tick_conn(Loop self, Conn *conn) noexcept nogil:
             http2_tick(conn)
         _flush(self, conn)
         if conn.ready != NULL:
-            turns_add(&self.turns, conn)
+            line_add(&self.turns, &conn.turn)
         if conn.cause == CAUSE_NONE and conn.out == NULL and conn.draining and http2_over(conn):
             _part(self, conn)
     if conn.cause != CAUSE_NONE:
@@ -704,7 +720,7 @@ cdef void _event(Loop self, void *of, uint32_t what) noexcept nogil:
         _close(self, conn)
     elif conn.heavy or what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         # Nobody waits for the end of a connection, and many may end at once.
-        turns_add(&self.turns, conn)
+        line_add(&self.turns, &conn.turn)
     else:
         self.lit_ns = self.door.now_ns
         _serve_conn(self, conn)
@@ -715,7 +731,7 @@ cdef void _give_turns(Loop self) noexcept nogil:
     cdef bint lit = self.door.now_ns - self.lit_ns < LIT_NS
     cdef int64_t end = self.door.now_ns + (ROUND_LIT_NS if lit else ROUND_NS)
     while self.turns.first != NULL and self.door.now_ns < end:
-        _serve_conn(self, self.turns.first)
+        _serve_conn(self, <Conn *> self.turns.first.conn)
 
 
 cdef int _patience(Loop self) noexcept nogil:

@@ -1,12 +1,11 @@
 """One thread of a native door: what it owns and shares, and who may assert another principal there."""
 from fastpath.admission cimport Admission
 from fastpath.call cimport Pdp
-from fastpath.handshakes cimport Handshakes
 from fastpath.held cimport Slot
 from fastpath.http2 cimport Conn, Door
 from fastpath.lane cimport Lane
+from fastpath.line cimport Line
 from fastpath.strangers cimport Strangers
-from fastpath.turns cimport Turns
 from fastpath.value cimport Arena
 from fastpath.verify cimport REFUSALS
 from fastpath.wire cimport Text
@@ -53,8 +52,8 @@ cdef class Loop:             # connections stay with it
     cdef Conn *first         # open connections
     cdef Conn *ticking       # the next one at whose clocks the tick under way looks; NULL: none is under way
     cdef int64_t lit_ns      # when a light connection last had a turn
-    cdef Turns turns         # of connections with more to do
-    cdef Handshakes handshakes
+    cdef Line turns          # connections with more to do
+    cdef Line handshakes     # connections in the TLS handshake: nobody knows yet whose they are
     cdef Conn *closed        # closed while events were at hand that may name them
     cdef uint32_t owed       # streams of such connections that are still to be freed
     cdef int epoll

@@ -14,9 +14,9 @@ from fastpath.http2 cimport (
     Conn, Stream, http2_finish, http2_full, http2_go_on, http2_heard, http2_refuse, http2_say, http2_stalled,
     http2_talk, http2_wants,
 )
+from fastpath.line cimport line_add
 from fastpath.loop cimport Loop
 from fastpath.talk cimport CUT_BROKEN, CUT_MESSAGE, CUT_PART, Talk, talk_cut, talk_idle
-from fastpath.turns cimport turns_add
 from fastpath.wire cimport Out, Text, text_is, text_of
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -151,7 +151,7 @@ cdef void tell_talks(Loop self) noexcept nogil:
             conn = <Conn *> talk.conn
             if talk_idle(talk):
                 http2_wants(conn, <Stream *> talk.stream)
-                turns_add(&self.turns, conn)
+                line_add(&self.turns, &conn.turn)
             else:
                 # Behind what waits: a newer notice takes the place of one that was not told.
                 talk.news = 1

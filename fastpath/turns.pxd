@@ -1,7 +1,7 @@
-"""Whose turn it is on a loop: connections with more to do wait in a queue, each served a bounded piece at a time.
+"""Whose turn it is on a loop: connections with more to do wait in a line, each served a bounded piece at a time.
 
 A connection that took little in its last turn is served as soon as its bytes arrive. One that took much waits in the
-queue even for its first piece, and between pieces of the queue the loop looks for new bytes of the others; so what a
+line even for its first piece, and between pieces of the line the loop looks for new bytes of the others; so what a
 call waits for is bounded by the pieces of few, not by all that the busy have sent.
 """
 from fastpath.http2 cimport Conn
@@ -17,41 +17,9 @@ cdef enum:
     LIGHT_BYTES = 4096       # of a turn that needs no waiting for it
     LIGHT_CALLS = 4
     PIECE_NS = 100000        # a turn that took longer makes the next smaller
-    ROUND_NS = 100000        # of turns from the queue, then a look at the others
+    ROUND_NS = 100000        # of turns from the line, then a look at the others
     ROUND_LIT_NS = 30000     # the same while there are others that ask little; a turn is as long
     LIT_NS = 100000000       # for so long after one of them did
-
-
-cdef struct Turns:           # connections with more to do, the next one first
-    Conn *first
-    Conn *last
-
-
-cdef inline void turns_add(Turns *turns, Conn *conn) noexcept nogil:
-    """To the end of the queue, unless it waits there already."""
-    if conn.waits:
-        return
-    conn.waits = 1
-    conn.turn_prev, conn.turn_next = turns.last, NULL
-    if turns.last != NULL:
-        turns.last.turn_next = conn
-    else:
-        turns.first = conn
-    turns.last = conn
-
-
-cdef inline void turns_drop(Turns *turns, Conn *conn) noexcept nogil:
-    if not conn.waits:
-        return
-    conn.waits = 0
-    if conn.turn_prev != NULL:
-        conn.turn_prev.turn_next = conn.turn_next
-    else:
-        turns.first = conn.turn_next
-    if conn.turn_next != NULL:
-        conn.turn_next.turn_prev = conn.turn_prev
-    else:
-        turns.last = conn.turn_prev
 
 
 cdef inline void turn_took(Conn *conn, int64_t ns, bint much) noexcept nogil:
