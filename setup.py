@@ -38,6 +38,10 @@ NATIVE = {
     "fastpath.loop": ["libnghttp2", "libcrypto"],
     "fastpath.streams": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.answers": ["libnghttp2", "libssl", "libcrypto"],
+    "fastpath.connection": ["libnghttp2", "libssl", "libcrypto"],
+    "fastpath.entrance": ["libnghttp2", "libssl", "libcrypto"],
+    "fastpath.clocks": ["libnghttp2", "libssl", "libcrypto"],
+    "fastpath.rounds": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.tls": ["libssl", "libcrypto"],
     "bench.load": ["libnghttp2", "libssl", "libcrypto"],
@@ -51,6 +55,10 @@ DOORS = (
     "fastpath.loop",
     "fastpath.answers",
     "fastpath.streams",
+    "fastpath.connection",
+    "fastpath.entrance",
+    "fastpath.clocks",
+    "fastpath.rounds",
     "fastpath.listener",
 )
 PACKAGES = "libxxhash-dev libjansson-dev libutf8proc-dev libssl-dev libnghttp2-dev"

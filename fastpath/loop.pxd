@@ -10,6 +10,7 @@ from fastpath.value cimport Arena
 from fastpath.verify cimport REFUSALS
 from fastpath.wire cimport Text
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cdef extern from * nogil:
     """
@@ -75,3 +76,9 @@ cdef class Loop:             # connections stay with it
 
     cdef int _memory(self, size_t arena_bytes) except -1
     cdef int _join(self, int fd) except -1
+
+
+cdef inline void loop_read_clock(Loop self) noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    self.door.now_ns = <int64_t> t.tv_sec * 1000000000 + t.tv_nsec

@@ -1,4 +1,4 @@
-"""What one thread of a native door owns (loop.pxd); fastpath/listener.pyx runs it."""
+"""What one thread of a native door owns (loop.pxd); fastpath/rounds.pyx runs it."""
 from fastpath.c.linux cimport (
     AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, SOL_SOCKET, SO_DOMAIN,
     epoll_create1, epoll_ctl, epoll_event, eventfd, getsockopt, socklen_t,
