@@ -35,6 +35,7 @@ NATIVE = {
     "fastpath.approved": ["libcrypto"],
     "fastpath.certificate": ["libcrypto"],
     "fastpath.http2": ["libnghttp2"],
+    "fastpath.http2_out": ["libnghttp2"],
     "fastpath.loop": ["libnghttp2", "libcrypto"],
     "fastpath.streams": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.answers": ["libnghttp2", "libssl", "libcrypto"],
@@ -43,7 +44,7 @@ NATIVE = {
     "fastpath.clocks": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.rounds": ["libnghttp2", "libssl", "libcrypto"],
     "fastpath.listener": ["libnghttp2", "libssl", "libcrypto"],
-    "fastpath.tls": ["libssl", "libcrypto"],
+    "fastpath.tls": ["libnghttp2", "libssl", "libcrypto"],
     "bench.load": ["libnghttp2", "libssl", "libcrypto"],
 }
 # What is built in place alone and never installed.
@@ -51,6 +52,7 @@ BENCH = ("bench/load.pyx", "bench/constant.pyx")
 # The native doors; without their libraries everything else is built, and `listeners.listener: grpcio` serves.
 DOORS = (
     "fastpath.http2",
+    "fastpath.http2_out",
     "fastpath.tls",
     "fastpath.loop",
     "fastpath.answers",

@@ -9,8 +9,9 @@ from fastpath.grpc_text cimport (
 from fastpath.held cimport Held, slot_enter, slot_leave, slot_puts
 from fastpath.http2 cimport (
     Conn, METHOD_BATCH, METHOD_EXT_AUTHZ, METHOD_HEALTH, METHOD_REPORT, METHOD_WATCH, Stream, http2_full,
-    http2_message, http2_refuse, http2_reply,
+    http2_message,
 )
+from fastpath.http2_out cimport http2_refuse, http2_reply
 from fastpath.lane cimport lane_ask
 from fastpath.loop cimport Loop, Peps, remit_flag
 from fastpath.request cimport DOOR_BATCH, DOOR_CHECK, DOOR_EXT_AUTHZ, DOOR_REPORT

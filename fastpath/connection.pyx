@@ -8,9 +8,9 @@ from fastpath.c.linux cimport (
 from fastpath.held cimport Held, slot_enter, slot_leave
 from fastpath.http2 cimport (
     CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DRAIN, CAUSE_HANDSHAKE, CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER,
-    CAUSE_PROTOCOL, Conn, FRAME_ROOM, Stream, http2_close, http2_drain, http2_farewell, http2_feed, http2_next,
-    http2_open, http2_over, http2_pull, http2_shed,
+    CAUSE_PROTOCOL, Conn, FRAME_ROOM, Stream, http2_close, http2_feed, http2_next, http2_open, http2_shed,
 )
+from fastpath.http2_out cimport http2_drain, http2_farewell, http2_over, http2_pull
 from fastpath.line cimport line_add, line_drop
 from fastpath.loop cimport INBOX, Loop, OUTBOX, loop_read_clock
 from fastpath.reserve cimport reserve_trim

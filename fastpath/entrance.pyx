@@ -14,8 +14,9 @@ from fastpath.decide cimport PEER_AGENT
 from fastpath.held cimport Held, slot_enter, slot_leave
 from fastpath.http2 cimport (
     CAUSE_CREDENTIALS, CAUSE_CROWD, CAUSE_DIED, CAUSE_DRAIN, CAUSE_FULL, CAUSE_HANDSHAKE, CAUSE_MEMORY, CAUSE_NONE,
-    Conn, http2_drain, http2_open,
+    Conn, http2_open,
 )
+from fastpath.http2_out cimport http2_drain
 from fastpath.line cimport Place, line_add
 from fastpath.loop cimport Loop
 from fastpath.strangers cimport strangers_add

@@ -50,6 +50,7 @@ cdef enum Cause:             # why a connection ended
 cdef enum:
     STATUSES = 17            # gRPC status codes
     FRAME_ROOM = 16448       # a frame of ours with its header: one DATA frame of 16 KiB at most
+    MESSAGE_PREFIX = 5       # flag and length before a gRPC message
 
 
 cdef struct Limits:          # bounds of one door; times in ns
@@ -232,41 +233,17 @@ cdef int http2_setup() noexcept nogil
 cdef int http2_open(Conn *conn) noexcept nogil
 # Parse received bytes; sets conn.cause when the connection must end.
 cdef void http2_feed(Conn *conn, const uint8_t *p, size_t n) noexcept nogil
-# Tokens for what carries no request; false, with conn.cause set, when the peer has none left.
-cdef bint http2_toll(Conn *conn, int64_t tokens) noexcept nogil
 # The oldest complete request that nobody answered, or NULL.
 cdef Stream *http2_next(Conn *conn) noexcept nogil
 # The message of a complete request; false with refusal and why set when it is none.
 cdef bint http2_message(Stream *stream, Text *message) noexcept nogil
 # Whether this connection, or the door, holds as much as it may: then nothing more is decided for it.
 cdef bint http2_full(const Conn *conn) noexcept nogil
-# Answer with one message (copied), or with a status alone.
-cdef void http2_reply(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil
-cdef void http2_refuse(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
-# Send a message (copied; NULL: none) on a stream of several, and with a `code` of 0 or more end it with that status.
-cdef void http2_push(Conn *conn, Stream *stream, const uint8_t *p, size_t n, int code) noexcept nogil
-# Begin to answer a CheckStream, queue a message on it (copied), and end it with a status behind what is queued.
-cdef void http2_talk(Conn *conn, Stream *stream) noexcept nogil
-cdef void http2_say(Conn *conn, Stream *stream, const uint8_t *p, size_t n) noexcept nogil
-cdef void http2_finish(Conn *conn, Stream *stream, int code, Text why) noexcept nogil
-# The message at its front is answered; or the peer may go on sending, now that answers do not wait any more.
+# The message at the front of a CheckStream is answered; or the peer may go on sending, now that answers do not wait.
 cdef void http2_heard(Conn *conn, Stream *stream, Text message) noexcept nogil
 cdef void http2_go_on(Conn *conn, Stream *stream) noexcept nogil
 # Whether so many answers of it wait that no more is asked.
 cdef bint http2_stalled(const Conn *conn, const Talk *talk) noexcept nogil
-# Have http2_next give this stream, unless it will already.
-cdef void http2_wants(Conn *conn, Stream *stream) noexcept nogil
-# Bytes to send, into `out` as far as they fit; how many. When more than FRAME_ROOM is left the session has no more.
-cdef size_t http2_pull(Conn *conn, uint8_t *out, size_t cap) noexcept nogil
-# Whether the session has nothing more to read and nothing to write.
-cdef bint http2_over(Conn *conn) noexcept nogil
-# The frame that tells the peer that and why the connection ends; bytes written (17).
-cdef size_t http2_farewell(Conn *conn, uint8_t *out) noexcept nogil
-# Announce the end (RFC 9113 section 6.8), then, once the peer answered or time is over, refuse new streams.
-cdef void http2_drain(Conn *conn, int cause) noexcept nogil
-cdef void http2_drain_last(Conn *conn) noexcept nogil
-# Reset streams that took too long; ping a silent peer.
-cdef void http2_tick(Conn *conn) noexcept nogil
 # Of a connection that has none to come back to: free the first streams, at most so many; how many they were.
 cdef uint32_t http2_shed(Conn *conn, uint32_t most) noexcept nogil
 # Free everything but the socket.

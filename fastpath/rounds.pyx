@@ -6,7 +6,8 @@ from fastpath.c.linux cimport (
 from fastpath.clocks cimport clocks_look
 from fastpath.connection cimport PROCESS, conn_bury, conn_close, conn_flush, conn_serve
 from fastpath.entrance cimport entrance_accept, entrance_take_over
-from fastpath.http2 cimport CAUSE_DIED, CAUSE_DRAIN, CAUSE_NONE, Conn, Stream, http2_drain, http2_push
+from fastpath.http2 cimport CAUSE_DIED, CAUSE_DRAIN, CAUSE_NONE, Conn, Stream
+from fastpath.http2_out cimport http2_drain, http2_push
 from fastpath.lane cimport Answer, lane_fetch
 from fastpath.line cimport line_add
 from fastpath.loop cimport Loop, loop_read_clock, remit_flag, remit_flag_set

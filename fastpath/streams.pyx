@@ -10,12 +10,11 @@ from fastpath.call cimport DOOR_STREAM, NOTICE_BYTES, Call, call_notice, call_pe
 from fastpath.grpc_text cimport (
     CODE_DEADLINE_EXCEEDED, CODE_INTERNAL, CODE_OK, CODE_RESOURCE_EXHAUSTED, CODE_UNAUTHENTICATED, CODE_UNAVAILABLE,
 )
-from fastpath.http2 cimport (
-    Conn, Stream, http2_finish, http2_full, http2_go_on, http2_heard, http2_refuse, http2_say, http2_stalled,
-    http2_talk, http2_wants,
-)
+from fastpath.http2 cimport Conn, Stream, http2_full, http2_go_on, http2_heard, http2_stalled
+from fastpath.http2_out cimport http2_finish, http2_refuse, http2_say, http2_talk
 from fastpath.line cimport line_add
 from fastpath.loop cimport Loop
+from fastpath.open_streams cimport stream_wants
 from fastpath.talk cimport CUT_BROKEN, CUT_MESSAGE, CUT_PART, Talk, talk_cut, talk_idle
 from fastpath.wire cimport Out, Text, text_is, text_of
 from libc.stdint cimport uint8_t, uint32_t
@@ -150,7 +149,7 @@ cdef void tell_talks(Loop self) noexcept nogil:
         if ear_rings(&self.pdp.bells.table, &talk.ear):
             conn = <Conn *> talk.conn
             if talk_idle(talk):
-                http2_wants(conn, <Stream *> talk.stream)
+                stream_wants(conn, <Stream *> talk.stream)
                 line_add(&self.turns, &conn.turn)
             else:
                 # Behind what waits: a newer notice takes the place of one that was not told.

@@ -3,6 +3,7 @@
 A caller must present a chain, and only fastpath.verify judges it: OpenSSL's own verification is replaced, since it
 would know one set of roots for all trust domains.
 """
+from fastpath.accounts cimport account_toll
 from fastpath.c.openssl cimport (
     ERR_clear_error, EVP_PKEY, X509, X509_STACK, X509_STORE_CTX, X509_free, sk_X509_free, sk_X509_new_null, sk_X509_num,
     sk_X509_push, sk_X509_value,
@@ -26,7 +27,7 @@ from fastpath.c.openssl_ssl cimport (
     X509_V_ERR_APPLICATION_VERIFICATION, X509_V_OK,
 )
 from fastpath.decide cimport PEER_AGENT, PEER_NONE
-from fastpath.http2 cimport Conn, http2_toll
+from fastpath.http2 cimport Conn
 from fastpath.verify cimport (
     CHAIN_BYTES_MAX, CHAIN_CERTS_MAX, REFUSED_INTERNAL, REFUSED_TOO_LARGE, Trust, Verified, refusal_text,
     verify_chain,
@@ -121,7 +122,7 @@ cdef void _on_message(int sent, int version, int kind, const void *p, size_t n, 
             return
     elif not other:
         return
-    if not http2_toll(conn, OTHER_TOKENS if other else SHORT_TOKENS):
+    if not account_toll(conn, OTHER_TOKENS if other else SHORT_TOKENS):
         SSL_set_shutdown(ssl, SSL_RECEIVED_SHUTDOWN)
 
 

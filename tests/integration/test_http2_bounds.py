@@ -148,7 +148,9 @@ def test_the_first_provocation_that_is_not(door: NativeServer, primitive: Primit
         assert [code for _, code in client.goaway] == [primitive.code]
         assert not client.resets
         assert done == {"calls": 0, **primitive.counted}
-    ended = door.ended(primitive.cause)
+    wait_for("no connection", lambda: door.listener.counters()["open"] == 0, TIMEOUT_S)
+    ended = door.listener.counters()
+    assert ended["closed"] == {primitive.cause: 1}
     assert ended["goaways"] == {primitive.cause: 1}
     assert (ended["calls"], ended["held"]) == (OPEN, 0)
 
