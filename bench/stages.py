@@ -21,7 +21,10 @@ STAGES = {
     "kernel": ("[kernel", "[vdso]"),
     "nghttp2": ("libnghttp2",),
     "TLS": ("libssl", "libcrypto", "tls.", "verify."),
-    "HTTP/2 and gRPC": ("http2.", "listener.", "grpc_text.", "lane.", "admission.", "refused_calls."),
+    "HTTP/2 and gRPC": (
+        *("http2.", "http2_out.", "rounds.", "connection.", "entrance.", "clocks.", "listener."),
+        *("grpc_text.", "lane.", "admission.", "refused_calls."),
+    ),
     "decode": ("wire.", "envoy.", "question."),
     "canonical": ("canonical.", "libutf8proc"),
     "mapping": ("mapping.", "routes.", "mcp.", "verbs.", "target.", "json_tree.", "arguments.", "spiffe_id."),

@@ -125,6 +125,11 @@ cdef inline void stream_note(Stream *stream, int code, const char *why, const ch
         stream.http_status = http_status
 
 
+cdef inline void stream_wants(Conn *conn, Stream *stream) noexcept nogil:
+    if not stream.queued and stream.code < 0:
+        stream_queue(conn, stream)
+
+
 # ---------------------------------------------------------------- reset by us
 
 cdef inline void stream_drop(Conn *conn, int32_t id) noexcept nogil:
@@ -158,8 +163,3 @@ cdef inline void streams_advance(Conn *conn, int32_t id) noexcept nogil:
                 at = <uint32_t> passed & (DROPPED_MAX - 1)
                 conn.dropped[at >> 3] &= <uint8_t> ~(1 << (at & 7))
     conn.last_id = max(conn.last_id, id)
-
-
-cdef inline void stream_wants(Conn *conn, Stream *stream) noexcept nogil:
-    if not stream.queued and stream.code < 0:
-        stream_queue(conn, stream)
