@@ -15,7 +15,7 @@ from fastpath.line cimport line_add, line_drop
 from fastpath.loop cimport INBOX, Loop, OUTBOX, loop_read_clock
 from fastpath.reserve cimport reserve_trim
 from fastpath.tls cimport tls_end, tls_handshake, tls_pending, tls_read, tls_write
-from fastpath.turns cimport LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_RECORDS, turn_took
+from fastpath.turns cimport LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_RECORDS, turn_took, turns_lit
 from fastpath.verify cimport Trust
 from fastpath.wire cimport Text
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -237,7 +237,7 @@ cdef void conn_serve(Loop self, Conn *conn) noexcept nogil:
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
             conn_part(self, conn)
         loop_read_clock(self)
-        turn_took(conn, self.door.now_ns - began, much)
+        turn_took(conn, self.door.now_ns - began, much, turns_lit(self.door.now_ns, self.lit_ns))
     if conn.cause != CAUSE_NONE:
         conn_close(self, conn)
     elif more and conn.out == NULL:

@@ -12,7 +12,7 @@ from fastpath.lane cimport Answer, lane_fetch
 from fastpath.line cimport line_add
 from fastpath.loop cimport Loop, loop_read_clock, remit_flag, remit_flag_set
 from fastpath.streams cimport tell_talks
-from fastpath.turns cimport LIT_NS, ROUND_LIT_NS, ROUND_NS
+from fastpath.turns cimport ROUND_LIT_NS, ROUND_NS, turns_lit
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
@@ -96,7 +96,7 @@ cdef void _event(Loop self, void *of, uint32_t what) noexcept nogil:
 
 cdef void _give_turns(Loop self) noexcept nogil:
     """A round of those that wait for their turn, as long as it may delay the others."""
-    cdef bint lit = self.door.now_ns - self.lit_ns < LIT_NS
+    cdef bint lit = turns_lit(self.door.now_ns, self.lit_ns)
     cdef int64_t end = self.door.now_ns + (ROUND_LIT_NS if lit else ROUND_NS)
     while self.turns.first != NULL and self.door.now_ns < end:
         conn_serve(self, <Conn *> self.turns.first.conn)

@@ -10,25 +10,32 @@ from libc.stdint cimport int64_t, uint32_t
 
 cdef enum:
     PIECE_MIN = 1024         # bytes of one turn, by what the connection's bytes cost
-    PIECE_FIRST = 4096
+    PIECE_FIRST = 2048       # room for a first call
     PIECE_MAX = 16384
     PIECE_RECORDS = 128      # of TLS, in one turn
     PIECE_CALLS = 32         # answered in one turn
     LIGHT_BYTES = 4096       # of a turn that needs no waiting for it
     LIGHT_CALLS = 4
     PIECE_NS = 100000        # a turn that took longer makes the next smaller
+    PIECE_LIT_NS = 50000     # the same while there are others that ask little
     ROUND_NS = 100000        # of turns from the line, then a look at the others
     ROUND_LIT_NS = 30000     # the same while there are others that ask little; a turn is as long
     LIT_NS = 100000000       # for so long after one of them did
 
 
-cdef inline void turn_took(Conn *conn, int64_t ns, bint much) noexcept nogil:
+cdef inline bint turns_lit(int64_t now_ns, int64_t lit_ns) noexcept nogil:
+    """Whether who asks little did so a moment ago; `lit_ns` is when."""
+    return now_ns - lit_ns < LIT_NS
+
+
+cdef inline void turn_took(Conn *conn, int64_t ns, bint much, bint lit) noexcept nogil:
     """Judge a turn: after `much` the next one is waited for, and bytes that cost much come in smaller pieces.
 
     How long a turn took decides nothing but the size: on a busy machine it is chance.
     """
+    cdef int64_t most = PIECE_LIT_NS if lit else PIECE_NS
     conn.heavy = much
-    if ns > PIECE_NS:
+    if ns > most:
         conn.piece = max(<uint32_t> PIECE_MIN, conn.piece // 2)
-    elif ns < PIECE_NS // 2:
+    elif ns < most // 2:
         conn.piece = min(<uint32_t> PIECE_MAX, conn.piece * 2)
