@@ -14,9 +14,9 @@ from fastpath.canonical cimport canonical_call
 from fastpath.value cimport arena_take
 from fastpath.wire cimport (
     SHAPE_BYTES, SHAPE_MESSAGE, SHAPE_NUMBER, SHAPE_STRING, TEXT_BANG, TEXT_CONTROL, TEXT_HIGH, WIRE_BAD_UTF8,
-    WIRE_BYTES, WIRE_FIXED64, WIRE_OK, WIRE_TOO_DEEP, WIRE_VARINT, Reader, Shape, WireField, reader_next, reader_open,
-    shape_field, shape_keep, shape_read, shape_struct, text_compare, text_equal, text_is, text_marks, utf8_prefix,
-    wire_check, wire_keep, wire_nested
+    WIRE_BYTES, WIRE_FIXED64, WIRE_OK, WIRE_TOO_DEEP, WIRE_VARINT, Reader, Shape, WireField, reader_next,
+    reader_open, shape_field, shape_keep, shape_read, shape_struct, text_compare, text_equal, text_high, text_is,
+    text_marks, usual_field, utf8_prefix, utf8_valid, wire_check, wire_keep, wire_nested
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
@@ -41,6 +41,10 @@ cdef struct Lines:
     uint32_t n
     uint32_t room
     int overflow
+    uint8_t marks            # text_marks of some value
+    uint8_t odd              # some name is not plain
+    uint8_t pseudo           # some were left out: pseudo headers of the map
+    uint64_t bits            # header_bit of every name
 
 
 cdef struct Mcp:             # what one namespace of dynamic metadata says of the MCP call
@@ -114,14 +118,21 @@ cdef bint lines_grow(Lines *lines, Arena *arena) noexcept nogil:
 cdef extern from * nogil:
     """
     /* The first eight bytes as a number that sorts as they do; zeros stand behind a shorter text. */
-    static inline uint64_t remit_head(const char *p, size_t n) {
-        uint64_t v = 0;
+    static inline uint64_t remit_head(const char *text, size_t n) {
+        const uint8_t *p = (const uint8_t *) text;
+        uint64_t v;
+        uint32_t first, last;
         if (n >= 8) {
             memcpy(&v, p, 8);
             return __builtin_bswap64(v);
         }
-        for (size_t i = 0; i < n; i++) v |= (uint64_t) (uint8_t) p[i] << (56 - 8 * i);
-        return v;
+        if (n >= 4) {
+            memcpy(&first, p, 4);
+            memcpy(&last, p + n - 4, 4);
+            return (uint64_t) __builtin_bswap32(first) << 32 | (uint64_t) __builtin_bswap32(last) << (64 - 8 * n);
+        }
+        if (n == 0) return 0;
+        return (uint64_t) p[0] << 56 | (uint64_t) p[n / 2] << (56 - 8 * (n / 2)) | (uint64_t) p[n - 1] << (64 - 8 * n);
     }
     """
     uint64_t remit_head(const char *p, size_t n)
@@ -153,7 +164,7 @@ cdef extern from * nogil:
     int remit_is_plain(const char *name, size_t n)
 
 
-cdef void lines_add(
+cdef inline void lines_add(
     Lines *lines, Text name, Text value, unsigned marks, uint8_t joined, uint8_t plain, Arena *arena
 ) noexcept nogil:
     cdef HeaderLine *line
@@ -169,6 +180,10 @@ cdef void lines_add(
     line.sanitised = joined and (marks & TEXT_BANG) != 0
     line.order = lines.n
     lines.n += 1
+    lines.marks |= <uint8_t> marks
+    lines.odd |= not plain
+    if name.n:
+        lines.bits |= header_bit(name.p, name.n)
 
 
 cdef inline int by_name(const HeaderLine *x, const HeaderLine *y) noexcept nogil:
@@ -183,21 +198,38 @@ cdef int by_name_of(const void *a, const void *b) noexcept nogil:
     return by_name(<const HeaderLine *> a, <const HeaderLine *> b)
 
 
-cdef void lines_sort(Lines *lines) noexcept nogil:
-    cdef HeaderLine line
+cdef struct Rank:            # a line in the order of names
+    uint64_t head
+    uint32_t at
+
+
+cdef inline bint goes_before(const Lines *lines, const Rank *x, const Rank *y) noexcept nogil:
+    return x.head < y.head or (x.head == y.head and by_name(&lines.p[x.at], &lines.p[y.at]) < 0)
+
+
+cdef void sort_few(Lines *lines) noexcept nogil:
+    """By insertion of ranks; the lines themselves are moved once."""
+    cdef HeaderLine unsorted[FEW_LINES]
+    cdef Rank ranks[FEW_LINES]
+    cdef Rank rank
     cdef uint32_t i, at
+    for i in range(lines.n):
+        rank.head, rank.at = lines.p[i].head, i
+        at = i
+        while at > 0 and goes_before(lines, &rank, &ranks[at - 1]):
+            ranks[at] = ranks[at - 1]
+            at -= 1
+        ranks[at] = rank
+    memcpy(unsorted, lines.p, lines.n * sizeof(HeaderLine))
+    for i in range(lines.n):
+        lines.p[i] = unsorted[ranks[i].at]
+
+
+cdef void lines_sort(Lines *lines) noexcept nogil:
     if lines.n > FEW_LINES:
         qsort(lines.p, lines.n, sizeof(HeaderLine), by_name_of)
-        return
-    for i in range(1, lines.n):
-        if by_name(&lines.p[i - 1], &lines.p[i]) < 0:
-            continue
-        line = lines.p[i]
-        at = i
-        while at > 0 and by_name(&lines.p[at - 1], &line) > 0:
-            lines.p[at] = lines.p[at - 1]
-            at -= 1
-        lines.p[at] = line
+    elif lines.n > 1:
+        sort_few(lines)
 
 
 cdef inline bint same_name(const HeaderLine *x, const HeaderLine *y) noexcept nogil:
@@ -344,13 +376,19 @@ cdef inline void open_nested(Reader *r, Text message, int depth) noexcept nogil:
     r.depth = depth - 1
 
 
+cdef inline bint usual_entry(Text entry, Text *key, Text *value) noexcept nogil:
+    """Whether an entry is its key and then its value, as nearly all are."""
+    cdef const uint8_t *at = <const uint8_t *> entry.p
+    cdef const uint8_t *end = at + entry.n
+    return usual_field(&at, end, key) == 1 and usual_field(&at, end, value) == 2 and at == end
+
+
 cdef int read_map_entry(Text entry, int depth, Lines *lines, Arena *arena) noexcept nogil:
     """An entry of a map<string, string>; one that holds anything else is left out, as upb leaves it out."""
     cdef Reader r
     cdef WireField f
     cdef Text key = no_text(), value = no_text()
-    cdef unsigned marks, value_marks = 0
-    cdef bint plain = False, foreign = False
+    cdef bint foreign = False
     if depth == 0:
         return WIRE_TOO_DEEP
     open_nested(&r, entry, depth)
@@ -358,28 +396,41 @@ cdef int read_map_entry(Text entry, int depth, Lines *lines, Arena *arena) noexc
         if f.type != WIRE_BYTES or f.number > 2:
             foreign = True
             continue
-        if f.number == 1:
-            key, plain = f.bytes, remit_is_plain(f.bytes.p, f.bytes.n)
-            if plain:
-                continue
-        marks = text_marks(f.bytes.p, f.bytes.n)
-        if marks & TEXT_HIGH and utf8_prefix(f.bytes.p, f.bytes.n) != f.bytes.n:
+        if not utf8_valid(f.bytes.p, f.bytes.n):
             return WIRE_BAD_UTF8
-        if f.number == 2:
-            value, value_marks = f.bytes, marks
+        if f.number == 1:
+            key = f.bytes
+        else:
+            value = f.bytes
     if r.error == WIRE_OK and not foreign and r.groups == 0:
-        lines_add(lines, key, value, value_marks, 1, plain, arena)
+        lines_add(
+            lines, key, value, text_marks(value.p, value.n), 1, remit_is_plain(key.p, key.n), arena)
     return r.error
+
+
+cdef inline int read_usual_entry(Text entry, int depth, Lines *lines, bint pseudo, Arena *arena) noexcept nogil:
+    """As read_map_entry, which it asks about unusual ones; `pseudo`: names with a colon in front are left out."""
+    cdef Text key, value
+    cdef unsigned marks
+    if depth and usual_entry(entry, &key, &value):
+        marks = text_marks(value.p, value.n)
+        if not marks & TEXT_HIGH and remit_is_plain(key.p, key.n):
+            lines_add(lines, key, value, marks, 1, 1, arena)
+            return WIRE_OK
+        if not marks & TEXT_HIGH and pseudo and key.n and key.p[0] == c":" and not text_high(key.p, key.n):
+            lines.pseudo = 1
+            return WIRE_OK
+    return read_map_entry(entry, depth, lines, arena)
 
 
 cdef int read_header(Text entry, int depth, void *into) noexcept nogil:
     cdef Decoding *d = <Decoding *> into
-    return read_map_entry(entry, depth, &d.map_lines, d.arena)
+    return read_usual_entry(entry, depth, &d.map_lines, True, d.arena)
 
 
 cdef int read_extension(Text entry, int depth, void *into) noexcept nogil:
     cdef Decoding *d = <Decoding *> into
-    return read_map_entry(entry, depth, &d.extensions, d.arena)
+    return read_usual_entry(entry, depth, &d.extensions, False, d.arena)
 
 
 cdef int read_header_value(Text message, int depth, void *into) noexcept nogil:
@@ -658,13 +709,14 @@ cdef bint same_host(Text a, Text b) noexcept nogil:
     return True
 
 
-cdef void finish_lines(Decoding *d, Lines *lines) noexcept nogil:
+cdef void mend_lines(Decoding *d, Lines *lines) noexcept nogil:
     """Lower-case names, harmless values, no pseudo headers; sorted."""
     cdef HttpCall *call = d.call
     cdef HeaderLine *line
     cdef uint32_t i
     cdef int status, changed = 0
     drop_pseudo(d, lines)
+    lines.bits = 0
     for i in range(lines.n):
         line = &lines.p[i]
         status = 0 if line.plain else lower_name(&line.name, d.arena)
@@ -679,7 +731,7 @@ cdef void finish_lines(Decoding *d, Lines *lines) noexcept nogil:
             sanitise(line, d.arena)
         call.sanitised |= line.sanitised
         if line.name.n:
-            call.header_bits |= header_bit(line.name.p, line.name.n)
+            lines.bits |= header_bit(line.name.p, line.name.n)
     if changed:
         lines_sort(lines)
 
@@ -689,16 +741,18 @@ cdef void finish_headers(Decoding *d) noexcept nogil:
     cdef HttpCall *call = d.call
     cdef HeaderLine line
     cdef uint32_t i, at, count
-    if d.map_lines.n and d.raw_lines.n:
+    if (d.map_lines.n or d.map_lines.pseudo) and d.raw_lines.n:
         call_refuse(call, "headers.two_forms")
     if d.map_lines.overflow or d.raw_lines.overflow or d.extensions.overflow:
         call_refuse(call, "headers.too_many")
     lines_sort(lines)
     if lines is &d.map_lines:
         lines_last_wins(lines)
-    finish_lines(d, lines)
+    if lines.odd or lines.marks & (TEXT_CONTROL | TEXT_HIGH | TEXT_BANG):
+        mend_lines(d, lines)
     call.headers = lines.p
     call.header_count = lines.n
+    call.header_bits = lines.bits
     if call.raw_path.n == 0:
         call.raw_path = d.pseudo_path
     if call.raw_host.n == 0:
@@ -842,10 +896,13 @@ cdef int envoy_decode(const uint8_t *p, size_t n, Arena *arena, HttpCall *call) 
 
 cdef uint32_t first_line(const HttpCall *call, Text name) noexcept nogil:
     """Index of the first header that is not before `name`."""
+    cdef uint64_t head = remit_head(name.p, name.n)
     cdef uint32_t low = 0, high = call.header_count, middle
+    cdef const HeaderLine *line
     while low < high:
         middle = (low + high) // 2
-        if text_compare(call.headers[middle].name, name) < 0:
+        line = &call.headers[middle]
+        if line.head < head or (line.head == head and text_compare(line.name, name) < 0):
             low = middle + 1
         else:
             high = middle

@@ -2,10 +2,10 @@
 
 Source: MCP specification 2024-11-05 to 2026-07-28 (base protocol, transports), JSON-RPC 2.0.
 """
-from fastpath.envoy cimport HttpCall
+from fastpath.envoy cimport HttpCall, header_bit
 from fastpath.json_tree cimport Json
 from fastpath.value cimport Arena
-from fastpath.wire cimport Text
+from fastpath.wire cimport Text, text_of
 from libc.stdint cimport uint8_t, uint32_t
 
 
@@ -41,8 +41,19 @@ cdef struct McpCall:
 # Read the call; out.refusal says why it has no meaning. GET and DELETE (older versions: stream, end of session) act on
 # the server. Memory that a body too large for the arena took is given back.
 cdef void mcp_read(const HttpCall *call, const McpTrust *trust, Arena *arena, McpCall *out) noexcept nogil
-# The single value of a header: 0 when absent, 1 with `value` set, -1 when it has several values or arrived altered.
-cdef int header_single(const HttpCall *call, const char *name, Text *value) noexcept nogil
+# As header_single, of a name whose bit is set; `value` is left alone when there is none.
+cdef int header_found(const HttpCall *call, Text name, Text *value) noexcept nogil
+
+
+cdef inline int header_single(const HttpCall *call, const char *name, Text *value) noexcept nogil:
+    """The single value of a header: 0 when absent, 1 with `value` set, -1 when it has several or arrived altered."""
+    cdef Text wanted = text_of(name)
+    value.p, value.n = NULL, 0
+    if wanted.n == 0 or not call.header_bits & header_bit(wanted.p, wanted.n):
+        return 0
+    return header_found(call, wanted, value)
+
+
 # Whether the parameters of a content type name a charset that is not UTF-8: its reader would see another text than we.
 cdef bint names_other_charset(Text parameters) noexcept nogil
 # Whether the method's name is one of MCP's.

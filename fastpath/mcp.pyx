@@ -1,6 +1,6 @@
 """What an MCP call is: headers, metadata and body read, compared and looked up in one table of methods."""
 from fastpath.c.openssl cimport EVP_DecodeBlock
-from fastpath.envoy cimport HeaderLine, envoy_decode, envoy_header
+from fastpath.envoy cimport HeaderLine, envoy_decode, header_lines
 from fastpath.json_tree cimport (
     JSON_DEEP, JSON_DUPLICATE, JSON_ROOM, TREE_ARRAY, TREE_INTEGER, TREE_OBJECT, TREE_STRING, json_get,
     json_has_variant, json_parse, json_text,
@@ -92,10 +92,9 @@ cdef bint mcp_is_method(Text method) noexcept nogil:
 # ---------------------------------------------------------------- headers
 
 
-cdef int header_single(const HttpCall *call, const char *name, Text *value) noexcept nogil:
+cdef int header_found(const HttpCall *call, Text name, Text *value) noexcept nogil:
     cdef HeaderLine line
-    cdef uint32_t n = envoy_header(call, name, &line)
-    value[0] = nothing()
+    cdef uint32_t n = header_lines(call, name, &line)
     if n == 0:
         return 0
     # The map form joins the lines of a name by commas, so a comma may hide a second value.

@@ -69,6 +69,24 @@ cdef extern from * nogil:
         return marks;
     }
 
+    /* Whether a byte is above 0x7F: 16 bytes at a time, of which the last overlap those before. */
+    static inline int text_high(const char *text, size_t n) {
+        const uint8_t *p = (const uint8_t *) text;
+        remit_block b, seen = {0};
+        if (n == 0) return 0;
+        if (n < 16) {
+            seen = remit_few(p, n);
+        } else {
+            for (size_t i = 0; i < n - 16; i += 16) {
+                memcpy(&b, p + i, 16);
+                seen |= b;
+            }
+            memcpy(&b, p + n - 16, 16);
+            seen |= b;
+        }
+        return remit_any(seen & 0x80);
+    }
+
     /* Most texts have no marks: 16 bytes at a time tell, of which the last overlap those before. */
     static inline unsigned text_marks(const char *text, size_t n) {
         const uint8_t *p = (const uint8_t *) text;
@@ -94,6 +112,7 @@ cdef extern from * nogil:
         TEXT_TAB
         TEXT_BANG            # `!`
     unsigned text_marks(const char *text, size_t n)   # which of these stand in n bytes
+    bint text_high(const char *text, size_t n)        # TEXT_HIGH alone
 
 
 # Order of the bytes: negative, 0 or positive.
@@ -104,7 +123,7 @@ cdef size_t utf8_prefix(const char *p, size_t n) noexcept nogil
 
 cdef inline bint utf8_valid(const char *p, size_t n) noexcept nogil:
     """Whether n bytes are UTF-8 (RFC 3629: no surrogates, nothing overlong, nothing above U+10FFFF)."""
-    return not text_marks(p, n) & TEXT_HIGH or utf8_prefix(p, n) == n
+    return not text_high(p, n) or utf8_prefix(p, n) == n
 
 
 # ---------------------------------------------------------------- reader
@@ -187,23 +206,39 @@ cdef inline void reader_open(Reader *r, Text message) noexcept nogil:
     r.groups = 0
 
 
-# The next field when it is none of those that reader_next knows at once.
+# The next field when it is not a usual one.
 cdef bint reader_any(Reader *r, WireField *f) noexcept nogil
 
 
-cdef inline bint reader_next(Reader *r, WireField *f) noexcept nogil:
-    """Read the next field into `f`; groups are skipped. False at the end or on an error (`r.error`).
+cdef inline uint32_t usual_field(const uint8_t **at, const uint8_t *end, Text *bytes) noexcept nogil:
+    """The number of the field at `at`, which then stands behind it, and its bytes; 0 when it is not as nearly all are.
 
-    A field of bytes whose tag and length have one byte each, as nearly all have, is read here.
+    They are of bytes, and their tag has one byte, their length one or two.
     """
-    cdef const uint8_t *p = r.p
-    if r.end - p < 2 or (p[0] & 0x87) != WIRE_BYTES or p[0] < FIELD_ONE or p[1] > 0x7F or r.end - p < 2 + p[1]:
+    cdef const uint8_t *p = at[0]
+    cdef uint32_t tag, n
+    if end - p < 2 or (p[0] & 0x87) != WIRE_BYTES or p[0] < FIELD_ONE:
+        return 0
+    tag, n = p[0], p[1]
+    p += 2
+    if n > 0x7F:
+        if p == end or p[0] > 0x7F:
+            return 0
+        n = (n & 0x7F) | <uint32_t> p[0] << 7
+        p += 1
+    if end - p < <ssize_t> n:
+        return 0
+    bytes.p, bytes.n = <const char *> p, n
+    at[0] = p + n
+    return tag >> TYPE_BITS
+
+
+cdef inline bint reader_next(Reader *r, WireField *f) noexcept nogil:
+    """Read the next field into `f`; groups are skipped. False at the end or on an error (`r.error`)."""
+    cdef uint32_t number = usual_field(&r.p, r.end, &f.bytes)
+    if number == 0:
         return r.p < r.end and reader_any(r, f)
-    f.number = p[0] >> TYPE_BITS
-    f.type = WIRE_BYTES
-    f.bytes.p = <const char *> p + 2
-    f.bytes.n = p[1]
-    r.p = p + 2 + p[1]
+    f.number, f.type = number, WIRE_BYTES
     return True
 
 

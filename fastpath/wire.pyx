@@ -74,17 +74,15 @@ cdef inline bint fail(Reader *r, int error) noexcept nogil:
 
 
 cdef inline bint read_varint(Reader *r, uint64_t *out, int bytes_max) noexcept nogil:
+    cdef const uint8_t *p = r.p
+    cdef ssize_t most = r.end - p
     cdef uint64_t v = 0
-    cdef uint8_t b
     cdef int i
-    for i in range(bytes_max):
-        if r.p >= r.end:
-            break
-        b = r.p[0]
-        r.p += 1
-        v |= <uint64_t> (b & 0x7F) << (7 * i)
-        if b < 0x80:
+    for i in range(bytes_max if most > bytes_max else <int> most):
+        v |= <uint64_t> (p[i] & 0x7F) << (7 * i)
+        if p[i] < 0x80:
             out[0] = v
+            r.p = p + i + 1
             return True
     return fail(r, WIRE_BAD_VARINT)
 
@@ -154,16 +152,6 @@ cdef bint skip_group(Reader *r, uint32_t number) noexcept nogil:
 
 
 cdef bint reader_any(Reader *r, WireField *f) noexcept nogil:
-    cdef const uint8_t *p = r.p
-    cdef uint32_t n
-    # A message of up to 16 KiB, whose length has two bytes.
-    if r.end - p > 3 and (p[0] & 0x87) == WIRE_BYTES and p[0] >= FIELD_ONE and p[1] > 0x7F and p[2] < 0x80:
-        n = (p[1] & 0x7F) | <uint32_t> p[2] << 7
-        if r.end - p >= 3 + <ssize_t> n:
-            f.number, f.type = p[0] >> TYPE_BITS, WIRE_BYTES
-            f.bytes.p, f.bytes.n = <const char *> p + 3, n
-            r.p = p + 3 + n
-            return True
     while r.p < r.end:
         if not read_tag(r, f):
             return False
@@ -194,26 +182,46 @@ cdef inline int take_bytes(Text found, const Member *member, int depth, void *in
     return WIRE_OK
 
 
+cdef uint32_t other_field(
+    Reader *r, const uint8_t **at, const Shape *shape, void *into, Text *bytes
+) noexcept nogil:
+    """Read past a field that is not a usual one. Its number when it holds bytes that the shape may know, else 0."""
+    cdef WireField f
+    cdef const Member *member
+    r.p = at[0]
+    if not reader_any(r, &f):
+        f.number = SHAPE_FIELDS_MAX
+    at[0] = r.p
+    if f.number >= SHAPE_FIELDS_MAX:
+        return 0
+    if f.type == WIRE_BYTES:
+        bytes[0] = f.bytes
+        return f.number
+    member = &shape.members[f.number]
+    if f.type == WIRE_VARINT and member.kind == SHAPE_NUMBER and into is not NULL and member.at != UNKEPT:
+        (<uint64_t *> (<char *> into + member.at))[0] = f.v
+    return 0
+
+
 cdef int wire_nested(Text message, const Shape *shape, int depth, void *into) noexcept nogil:
     """Recursion is bounded by `depth`, the messages that may still be entered."""
     cdef Reader r
-    cdef WireField f
-    cdef const Member *member
+    cdef Text found
+    cdef const uint8_t *at = <const uint8_t *> message.p
+    cdef uint32_t number
     cdef int error
     if depth == 0:
         return WIRE_TOO_DEEP
     reader_open(&r, message)
     r.depth = depth - 1
-    while reader_next(&r, &f):
-        if f.number >= SHAPE_FIELDS_MAX:
-            continue
-        member = &shape.members[f.number]
-        if f.type == WIRE_BYTES:
-            error = take_bytes(f.bytes, member, depth - 1, into)
+    while at < r.end:
+        number = usual_field(&at, r.end, &found)
+        if number == 0:
+            number = other_field(&r, &at, shape, into, &found)
+        if number:
+            error = take_bytes(found, &shape.members[number], depth - 1, into)
             if error:
                 return error
-        elif f.type == WIRE_VARINT and member.kind == SHAPE_NUMBER and into is not NULL and member.at != UNKEPT:
-            (<uint64_t *> (<char *> into + member.at))[0] = f.v
     return r.error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastpath import envoy
 from fastpath.wire import WireError
@@ -26,6 +28,23 @@ def test_both_header_forms_are_one_sorted_list():
     from_raw = decode_http(raw_headers=[(k, v.encode()) for k, v in pairs.items()])
     assert from_map["headers"] == from_raw["headers"] == sorted(pairs.items())
     assert (from_map["joined"], from_raw["joined"]) == (True, False)
+
+
+@given(st.dictionaries(st.text("abx-", min_size=1, max_size=12), st.just("v"), max_size=40))
+def test_names_of_any_length_and_number_are_sorted_by_their_bytes(pairs: dict[str, str]):
+    """Their order is found by their first eight bytes, few lines and many in two ways."""
+    for call in (decode_http(headers=pairs), decode_http(raw_headers=[(k, v.encode()) for k, v in pairs.items()])):
+        assert call["headers"] == sorted(pairs.items())
+
+
+def test_an_entry_is_read_in_whatever_order_it_stands():
+    """A map's entry may hold its value first, a key twice, or lengths with more bytes than they need."""
+    key, value = field(1, b"x-role"), field(2, b"admin")
+    entries = [key + value, value + key, field(1, b"x-other") + key + value, b"\x0a\x86\x00x-role" + value]
+    for entry in entries:
+        call = envoy.decode(in_http(field(3, entry)))
+        assert call is not None
+        assert call["headers"] == [("x-role", "admin")]
 
 
 def test_repeated_headers_stay_apart_in_the_raw_form_and_in_order():
@@ -102,6 +121,7 @@ def test_pseudo_headers_are_not_headers():
 def test_both_forms_at_once_are_refused():
     """Two lists of headers where Envoy sends one: ambiguous."""
     assert decode_http(headers={"a": "1"}, raw_headers=[("a", b"1")])["refusal"] == "headers.two_forms"
+    assert decode_http(headers={":path": "/"}, raw_headers=[("a", b"1")])["refusal"] == "headers.two_forms"
 
 
 def test_value_and_raw_value_that_differ_are_refused():
