@@ -206,7 +206,7 @@ cdef class Journal:
             pthread_mutex_unlock(lock)
             # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
             for i in range(count if sync else 0):
-                failed |= _write_out(self, &passed[i], self.size)
+                failed |= _write_out(self, &passed[i], self.size, self.size)
             if failed:
                 self.state = JOURNAL_FAILED
             pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
@@ -526,9 +526,15 @@ cdef void _let_go(Journal j, uint8_t *map) noexcept nogil:
         _breathe(j)
 
 
-cdef void _write_behind(Journal j, const Slot *slot, size_t at, size_t end) noexcept nogil:
-    """Give the disk a segment in pieces, and the writer what it needs meanwhile. The caller holds `sync_lock`."""
+cdef void _write_behind(Journal j, const Slot *slot, size_t at, size_t end, size_t passed) noexcept nogil:
+    """Give the disk a segment in pieces, and the writer what it needs meanwhile. The caller holds `sync_lock`.
+
+    Pages that the writer has `passed` leave the mapping first, all of a piece at once: the kernel then need not look
+    for each where it is mapped, keep it from being written, and flush the TLB for it.
+    """
     while at < end and not _hurries(j):
+        if at < passed // PAGE * PAGE:
+            disk_let_go(slot.map + at, min(<size_t> WRITE_BYTES, passed // PAGE * PAGE - at))
         disk_write_behind(slot.file, at, min(<size_t> WRITE_BYTES, end - at))
         at += WRITE_BYTES
         _breathe(j)
@@ -536,7 +542,7 @@ cdef void _write_behind(Journal j, const Slot *slot, size_t at, size_t end) noex
             _breathe(j)
 
 
-cdef int _write_out(Journal j, Slot *slot, size_t end) noexcept nogil:
+cdef int _write_out(Journal j, Slot *slot, size_t end, size_t passed) noexcept nogil:
     """Have a segment on disk up to `end`; whether that failed. The caller holds `sync_lock`.
 
     In pieces where nobody waits for it: a whole segment is milliseconds of the kernel's work, for which calls would
@@ -546,7 +552,7 @@ cdef int _write_out(Journal j, Slot *slot, size_t end) noexcept nogil:
     if at >= end:
         return 0
     if j.sync_timed:
-        _write_behind(j, slot, at, end)
+        _write_behind(j, slot, at, end, passed)
     if msync(slot.map + at, end - at, MS_SYNC):
         return 1
     slot.synced = end
@@ -567,6 +573,7 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     """Make all up to `sequence` durable; callers that waited share one msync. 0, or 1 with the journal failed."""
     cdef Slot slots[SPARES_MAX + 1]
     cdef size_t bytes_used[SPARES_MAX + 1]
+    cdef size_t passed[SPARES_MAX + 1]
     cdef int count, i
     cdef int failed = 0
     cdef uint64_t upto
@@ -578,15 +585,15 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     count = j.retired_count
     for i in range(count):
         slots[i] = j.retired[i]
-        bytes_used[i] = j.size
+        bytes_used[i] = passed[i] = j.size
     if j.segment != NULL:
         slots[count] = j.current
-        bytes_used[count] = _end_of(j)
+        bytes_used[count], passed[count] = _end_of(j), j.at
         count += 1
     upto = j.next_sequence - 1
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     for i in range(count):
-        failed |= _write_out(j, &slots[i], bytes_used[i])
+        failed |= _write_out(j, &slots[i], bytes_used[i], passed[i])
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if failed:
         j.state = JOURNAL_FAILED
