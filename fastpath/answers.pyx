@@ -49,8 +49,8 @@ cdef void identify(Loop self, Conn *conn) noexcept nogil:
     cdef Held *held
     cdef const Trust *trust
     cdef int refusal = conn.refusal
-    cdef uint64_t puts = slot_puts(self.peps)
-    if conn.tls != NULL:
+    cdef uint64_t puts = slot_puts(self.peps), trusted = slot_puts(self.trust)
+    if conn.tls != NULL and (refusal or conn.trusted_at != trusted + 1):
         held = slot_enter(self.trust)
         trust = <const Trust *> held.data
         # The clock alone changes these verdicts, so they are not remembered.
@@ -60,6 +60,7 @@ cdef void identify(Loop self, Conn *conn) noexcept nogil:
             tls_identify(conn, trust)
             conn.listed_at = 0
         slot_leave(held)
+        conn.trusted_at = trusted + 1
     if conn.peer.refusal.n == 0 and conn.listed_at != puts + 1:
         conn.peer.kind = PEER_ENVOY if _pep(self, conn) else PEER_AGENT
         conn.listed_at = puts + 1

@@ -178,6 +178,7 @@ cdef struct Conn:
     Peer peer                # who calls, as verified; its texts are in `verified`, `credential` and the listener
     char credential[64]
     uint64_t listed_at       # puts of the list of PEPs, and 1, that peer.kind was judged by; 0: by none
+    uint64_t trusted_at      # puts of the bundles, and 1, that the chain was last looked at by; 0: by none
     Stream *recent           # the last one that a frame named, or NULL
     Stream *first
     Stream *last
