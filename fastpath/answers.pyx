@@ -44,23 +44,32 @@ cdef bint _pep(Loop self, Conn *conn) noexcept nogil:
     return found
 
 
-cdef void identify(Loop self, Conn *conn) noexcept nogil:
-    """Who calls, as of now: the chain again when the bundles changed, the kind by the list of PEPs."""
+cdef void _look_at_chain(Loop self, Conn *conn) noexcept nogil:
+    """Verify the chain behind a TLS connection again, when the bundles changed or the clock alone may say otherwise."""
+    cdef uint64_t puts = slot_puts(self.trust)
+    cdef int refusal = conn.refusal
     cdef Held *held
     cdef const Trust *trust
-    cdef int refusal = conn.refusal
-    cdef uint64_t puts = slot_puts(self.peps), trusted = slot_puts(self.trust)
-    if conn.tls != NULL and (refusal or conn.trusted_at != trusted + 1):
-        held = slot_enter(self.trust)
-        trust = <const Trust *> held.data
-        # The clock alone changes these verdicts, so they are not remembered.
-        if trust.generation != conn.peer.bundle_generation or refusal == REFUSED_EXPIRED or (
-            refusal == REFUSED_NOT_YET_VALID or refusal == REFUSED_INTERNAL
-        ):
-            tls_identify(conn, trust)
-            conn.listed_at = 0
-        slot_leave(held)
-        conn.trusted_at = trusted + 1
+    if refusal == 0 and conn.trusted_at == puts + 1:
+        return
+    held = slot_enter(self.trust)
+    trust = <const Trust *> held.data
+    # The clock alone changes these verdicts, so they are not remembered.
+    if trust.generation != conn.peer.bundle_generation or refusal == REFUSED_EXPIRED or (
+        refusal == REFUSED_NOT_YET_VALID or refusal == REFUSED_INTERNAL
+    ):
+        tls_identify(conn, trust)
+        conn.listed_at = 0
+    slot_leave(held)
+    conn.trusted_at = puts + 1
+
+
+cdef void identify(Loop self, Conn *conn) noexcept nogil:
+    """Who calls, as of now: the chain again when the bundles changed, the kind by the list of PEPs."""
+    cdef uint64_t puts = slot_puts(self.peps)
+    # A loop without TLS has no `trust`.
+    if conn.tls != NULL:
+        _look_at_chain(self, conn)
     if conn.peer.refusal.n == 0 and conn.listed_at != puts + 1:
         conn.peer.kind = PEER_ENVOY if _pep(self, conn) else PEER_AGENT
         conn.listed_at = puts + 1
