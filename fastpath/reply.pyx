@@ -666,6 +666,11 @@ cdef Out fill(Template *template) noexcept nogil:
     return out
 
 
+cdef size_t filled(const Out *out) noexcept nogil:
+    """Bytes of a template; more than there are when it does not fit."""
+    return TEMPLATE_BYTES_MAX + 1 if out.failed else out.n
+
+
 cdef Text some_id() noexcept nogil:
     """What stands where the evaluation id goes."""
     return text_of("00000000000000000000000000000000")
@@ -677,7 +682,7 @@ cdef size_t build_overwrites() noexcept nogil:
     out_uint(&out, 1, 0)
     out_close(&out, inner)
     out_uint(&out, 3, OVERWRITE_IF_EXISTS_OR_ADD)
-    return out.n
+    return filled(&out)
 
 
 cdef size_t build_identified() noexcept nogil:
@@ -685,7 +690,7 @@ cdef size_t build_identified() noexcept nogil:
     cdef Out out = fill(&IDENTIFIED)
     put_header(&out, 2, text_of("x-remit-evaluation-id"), some_id())
     IDENTIFIED_ID = out.n - OVERWRITES.n - EVALUATION_ID_BYTES
-    return out.n
+    return filled(&out)
 
 
 cdef size_t build_removed() noexcept nogil:
@@ -694,7 +699,7 @@ cdef size_t build_removed() noexcept nogil:
     for i in range(OWN_HEADERS_COUNT):
         out_bytes(&out, 5, OWN_HEADERS[i], strlen(OWN_HEADERS[i]))
         REMOVED_END[i] = out.n
-    return out.n
+    return filled(&out)
 
 
 cdef size_t build_said(int outcome) noexcept nogil:
@@ -703,7 +708,7 @@ cdef size_t build_said(int outcome) noexcept nogil:
     put_string_entry(&out, text_of("decision_id"), some_id())
     SAID_ID = out.n - EVALUATION_ID_BYTES
     put_string_entry(&out, text_of("outcome"), text_of(outcome_word(outcome)))
-    return out.n
+    return filled(&out)
 
 
 cdef size_t build_counted() noexcept nogil:
@@ -717,7 +722,7 @@ cdef size_t build_counted() noexcept nogil:
     COUNTED_EPOCH = out.n - sizeof(double)
     put_bool_entry(&out, text_of("cacheable"), False)
     COUNTED_CACHEABLE = out.n - 1
-    return out.n
+    return filled(&out)
 
 
 cdef size_t build_deny() noexcept nogil:
@@ -734,11 +739,11 @@ cdef size_t build_deny() noexcept nogil:
     put(&out, '{"error":"denied"}')
     out_close(&out, inner)
     out_close(&out, response)
-    return out.n
+    return filled(&out)
 
 
 cdef bint build() noexcept nogil:
-    """Whether no template is longer than what is copied of it."""
+    """Whether each template is whole, and none is longer than what is copied of it."""
     cdef int outcome
     OVERWRITES.n = build_overwrites()
     IDENTIFIED.n = build_identified()
@@ -747,11 +752,13 @@ cdef bint build() noexcept nogil:
         SAID[outcome].n = build_said(outcome)
     COUNTED.n = build_counted()
     DENY.n = build_deny()
+    if max(OVERWRITES.n, REMOVED.n, DENY.n) > TEMPLATE_BYTES_MAX:
+        return False
     return max(IDENTIFIED.n, COUNTED.n, SAID[<int> OUTCOME_STEP_UP].n) <= COPIED_BYTES
 
 
 if not build():
-    raise AssertionError("a template of an answer is longer than what is copied of it")
+    raise AssertionError("a template of an answer is longer than its room, or than what is copied of it")
 
 
 # ---------------------------------------------------------------- Python face
