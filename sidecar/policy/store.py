@@ -234,9 +234,14 @@ class GenerationStore:
     def compact(self, source: PolicySource, work: Work) -> Published:
         """Compile the files and the edits over them into a new base; what is edited meanwhile carries over.
 
-        Others may edit while the compiler works. The files must be those of the generation in force. Raises as `edit`
-        does, and PolicyError when something else was published meanwhile.
+        Others may edit while the compiler works. The files must be those of the generation in force. A compaction of
+        ours in the background is waited for: it is no other process. Raises as `edit` does, and PolicyError when
+        something else was published meanwhile.
         """
+        self.wait_for_compaction()
+        return self._compact(source, work)
+
+    def _compact(self, source: PolicySource, work: Work) -> Published:
         with self._failing("written"), self._folder.folding(WAIT_S) as folder:
             before = self._in_force()
             standing, pending = self._standing(before), read_edits(self.directory, before.pending)
@@ -275,7 +280,7 @@ class GenerationStore:
 
         def fold() -> None:
             try:
-                self.compact(source, work)
+                self._compact(source, work)
                 self.compaction_problem = ""
             except SidecarError as error:
                 # The delta goes on growing; the edit that it cannot hold compiles the set, or says why it cannot.

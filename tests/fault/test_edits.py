@@ -8,6 +8,7 @@ import pathlib
 import re
 import signal
 import struct
+import threading
 from collections.abc import Callable
 
 import msgspec
@@ -21,6 +22,8 @@ from sidecar.policy.manifest import MANIFEST
 from sidecar.policy.publish import Change, GenerationStore, PolicySource, Published, SourceFiles, Work
 from tests.fix_children import children
 from tests.fix_policy import ANYTHING
+
+LIMIT_S = 30
 
 SCHEMA = """
 entity Group in [Group];
@@ -370,6 +373,29 @@ def test_a_publisher_that_stays_compacts_in_the_background(tmp_path: pathlib.Pat
         assert manifest.edits is not None
         assert manifest.edits.count + (manifest.pending.count if manifest.pending else 0) == 6
         assert world.ids() == ["base", "l1", *(f"n{number}" for number in range(6))]
+
+
+def test_a_compaction_that_is_asked_for_waits_for_the_one_in_the_background(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is told of other processes, never that the store is in its own way."""
+    world = World(tmp_path, delta_edits=6)
+    begun, asked = threading.Event(), threading.Event()
+
+    def hold(_: str) -> None:
+        if threading.current_thread().name == "compaction":
+            begun.set()
+            assert asked.wait(LIMIT_S)
+
+    with world.store as store:
+        for number in range(4):
+            store.edit(policy(f'@id("n{number}") {ANYTHING};'), world.source, Work(progress=hold))
+        assert begun.wait(LIMIT_S)
+        wait = store.wait_for_compaction
+        monkeypatch.setattr(store, "wait_for_compaction", lambda: (asked.set(), wait()))
+        manifest = store.compact(world.source, Work()).manifest
+        assert (store.compaction_problem, manifest.delta, manifest.pending) == ("", None, None)
+        assert world.ids() == ["base", "l1", *(f"n{number}" for number in range(4))]
 
 
 def test_a_compiler_that_stays_is_started_again_when_it_died(world: World) -> None:
