@@ -1,8 +1,7 @@
 """Builds the native extensions of `fastpath` and the Python messages of `proto/`.
 
-`python setup.py build_ext --inplace` builds what changed; `REMIT_BUILD_ONLY=fastpath.wire,fastpath.value` limits it to
-the modules named, for work on one of them. `REMIT_SANITIZE=address,undefined` adds these sanitizers (`make
-sanitize` and `make fuzz` do it in folders of their own).
+`python setup.py build_ext --inplace` builds what changed. `REMIT_SANITIZE=address,undefined` adds these sanitizers
+(`make sanitize` and `make fuzz` do it in folders of their own).
 """
 
 import os
@@ -10,10 +9,12 @@ import pathlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 HERE = pathlib.Path(__file__).parent
 
@@ -47,6 +48,9 @@ NATIVE = {
     "fastpath.tls": ["libnghttp2", "libssl", "libcrypto"],
     "bench.load": ["libnghttp2", "libssl", "libcrypto"],
 }
+# All modules of `fastpath` in one library, from which fastpath/__init__.py imports them.
+LIBRARY = "fastpath._native"
+OBJECTS = pathlib.Path("build") / f"objects.{sys.implementation.cache_tag}"
 # What is built in place alone and never installed.
 BENCH = ("bench/load.pyx", "bench/constant.pyx")
 # The native doors; without their libraries everything else is built, and `listeners.listener: grpcio` serves.
@@ -96,13 +100,12 @@ def extensions() -> list[Extension]:
     wanted = os.environ.get("REMIT_SANITIZE", "")
     # Undefined behaviour ends the run as a bad access does; nobody reads warnings of a run that went on.
     sanitize = [f"-fsanitize={wanted}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if wanted else []
-    only = {name for name in os.environ.get("REMIT_BUILD_ONLY", "").split(",") if name}
     left_out = {*DOORS, "bench.load"} if without_doors() else set()
     made = []
-    bench = [HERE / name for name in BENCH] if "--inplace" in sys.argv else []
+    bench = [path for name in BENCH if (path := HERE / name).exists()] if "--inplace" in sys.argv else []
     for path in [*sorted((HERE / "fastpath").glob("*.pyx")), *bench]:
         name = f"{path.parent.name}.{path.stem}"
-        if (only and name not in only) or name in left_out:
+        if name in left_out:
             continue
         libraries = NATIVE.get(name, [])
         made.append(
@@ -161,6 +164,21 @@ def protos() -> None:
     stamp.touch()
 
 
+class Library(Extension):
+    """Many modules in one shared library."""
+
+    def __init__(self, name: str, parts: list[Extension]) -> None:
+        flags = dict.fromkeys(flag for part in parts for flag in part.extra_link_args)
+        super().__init__(name, [], extra_link_args=list(flags))
+        self.parts = parts
+
+
+def joined(modules: list[Extension]) -> list[Extension]:
+    """The modules of `fastpath` as one library, and the others."""
+    parts = [module for module in modules if module.name.startswith("fastpath.")]
+    return [Library(LIBRARY, parts), *(module for module in modules if module not in parts)]
+
+
 class Build(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -170,23 +188,44 @@ class Build(build_ext):
         protos()
         super().run()
 
+    def build_extension(self, ext: Extension) -> None:
+        if isinstance(ext, Library):
+            with ThreadPoolExecutor(self.parallel) as pool:
+                ext.extra_objects = ext.depends = list(pool.map(self._object_of, ext.parts))
+        super().build_extension(ext)
+
+    def _object_of(self, part: Extension) -> str:
+        """The object file of a module, compiled where that is due."""
+        (made,) = self.compiler.object_filenames(part.sources, output_dir=str(OBJECTS))
+        if self.force or newer_group([*part.sources, *part.depends], made, "newer"):
+            self.compiler.compile(
+                part.sources,
+                output_dir=str(OBJECTS),
+                macros=part.define_macros,
+                include_dirs=part.include_dirs,
+                extra_postargs=part.extra_compile_args,
+            )
+        return str(made)
+
 
 setup(
-    ext_modules=cythonize(
-        extensions(),
-        nthreads=os.cpu_count() or 1,
-        language_level=3,
-        compiler_directives={
-            "boundscheck": False,
-            "wraparound": False,
-            "initializedcheck": False,
-            "cdivision": True,
-            "binding": False,
-            "embedsignature": True,
-            "legacy_implicit_noexcept": False,
-            "freethreading_compatible": False,
-        },
-        show_all_warnings=False,
+    ext_modules=joined(
+        cythonize(
+            extensions(),
+            nthreads=os.cpu_count() or 1,
+            language_level=3,
+            compiler_directives={
+                "boundscheck": False,
+                "wraparound": False,
+                "initializedcheck": False,
+                "cdivision": True,
+                "binding": False,
+                "embedsignature": True,
+                "legacy_implicit_noexcept": False,
+                "freethreading_compatible": False,
+            },
+            show_all_warnings=False,
+        )
     ),
     cmdclass={"build_ext": Build},
 )

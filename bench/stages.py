@@ -1,7 +1,8 @@
 """Where the CPU time of a call goes, by stage, and how many instructions it takes: perf on the server's process.
 
-A stage is a module of the data plane or a library, as perf's samples name the shared object; shares of samples times
-the measured CPU time per call give microseconds.
+A stage is some modules of the data plane and libraries. perf's samples name the shared object and the function, and the
+library of the data plane says of which module a function is. Shares of samples times the measured CPU time per call
+give microseconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from fastpath import wire
 
 STAGES = {
     "kernel": ("[kernel", "[vdso]"),
@@ -37,13 +40,34 @@ STAGES = {
 OTHER = "other"
 FREQUENCY = 4999
 ATTACH_S = 5
+SYMBOL_COLUMNS = 8  # of a row of readelf: number, value, size, type, bind, visibility, section, name
 NO_PERF = "perf is missing (Debian: linux-perf), so no stages and no instructions"
 NO_COUNTER = "this machine counts no instructions (perf stat: not supported), as many virtual machines"
 
 
-def stage_of(shared_object: str) -> str:
-    """The stage that code in this shared object belongs to."""
+def modules_of(library: Path) -> dict[str, str]:
+    """{function: module} of a library with its symbols; what several modules have is of none. Empty without readelf."""
+    if shutil.which("readelf") is None:
+        return {}
+    table = subprocess.run(["readelf", "-sW", str(library)], capture_output=True, text=True, check=True).stdout
+    found: dict[str, str] = {}
+    module = ""
+    for row in (line.split() for line in table.splitlines()):
+        if len(row) < SYMBOL_COLUMNS:
+            continue
+        # The local symbols of a source file stand behind its name (ELF, "Symbol Table").
+        if row[3] == "FILE":
+            module = row[7].removesuffix(".c")
+        elif row[3] == "FUNC":
+            found[row[7]] = module if found.get(row[7], module) == module else ""
+    return found
+
+
+def stage_of(shared_object: str, function: str, modules: dict[str, str]) -> str:
+    """The stage that a function in this shared object belongs to."""
     name = shared_object.rpartition("/")[2]
+    if name.startswith("_native."):
+        name = f"{modules.get(function, '')}."
     return next((stage for stage, starts in STAGES.items() if name.startswith(starts)), OTHER)
 
 
@@ -86,16 +110,16 @@ def shares(pid: int, work: Callable[[], object]) -> dict[str, float]:
             capture_output=True,
             text=True,
         )
-    return parse_report(told.stdout)
+    return parse_report(told.stdout, modules_of(Path(wire.__file__)))
 
 
-def parse_report(text: str) -> dict[str, float]:
-    """Shares out of `perf report -F overhead,dso,sym -t '|'`, which add up to 1."""
+def parse_report(text: str, modules: dict[str, str]) -> dict[str, float]:
+    """Shares out of `perf report -F overhead,dso,sym -t '|'`, which add up to 1; `modules` as `modules_of` gives."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         match = re.match(r"\s*([\d.]+)%\s*\|\s*([^|]+?)\s*\|\s*(?:\[.\] )?(.*?)\s*$", line)
         if match:
-            key = f"{stage_of(match[2])}|{match[3]}"
+            key = f"{stage_of(match[2], match[3], modules)}|{match[3]}"
             found[key] = found.get(key, 0.0) + float(match[1])
     total = sum(found.values())
     return {key: share / total for key, share in found.items()} if total else {}

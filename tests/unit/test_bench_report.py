@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import re
+from pathlib import Path
 
 from click.testing import CliRunner
 
 from bench.__main__ import main
 from bench.latency import quantile, spread
 from bench.report import flat, met, page
-from bench.stages import by_stage, hottest, parse_report, stage_of
+from bench.stages import by_stage, hottest, modules_of, parse_report, stage_of
+from fastpath import wire
 
 SPREAD = {"0.5": 10.0, "0.9": 20.0, "0.99": 40.0, "0.999": 90.0, "1.0": 99.0, "late_p99": 1.0}
 SIDES = ("nghttpd", "native")
@@ -44,7 +45,7 @@ ATTACK = {
 }
 
 
-def test_the_page_has_verdicts_pictures_and_commands_and_needs_nothing_else(tmp_path: pathlib.Path) -> None:
+def test_the_page_has_verdicts_pictures_and_commands_and_needs_nothing_else(tmp_path: Path) -> None:
     """Every picture is in the page; there is no script and no address to load from."""
     files = []
     for number, made in enumerate((CHECK, ENVOY, ATTACK, {"results": {"speedup": {"1": 3.0}}})):
@@ -88,15 +89,18 @@ def test_quantiles_are_values_that_occurred() -> None:
 
 
 def test_samples_are_counted_by_stage() -> None:
-    """perf names a shared object and a function; the shares add up to the CPU time of a call."""
+    """perf names a shared object and a function; the shares add up to the CPU time of a call.
+
+    The data plane is one library, whose symbols say which module a function is of.
+    """
     text = """# Overhead|Shared Object|Symbol
  50.00% |[kernel.kallsyms]                       |[k] tcp_sendmsg
- 30.00% |wire.cpython-311-x86_64-linux-gnu.so    |[.] wire_check
+ 30.00% |_native.cpython-311-x86_64-linux-gnu.so |[.] __pyx_f_8fastpath_4wire_wire_check
  10.00% |libnghttp2.so.14.24.1                   |[.] nghttp2_session_mem_recv
  10.00% |something.so                            |[.] f
 """
-    found = parse_report(text)
+    found = parse_report(text, modules_of(Path(wire.__file__)))
     assert by_stage(found, 10.0) == {"kernel": 5.0, "nghttp2": 1.0, "decode": 3.0, "other": 1.0}
     assert list(hottest(found, 10.0, 1).items()) == [("kernel: tcp_sendmsg", 5.0)]
-    assert parse_report("") == {}
-    assert stage_of("/usr/lib/libcrypto.so.3") == "TLS"
+    assert parse_report("", {}) == {}
+    assert stage_of("/usr/lib/libcrypto.so.3", "f", {}) == "TLS"
