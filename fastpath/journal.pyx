@@ -647,7 +647,8 @@ cdef void _prepare(Journal j, bint by_clock) noexcept nogil:
     if by_clock:
         j.written_seen = j.written
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    if not by_clock:
+    # Where a sync takes longer than a beat, every look is by the clock.
+    if not by_clock or written >= j.lead:
         j.lead = min(<size_t> LEAD_MAX, 2 * j.lead)
     elif written < j.lead // 4:
         j.lead = max(<size_t> LEAD_MIN, j.lead // 2)

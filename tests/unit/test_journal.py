@@ -613,6 +613,17 @@ def test_pages_are_made_ready_wherever_the_writer_is(folder: Path) -> None:
             wait_for(lambda path=path, end=end: resident_bytes(path) >= end + LEAD_MIN_BYTES // 4, "ready room")
 
 
+def test_a_fast_writer_has_more_room_ready_however_seldom_upkeep_comes(folder: Path) -> None:
+    """What it wrote between two looks by the clock says as much as its waking the helper."""
+    with open_journal(folder, segment_bytes=8 << 20, cap_bytes=64 << 20) as journal:
+        for _ in range(8):
+            for _ in range(4 * LEAD_MIN_BYTES // 1000):
+                journal.append_bytes(b"x" * 1000)
+            journal.maintain()
+        end = offsets(journal.segments()[-1].path)[-1][1]
+        assert resident_bytes(journal.segments()[-1].path) >= end + 4 * LEAD_MIN_BYTES
+
+
 # ------------------------------------------------------------------ disks
 
 
