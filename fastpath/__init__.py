@@ -31,8 +31,12 @@ def _install() -> None:
     ]
     if not found:
         raise ImportError("fastpath is not built; run `make setup`")
+    try:
+        library = _Library(found[0])
+    except OSError as error:
+        raise ImportError(f"fastpath cannot be loaded: {error}") from None
     # Before the finder of files: what an older build left beside this file is not what was built last.
-    sys.meta_path.insert(0, _Library(found[0]))
+    sys.meta_path.insert(0, library)
 
 
 _install()
