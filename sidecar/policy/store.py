@@ -291,8 +291,9 @@ class GenerationStore:
 
     def wait_for_compaction(self) -> None:
         """Return when no compaction is going on in the background."""
-        if self._folding is not None:
-            self._folding.join()
+        folding = self._folding  # `close` forgets it while we wait
+        if folding is not None:
+            folding.join()
 
     def stop(self) -> None:
         """End a publish in progress and refuse the next ones: a stop need not wait for the compiler. Thread-safe."""
