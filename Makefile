@@ -46,8 +46,11 @@ setup: .setup-debian .setup-venv .setup-envoy
 run: setup
 	@$(PY) -m sidecar.cli demo $(if $(STAY),--stay)
 
+# Files side by side, one per core and at most four: a test mostly waits for processes that start and end.
+TEST_JOBS ?= auto
+
 test: setup lint
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(TEST_JOBS) --maxprocesses 4 --dist loadfile
 
 # What starts whole sidecars, with the portable listener at their doors; `make test` has the native one there.
 test-grpcio: setup

@@ -360,10 +360,13 @@ class Follower:
     def _apply(self, stream: Stream, changes: list[Change], message: Any) -> None:
         with self._lock:
             # Of an epoch that has not come whole the rest is asked for again when the stream breaks here.
-            if stream.whole and (message.snapshot or message.HasField("beat")):
-                stream.epoch = message.epoch
-            self._live.apply(changes, max(self._live.epoch, self.epoch))
+            come = stream.whole and (message.snapshot or message.HasField("beat"))
+            reached = message.epoch if come else stream.epoch
+            others = (one.epoch for one in self._streams if one is not stream)
+            self._live.apply(changes, max(self._live.epoch, min(reached, *others)))
             stream.applied()
+            # Last, for `epoch` is read without the lock.
+            stream.epoch = reached
             if not message.HasField("beat") or not stream.whole:
                 return
             self._kept.reach(message.epoch)

@@ -26,9 +26,10 @@ from tests.fix_store import Stubs, as_caller, opening, with_authority
 
 THREADS = 3
 
-# gRPC's client says this before it has sent a byte of TLS: while a connection of a channel is let go of and the next one
-# is made, the watch on the channel's own certificates can be cancelled last and started first, and the new connection
-# then has none (grpcio 1.85, grpc_tls_certificate_distributor.cc). Nobody was asked, and the channel stays like that.
+# gRPC's client says this before it has sent a byte of TLS: while a connection of a channel is let go of and the next
+# one is made, the watch on the channel's own certificates can be cancelled last and started first, and the new
+# connection then has none (grpcio 1.85, grpc_tls_certificate_distributor.cc). Nobody was asked, and the channel stays
+# like that.
 NEVER_ASKED = "Failed to create security handshaker"
 
 
