@@ -237,7 +237,7 @@ cdef void conn_serve(Loop self, Conn *conn) noexcept nogil:
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
             conn_part(self, conn)
         loop_read_clock(self)
-        turn_took(conn, self.door.now_ns - began, much, turns_lit(self.door.now_ns, self.lit_ns))
+        turn_took(conn, began, self.door.now_ns, much, turns_lit(self.door.now_ns, self.lit_ns))
     if conn.cause != CAUSE_NONE:
         conn_close(self, conn)
     elif more and conn.out == NULL:

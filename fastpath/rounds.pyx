@@ -12,9 +12,12 @@ from fastpath.lane cimport Answer, lane_fetch
 from fastpath.line cimport line_add
 from fastpath.loop cimport Loop, loop_read_clock, remit_flag, remit_flag_set
 from fastpath.streams cimport tell_talks
-from fastpath.turns cimport ROUND_LIT_NS, ROUND_NS, turns_lit
+from fastpath.turns cimport (
+    LIT_NS, PIECE_FIRST, ROUND_LIT_NS, ROUND_NS, turn_asks_little, turn_took, turns_lit,
+)
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 
 cdef enum:
     EVENTS = 64              # taken from epoll at once
@@ -90,7 +93,8 @@ cdef void _event(Loop self, void *of, uint32_t what) noexcept nogil:
         # Nobody waits for the end of a connection, and many may end at once.
         line_add(&self.turns, &conn.turn)
     else:
-        self.lit_ns = self.door.now_ns
+        if turn_asks_little(conn, self.door.now_ns):
+            self.lit_ns = self.door.now_ns
         conn_serve(self, conn)
 
 
@@ -154,3 +158,21 @@ cdef void _end_all(Loop self) noexcept nogil:
 cdef void rounds_run(Loop self) noexcept nogil:
     _serve(self)
     _end_all(self)
+
+
+# ---------------------------------------------------------------- Python face
+
+def turns(list taken not None):
+    cdef Conn conn
+    cdef int64_t began, ended, lit_ns = -LIT_NS
+    cdef bint much, little
+    cdef list made = []
+    memset(&conn, 0, sizeof(Conn))
+    conn.piece, conn.heavy = PIECE_FIRST, 1
+    for began, ended, much in taken:
+        little = turn_asks_little(&conn, began)
+        made.append((conn.piece, bool(little)))
+        if little:
+            lit_ns = began
+        turn_took(&conn, began, ended, much, turns_lit(ended, lit_ns))
+    return made

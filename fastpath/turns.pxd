@@ -28,13 +28,24 @@ cdef inline bint turns_lit(int64_t now_ns, int64_t lit_ns) noexcept nogil:
     return now_ns - lit_ns < LIT_NS
 
 
-cdef inline void turn_took(Conn *conn, int64_t ns, bint much, bint lit) noexcept nogil:
+cdef inline bint turn_asks_little(const Conn *conn, int64_t now_ns) noexcept nogil:
+    """Whether a connection whose bytes came is one for which the others' turns are to be short.
+
+    The rest of a burst is little too, and what comes after it: who took much a moment ago is not meant.
+    """
+    return conn.heavy == 0 and now_ns - conn.much_ns >= LIT_NS
+
+
+cdef inline void turn_took(Conn *conn, int64_t began_ns, int64_t now_ns, bint much, bint lit) noexcept nogil:
     """Judge a turn: after `much` the next one is waited for, and bytes that cost much come in smaller pieces.
 
     How long a turn took decides nothing but the size: on a busy machine it is chance.
     """
     cdef int64_t most = PIECE_LIT_NS if lit else PIECE_NS
+    cdef int64_t ns = now_ns - began_ns
     conn.heavy = much
+    if much:
+        conn.much_ns = now_ns
     if ns > most:
         conn.piece = max(<uint32_t> PIECE_MIN, conn.piece // 2)
     elif ns < most // 2:
