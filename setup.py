@@ -191,8 +191,16 @@ class Build(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if isinstance(ext, Library):
             with ThreadPoolExecutor(self.parallel) as pool:
-                ext.extra_objects = ext.depends = list(pool.map(self._object_of, ext.parts))
+                ext.extra_objects = list(pool.map(self._object_of, ext.parts))
+            ext.depends = [*ext.extra_objects, self._list_of(ext.extra_objects)]
         super().build_extension(ext)
+
+    def _list_of(self, objects: list[str]) -> str:
+        """A file that is newer than the library when other modules are to be in it than were, so none is left over."""
+        listed, text = OBJECTS / "objects", "\n".join(objects)
+        if not listed.exists() or listed.read_text() != text:
+            listed.write_text(text)
+        return str(listed)
 
     def _object_of(self, part: Extension) -> str:
         """The object file of a module, compiled where that is due."""

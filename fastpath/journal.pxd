@@ -65,6 +65,7 @@ cdef class Journal:
     cdef void *sync_lock         # pthread mutex: one msync at a time, later callers share it
     cdef uint64_t synced         # last sequence known to be durable
     cdef int sync_each           # append returns after msync
+    cdef int sync_failed         # the disk did not take one
     cdef int work                # the helper has something to do
     cdef int upkeep              # and it is maintain()'s
     cdef int closing

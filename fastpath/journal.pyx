@@ -53,7 +53,6 @@ cdef int64_t MS_NS = 1000000
 cdef enum Wake:              # why the helper woke
     WAKE_UPKEEP = 1          # something is maintain()'s
     WAKE_CLOSE = 2
-    WAKE_FAILED = 4          # the disk did not take what was due
 
 
 cdef class Journal:
@@ -183,7 +182,8 @@ cdef class Journal:
                 return
             self._name_and_retire()
             if self._impl.sync != "none":
-                self._sync_all()
+                with nogil:
+                    _sync(self, self.next_sequence - 1)
             self._refill()
             with nogil:
                 _prepare(self, True)
@@ -208,7 +208,7 @@ cdef class Journal:
             for i in range(count if sync else 0):
                 failed |= _write_out(self, &passed[i], self.size, self.size)
             if failed:
-                self.state = JOURNAL_FAILED
+                _fail(self)
             pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
         spool = self._impl.spool
         for i in range(count):
@@ -221,13 +221,6 @@ cdef class Journal:
                 _breathe(self)
         if current.first_sequence:
             spool.name(current.id, current.first_sequence)
-
-    def _sync_all(self):
-        cdef int failed
-        with nogil:
-            failed = _sync(self, self.next_sequence - 1)
-        if failed:
-            self._impl.problem = SYNC_FAILED
 
     def _follow_rate(self):
         """Want as many spares as the writer took since the last look and as many again: it may come late next time."""
@@ -252,7 +245,7 @@ cdef class Journal:
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
                     break
-            impl.problem = impl.problem if self.state == JOURNAL_FAILED else ""
+            impl.problem = ""
         except OSError as error:
             # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows only here.
             impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
@@ -284,8 +277,6 @@ cdef class Journal:
                 why = _next_beat(self, due_ns)
             if why & WAKE_CLOSE:
                 return
-            if why & WAKE_FAILED:
-                impl.problem = SYNC_FAILED
             if not why & WAKE_UPKEEP:
                 continue
             try:
@@ -307,7 +298,7 @@ cdef class Journal:
 
     @property
     def problem(self):
-        return self._impl.problem
+        return SYNC_FAILED if self.sync_failed else self._impl.problem
 
     def segments(self):
         with self._impl.turn:
@@ -372,15 +363,16 @@ cdef class Journal:
         with nogil:
             pthread_mutex_lock(<pthread_mutex_t *> self.lock)
             self.closing = 1
-            if self.state != JOURNAL_FAILED:
-                _sync_locked(self)
+            if self.state != JOURNAL_FAILED and _sync_locked(self):
+                self.sync_failed = 1
             self.state = JOURNAL_FAILED
             pthread_cond_signal(<pthread_cond_t *> self.wake)
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
         if impl.thread is not None:
             impl.thread.join()
         with impl.turn:
-            self._release(clean=True)
+            # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
+            self._release(clean=not self.sync_failed)
 
     def give(self):
         """Close, and return the descriptor of the directory's lock, which stays taken while it is open anywhere."""
@@ -469,6 +461,12 @@ cdef bint _rotate(Journal j) noexcept nogil:
     j.at = SEGMENT_HEADER
     j.ready_at = NOWHERE
     return True
+
+
+cdef void _fail(Journal j) noexcept nogil:
+    """Take nothing more: what is here may not be on disk, and a sync after one that failed says nothing (fsync(2))."""
+    j.state = JOURNAL_FAILED
+    j.sync_failed = 1
 
 
 cdef size_t _end_of(Journal j) noexcept nogil:
@@ -596,7 +594,7 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
         failed |= _write_out(j, &slots[i], bytes_used[i], passed[i])
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if failed:
-        j.state = JOURNAL_FAILED
+        _fail(j)
     else:
         j.synced = upto
         for i in range(count):
@@ -691,8 +689,8 @@ cdef int _next_beat(Journal j, int64_t upkeep_due_ns) noexcept nogil:
     cdef bint by_clock = now >= j.beat_due_ns
     if why & WAKE_CLOSE:
         return why
-    if by_clock and j.sync_timed and _sync(j, j.next_sequence - 1):
-        why |= WAKE_FAILED
+    if by_clock and j.sync_timed:
+        _sync(j, j.next_sequence - 1)
     _prepare(j, by_clock)
     if by_clock:
         j.beat_due_ns = now + j.beat_ns

@@ -112,12 +112,15 @@ def _process(config: Config, live: control_pb2.StatusResponse | None) -> Iterato
         yield Finding("sidecar", False, "does not run", f"remit serve --config {config.file}")
         return
     yield Finding("sidecar", live.ready, "ready" if live.ready else live.not_ready, _ADVICE.get(live.not_ready, ""))
+    if live.journal.problem:
+        yield Finding("journal", False, live.journal.problem, _JOURNAL_ADVICE)
     if live.last_reload_problem:
         yield Finding("last reload", False, live.last_reload_problem, "mend it, then run remit reload")
     if live.config_file != config.file:
         yield Finding("configuration in force", False, live.config_file, "this is not the file named here")
 
 
+_JOURNAL_ADVICE = "mend the disk of `journal.dir`; after a sync that failed, start the sidecar again"
 _ADVICE = {
     "not_ready.svid": "no valid SVID: is this workload registered with the SPIFFE server?",
     "not_ready.svid_expired": "the SPIFFE agent did not rotate our SVID in time: look at its log",

@@ -90,6 +90,7 @@ class StatusView:
             state=_JOURNAL[JournalState(journal.state)],
             last_sequence=counters["next_sequence"] - 1,
             bytes=counters["bytes"],
+            problem=journal.problem,
         )
 
     def _stream(self) -> control_pb2.Stream:

@@ -146,6 +146,8 @@ def status_rows(now: control_pb2.StatusResponse) -> list[tuple[object, object]]:
         *((listener.name, listener.address) for listener in now.listeners),
         ("process", f"{now.pid}, version {now.version}, since {utc(now.started_unix)}"),
     ]
+    if now.journal.problem:
+        rows.append(("journal's problem", mark(False, plain(now.journal.problem))))
     if now.last_reload_problem:
         rows.append(("last reload", mark(False, plain(now.last_reload_problem))))
     return rows

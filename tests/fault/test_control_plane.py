@@ -247,8 +247,14 @@ def test_lg_06_a_full_disk_under_the_journal_answers_error_until_there_is_room(
     with served.agent_socket() as agent:
         process.wait_until("refused", lambda: outcome(agent, question()) == ("UNAVAILABLE", "journal.full"))
         process.wait_until("not ready", lambda: served.http("/readyz") == (503, "not_ready.journal\n"))
+        cause = "no journal segment can be allocated: No space left on device"
+        process.wait_until("the cause is told", lambda: served.status().journal.problem == cause)
+        # A table breaks lines.
+        assert f"journal's problem {cause}" in " ".join(served.remit("status").stdout.split())
+        assert "to mend: sidecar, journal" in served.remit("doctor").stderr
         filler.unlink()
         process.wait_until("decided again", lambda: outcome(agent, question()) == ("ALLOW", "ok"))
+        process.wait_until("it is over", lambda: not served.status().journal.problem)
 
 
 # ---------------------------------------------------------------- a long life

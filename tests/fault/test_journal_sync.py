@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from fastpath.journal import Journal, JournalState
+from fastpath.spool import read_checked
 from tests.fix_faults import ROOT, needs_strace
 
 SEGMENT_BYTES = 8 << 20  # more than is written out at once
@@ -123,3 +127,45 @@ def test_each_writes_out_all_that_was_written_since(tmp_path: Path) -> None:
     disk = followed(tmp_path, "each", 6)
     assert disk.pieces
     assert not disk.given
+
+
+def stopped_in_order(folder: Path) -> bool:
+    """What the next start will read of this stop."""
+    return bool((read_checked(folder / "journal") or {})["clean"])
+
+
+# Appends until it is refused, and tells what an operator then sees; the journal is closed as at an orderly stop.
+REFUSED = """
+import json, sys
+from fastpath.journal import Journal
+folder, sync = sys.argv[1:]
+with Journal(folder, sync=sync, sync_ms=5) as journal:
+    taken = 0
+    while taken < 50_000_000 and journal.append_bytes(b"a record"):
+        taken += 1
+    print(json.dumps([int(journal.state), journal.problem, journal.append_bytes(b"another")]))
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize("sync", ["interval", "each"])
+def test_a_disk_that_does_not_take_a_sync_ends_the_journal_and_is_said(tmp_path: Path, sync: str) -> None:
+    """What is not on disk is not answered for: nothing more is taken, and the operator reads why."""
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=msync:error=EIO:when=2+", "-e", "signal=none"]
+    worker = [sys.executable, "-c", REFUSED, str(tmp_path / "journal"), sync]
+    done = subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    state, problem, sequence = json.loads(done.stdout)
+    assert (JournalState(state), sequence) == (JournalState.JOURNAL_FAILED, 0)
+    assert problem == "syncing the journal failed; the disk does not take writes"
+    assert not stopped_in_order(tmp_path / "journal")
+
+
+@needs_strace
+def test_a_last_sync_that_fails_is_no_orderly_stop(tmp_path: Path) -> None:
+    with Journal(str(tmp_path / "good")) as journal:
+        assert journal.append_bytes(b"one")
+    assert stopped_in_order(tmp_path / "good")
+    writer = "import sys; from fastpath.journal import Journal\nwith Journal(sys.argv[1]) as j: j.append_bytes(b'one')"
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=msync:error=EIO", "-e", "signal=none", "--"]
+    subprocess.run([*strace, sys.executable, "-c", writer, str(tmp_path / "journal")], cwd=ROOT, check=True)
+    assert not stopped_in_order(tmp_path / "journal")
