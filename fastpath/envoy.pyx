@@ -11,47 +11,30 @@ user agent with a `!` would be locked out: it makes a value that equals no polic
 identity, a task, a method or a tool is refused by whoever reads it.
 """
 from fastpath.canonical cimport canonical_call
+from fastpath.envoy_mcp cimport Mcp, mcp_namespace, mcp_subject
+from fastpath.lines cimport (
+    Lines, lines_add, lines_last_wins, lines_lower, lines_sanitise, lines_sort, remit_head, remit_is_plain
+)
 from fastpath.value cimport arena_take
 from fastpath.wire cimport (
     SHAPE_BYTES, SHAPE_MESSAGE, SHAPE_NUMBER, SHAPE_STRING, TEXT_BANG, TEXT_CONTROL, TEXT_HIGH, WIRE_BAD_UTF8,
-    WIRE_BYTES, WIRE_FIXED64, WIRE_OK, WIRE_TOO_DEEP, WIRE_VARINT, Reader, Shape, WireField, reader_next,
-    reader_open, shape_field, shape_keep, shape_read, shape_struct, text_compare, text_equal, text_high, text_is,
-    text_marks, usual_field, utf8_prefix, utf8_valid, wire_check, wire_keep, wire_nested
+    WIRE_BYTES, WIRE_OK, WIRE_TOO_DEEP, Reader, Shape, WireField, reader_next, reader_open,
+    shape_field, shape_keep, shape_read, shape_struct, text_compare, text_equal, text_high, text_is, text_marks,
+    text_of, usual_field, utf8_prefix, utf8_valid, wire_check, wire_keep, wire_nested
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort
+from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy, memset
 
 from fastpath.wire import WireError
 
 cdef enum:
-    LINES_MAX = 4096         # header lines and context extensions each; more refuse the call
-    LINES_FIRST = 32         # room at first
-    FEW_LINES = 24           # sorted by insertion
     SHAPES_MAX = 32
     SECONDS_MAX = 9000000000  # year 2255; beyond, the time counts as unknown
     LENGTH_DIGITS_MAX = 18
 
 
 # ---------------------------------------------------------------- what is collected on the way
-
-
-cdef struct Lines:
-    HeaderLine *p
-    uint32_t n
-    uint32_t room
-    int overflow
-    uint8_t marks            # text_marks of some value
-    uint8_t odd              # some name is not plain
-    uint8_t pseudo           # some were left out: pseudo headers of the map
-    uint64_t bits            # header_bit of every name
-
-
-cdef struct Mcp:             # what one namespace of dynamic metadata says of the MCP call
-    uint8_t present
-    Text method
-    Text name                # params.name
-    Text uri                 # params.uri
 
 
 cdef struct Decoding:
@@ -92,280 +75,6 @@ cdef struct RawLine:         # a HeaderValue
     Text raw
 
 
-cdef inline Text no_text() noexcept nogil:
-    cdef Text t
-    t.p = ""
-    t.n = 0
-    return t
-
-
-cdef bint lines_grow(Lines *lines, Arena *arena) noexcept nogil:
-    """Room for more lines, in the arena; false when there are LINES_MAX, or when it is full."""
-    cdef uint32_t room = 2 * lines.room if lines.room else <uint32_t> LINES_FIRST
-    cdef HeaderLine *moved
-    if room > LINES_MAX:
-        lines.overflow = 1
-        return False
-    moved = <HeaderLine *> arena_take(arena, room * sizeof(HeaderLine))
-    if moved is NULL:
-        return False
-    if lines.n:
-        memcpy(moved, lines.p, lines.n * sizeof(HeaderLine))
-    lines.p, lines.room = moved, room
-    return True
-
-
-cdef extern from * nogil:
-    """
-    /* The first eight bytes as a number that sorts as they do; zeros stand behind a shorter text. */
-    static inline uint64_t remit_head(const char *text, size_t n) {
-        const uint8_t *p = (const uint8_t *) text;
-        uint64_t v;
-        uint32_t first, last;
-        if (n >= 8) {
-            memcpy(&v, p, 8);
-            return __builtin_bswap64(v);
-        }
-        if (n >= 4) {
-            memcpy(&first, p, 4);
-            memcpy(&last, p + n - 4, 4);
-            return (uint64_t) __builtin_bswap32(first) << 32 | (uint64_t) __builtin_bswap32(last) << (64 - 8 * n);
-        }
-        if (n == 0) return 0;
-        return (uint64_t) p[0] << 56 | (uint64_t) p[n / 2] << (56 - 8 * (n / 2)) | (uint64_t) p[n - 1] << (64 - 8 * n);
-    }
-    """
-    uint64_t remit_head(const char *p, size_t n)
-
-
-cdef extern from * nogil:
-    """
-    static inline remit_block remit_not_plain(remit_block b) {
-        return ~((remit_block) ((remit_block) (b - 'a') < 26) | (remit_block) ((remit_block) (b - '0') < 10)
-            | (remit_block) (b == '-'));
-    }
-
-    /* Whether n bytes are lower-case letters, digits and dashes. */
-    static inline int remit_is_plain(const char *name, size_t n) {
-        const uint8_t *p = (const uint8_t *) name;
-        remit_block b, seen;
-        size_t i;
-        if (n == 0) return 0;
-        if (n < 16) return !remit_any(remit_not_plain(remit_few(p, n)));
-        memcpy(&b, p + n - 16, 16);
-        seen = remit_not_plain(b);
-        for (i = 0; i < n - 16; i += 16) {
-            memcpy(&b, p + i, 16);
-            seen |= remit_not_plain(b);
-        }
-        return !remit_any(seen);
-    }
-    """
-    int remit_is_plain(const char *name, size_t n)
-
-
-cdef inline void lines_add(
-    Lines *lines, Text name, Text value, unsigned marks, uint8_t joined, uint8_t plain, Arena *arena
-) noexcept nogil:
-    cdef HeaderLine *line
-    if lines.n == lines.room and not lines_grow(lines, arena):
-        return
-    line = &lines.p[lines.n]
-    line.name = name
-    line.value = value
-    line.head = remit_head(name.p, name.n)
-    line.joined = joined
-    line.marks = <uint8_t> marks
-    line.plain = plain
-    line.sanitised = joined and (marks & TEXT_BANG) != 0
-    line.order = lines.n
-    lines.n += 1
-    lines.marks |= <uint8_t> marks
-    lines.odd |= not plain
-    if name.n:
-        lines.bits |= header_bit(name.p, name.n)
-
-
-cdef inline int by_name(const HeaderLine *x, const HeaderLine *y) noexcept nogil:
-    cdef int order
-    if x.head != y.head:
-        return 1 if x.head > y.head else -1
-    order = text_compare(x.name, y.name)
-    return order if order else (x.order > y.order) - (x.order < y.order)
-
-
-cdef int by_name_of(const void *a, const void *b) noexcept nogil:
-    return by_name(<const HeaderLine *> a, <const HeaderLine *> b)
-
-
-cdef struct Rank:            # a line in the order of names
-    uint64_t head
-    uint32_t at
-
-
-cdef inline bint goes_before(const Lines *lines, const Rank *x, const Rank *y) noexcept nogil:
-    return x.head < y.head or (x.head == y.head and by_name(&lines.p[x.at], &lines.p[y.at]) < 0)
-
-
-cdef void sort_few(Lines *lines) noexcept nogil:
-    """By insertion of ranks; the lines themselves are moved once."""
-    cdef HeaderLine unsorted[FEW_LINES]
-    cdef Rank ranks[FEW_LINES]
-    cdef Rank rank
-    cdef uint32_t i, at
-    for i in range(lines.n):
-        rank.head, rank.at = lines.p[i].head, i
-        at = i
-        while at > 0 and goes_before(lines, &rank, &ranks[at - 1]):
-            ranks[at] = ranks[at - 1]
-            at -= 1
-        ranks[at] = rank
-    memcpy(unsorted, lines.p, lines.n * sizeof(HeaderLine))
-    for i in range(lines.n):
-        lines.p[i] = unsorted[ranks[i].at]
-
-
-cdef void lines_sort(Lines *lines) noexcept nogil:
-    if lines.n > FEW_LINES:
-        qsort(lines.p, lines.n, sizeof(HeaderLine), by_name_of)
-    elif lines.n > 1:
-        sort_few(lines)
-
-
-cdef inline bint same_name(const HeaderLine *x, const HeaderLine *y) noexcept nogil:
-    return x.head == y.head and text_equal(x.name, y.name)
-
-
-cdef void lines_last_wins(Lines *lines) noexcept nogil:
-    """Of sorted entries of a protobuf map keep the last under each key. The order of a map means nothing: it goes."""
-    cdef uint32_t i, n = 0
-    for i in range(lines.n):
-        if i + 1 < lines.n and same_name(&lines.p[i], &lines.p[i + 1]):
-            continue
-        if n != i:
-            lines.p[n] = lines.p[i]
-        lines.p[n].order = n
-        n += 1
-    lines.n = n
-
-
-# ---------------------------------------------------------------- metadata of the MCP filter
-
-# Read once the message is known to be one: reader_next cannot fail.
-
-
-cdef bint read_entry(Text entry, Text *key, Text *value) noexcept nogil:
-    """Key and last value of an entry of a map from strings to strings or messages.
-
-    False when it holds anything else: upb then leaves the whole entry out of the map.
-    """
-    cdef Reader r
-    cdef WireField f
-    key[0] = value[0] = no_text()
-    reader_open(&r, entry)
-    while reader_next(&r, &f):
-        if f.type != WIRE_BYTES or f.number > 2:
-            return False
-        if f.number == 1:
-            key[0] = f.bytes
-        else:
-            value[0] = f.bytes
-    return r.groups == 0
-
-
-cdef inline bint key_is(Text entry, const char *key) noexcept nogil:
-    """Whether a map has this entry under `key`."""
-    cdef Text found, value
-    return read_entry(entry, &found, &value) and text_is(found, key)
-
-
-cdef inline bint is_value_member(const WireField *f) noexcept nogil:
-    """Whether the field sets the oneof of google.protobuf.Value."""
-    if f.type == WIRE_VARINT:
-        return f.number == 1 or f.number == 4
-    if f.type == WIRE_FIXED64:
-        return f.number == 2
-    return f.type == WIRE_BYTES and (f.number == 3 or f.number == 5 or f.number == 6)
-
-
-cdef Text entry_text(Text entry) noexcept nogil:
-    """The string in the Value of a Struct's entry; empty when the value is anything else."""
-    cdef Reader outer, r
-    cdef WireField f, member
-    cdef Text found = no_text()
-    reader_open(&outer, entry)
-    while reader_next(&outer, &f):
-        if f.number != 2 or f.type != WIRE_BYTES:
-            continue
-        reader_open(&r, f.bytes)
-        while reader_next(&r, &member):
-            if is_value_member(&member):
-                found = member.bytes if member.number == 3 else no_text()
-    return found
-
-
-cdef void read_mcp_params(Text params, Mcp *mcp) noexcept nogil:
-    """Add a Struct to what is known of `params`."""
-    cdef Reader r
-    cdef WireField f
-    reader_open(&r, params)
-    while reader_next(&r, &f):
-        if f.number != 1 or f.type != WIRE_BYTES:
-            continue
-        if key_is(f.bytes, "name"):
-            mcp.name = entry_text(f.bytes)
-        elif key_is(f.bytes, "uri"):
-            mcp.uri = entry_text(f.bytes)
-
-
-cdef void read_mcp_params_entry(Text entry, Mcp *mcp) noexcept nogil:
-    """Take `params` from a Struct's entry, in place of an earlier one."""
-    cdef Reader outer, r
-    cdef WireField f, member
-    mcp.name = mcp.uri = no_text()
-    reader_open(&outer, entry)
-    while reader_next(&outer, &f):
-        if f.number != 2 or f.type != WIRE_BYTES:
-            continue
-        reader_open(&r, f.bytes)
-        while reader_next(&r, &member):
-            if member.number == 5 and member.type == WIRE_BYTES:
-                read_mcp_params(member.bytes, mcp)
-            elif is_value_member(&member):
-                mcp.name = mcp.uri = no_text()
-
-
-cdef void read_mcp_struct(Text message, Mcp *mcp) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
-    reader_open(&r, message)
-    while reader_next(&r, &f):
-        if f.number != 1 or f.type != WIRE_BYTES:
-            continue
-        if key_is(f.bytes, "method"):
-            mcp.method = entry_text(f.bytes)
-        elif key_is(f.bytes, "params"):
-            read_mcp_params_entry(f.bytes, mcp)
-
-
-cdef void read_metadata_entry(Text entry, Decoding *d) noexcept nogil:
-    cdef Reader r
-    cdef WireField f
-    cdef Mcp *mcp
-    if key_is(entry, "envoy.filters.http.mcp"):
-        mcp = &d.mcp_filter
-    elif key_is(entry, "mcp_proxy"):
-        mcp = &d.mcp_proxy
-    else:
-        return
-    mcp.present = 1
-    mcp.method = mcp.name = mcp.uri = no_text()
-    reader_open(&r, entry)
-    while reader_next(&r, &f):
-        if f.number == 2 and f.type == WIRE_BYTES:
-            read_mcp_struct(f.bytes, mcp)
-
-
 # ---------------------------------------------------------------- messages with rules of their own
 
 # Each checks all that its shape does and returns a WireError, as wire_nested would.
@@ -387,7 +96,7 @@ cdef int read_map_entry(Text entry, int depth, Lines *lines, Arena *arena) noexc
     """An entry of a map<string, string>; one that holds anything else is left out, as upb leaves it out."""
     cdef Reader r
     cdef WireField f
-    cdef Text key = no_text(), value = no_text()
+    cdef Text key = text_of(b""), value = text_of(b"")
     cdef bint foreign = False
     if depth == 0:
         return WIRE_TOO_DEEP
@@ -440,7 +149,7 @@ cdef int read_header_value(Text message, int depth, void *into) noexcept nogil:
     cdef Lines *lines = &d.raw_lines
     cdef unsigned marks
     cdef int error
-    line.key = line.value = line.raw = no_text()
+    line.key = line.value = line.raw = text_of(b"")
     error = wire_nested(message, HEADER_VALUE, depth, &line)
     if error:
         return error
@@ -469,7 +178,7 @@ cdef int read_address(Text message, int depth, void *into) noexcept nogil:
             continue
         if f.number != d.address_case:
             d.address_case = f.number
-            d.source_address = no_text()
+            d.source_address = text_of(b"")
         error = wire_nested(f.bytes, ADDRESSES[f.number], depth - 1, d if f.number == 1 else NULL)
         if error:
             return error
@@ -491,7 +200,7 @@ cdef int read_metadata(Text message, int depth, void *into) noexcept nogil:
     reader_open(&r, message)
     while reader_next(&r, &f):
         if f.number == 1 and f.type == WIRE_BYTES:
-            read_metadata_entry(f.bytes, <Decoding *> into)
+            mcp_namespace(f.bytes, &(<Decoding *> into).mcp_filter, &(<Decoding *> into).mcp_proxy)
     return WIRE_OK
 
 
@@ -610,66 +319,6 @@ read_messages()
 
 
 # ---------------------------------------------------------------- headers
-
-
-cdef enum:
-    NAME_TOKEN = 1           # tchar of RFC 9110 section 5.6.2
-    NAME_LOWER = 2           # not an upper-case letter
-
-cdef uint8_t NAME_BYTES[256]     # what a byte is in a header's name
-
-
-cdef void build_name_bytes() noexcept nogil:
-    cdef int i
-    for i in range(256):
-        NAME_BYTES[i] = 0 if c"A" <= i <= c"Z" else NAME_LOWER
-        if c"a" <= i | 32 <= c"z" or c"0" <= i <= c"9" or (
-            0 < i < 128 and memchr(b"!#$%&'*+-.^_`|~", i, 15) is not NULL
-        ):
-            NAME_BYTES[i] |= NAME_TOKEN
-
-
-build_name_bytes()
-
-
-cdef int lower_name(Text *name, Arena *arena) noexcept nogil:
-    """Make a header name lower case: 0 when it was, 1 when it is now a copy, -1 when it is no name or memory is out."""
-    cdef uint32_t i
-    cdef uint8_t b, all_ = NAME_TOKEN | NAME_LOWER
-    cdef char *copy
-    for i in range(name.n):
-        all_ &= NAME_BYTES[<uint8_t> name.p[i]]
-    if name.n == 0 or not all_ & NAME_TOKEN:
-        return -1
-    if all_ & NAME_LOWER:
-        return 0
-    copy = <char *> arena_take(arena, name.n)
-    if copy is NULL:
-        return -1
-    for i in range(name.n):
-        b = name.p[i]
-        copy[i] = b + 32 if b >= c"A" and b <= c"Z" else b
-    name.p = copy
-    return 1
-
-
-cdef void sanitise(HeaderLine *line, Arena *arena) noexcept nogil:
-    """Replace each byte that is not UTF-8 by `!`, in a copy."""
-    cdef size_t at = utf8_prefix(line.value.p, line.value.n)
-    cdef char *copy
-    if at == line.value.n:
-        return
-    line.sanitised = 1
-    copy = <char *> arena_take(arena, line.value.n)
-    if copy is NULL:
-        return
-    memcpy(copy, line.value.p, line.value.n)
-    while at < line.value.n:
-        copy[at] = c"!"
-        at += 1 + utf8_prefix(copy + at + 1, line.value.n - at - 1)
-    line.value.p = copy
-
-
 cdef void take_pseudo(Decoding *d, const HeaderLine *line, Text *into) noexcept nogil:
     if into.n or utf8_prefix(line.value.p, line.value.n) != line.value.n:
         call_refuse(d.call, "headers.pseudo")
@@ -719,7 +368,7 @@ cdef void mend_lines(Decoding *d, Lines *lines) noexcept nogil:
     lines.bits = 0
     for i in range(lines.n):
         line = &lines.p[i]
-        status = 0 if line.plain else lower_name(&line.name, d.arena)
+        status = 0 if line.plain else lines_lower(&line.name, d.arena)
         if status > 0:
             changed = 1
             line.head = remit_head(line.name.p, line.name.n)
@@ -728,7 +377,7 @@ cdef void mend_lines(Decoding *d, Lines *lines) noexcept nogil:
         if line.marks & TEXT_CONTROL:
             call_refuse(call, "headers.control")
         if line.marks & TEXT_HIGH and not line.joined:
-            sanitise(line, d.arena)
+            lines_sanitise(line, d.arena)
         call.sanitised |= line.sanitised
         if line.name.n:
             lines.bits |= header_bit(line.name.p, line.name.n)
@@ -839,13 +488,6 @@ cdef void finish_query(Decoding *d) noexcept nogil:
         call_refuse(call, "query.conflict")
 
 
-cdef inline Text mcp_subject(const Mcp *mcp) noexcept nogil:
-    """What an MCP call names: a resource by its uri, all else by its name."""
-    if mcp.method.n > 10 and text_equal(Text(mcp.method.p, 10), text_of("resources/")):
-        return mcp.uri
-    return mcp.name
-
-
 cdef void finish_mcp(Decoding *d) noexcept nogil:
     cdef const Mcp *mcp = &d.mcp_filter if d.mcp_filter.present else &d.mcp_proxy
     cdef HttpCall *call = d.call
@@ -928,7 +570,7 @@ cdef Text extension_value(const HttpCall *call, Text wanted) noexcept nogil:
             high = middle
     if low < call.extension_count and text_equal(call.extensions[low].name, wanted):
         return call.extensions[low].value
-    return no_text()
+    return text_of(b"")
 
 
 # ---------------------------------------------------------------- Python face

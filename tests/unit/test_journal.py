@@ -581,7 +581,8 @@ def test_pages_ahead_of_the_writer_are_ready(folder: Path) -> None:
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
             for _ in range(12):
                 journal.append_bytes(payload)
-            assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 4
+            # Each of the twelve would be one; a few are the interpreter's own, more with a sanitizer.
+            assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 8
 
 
 def resident_bytes(path: Path) -> int:
