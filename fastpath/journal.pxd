@@ -25,6 +25,7 @@ cdef enum:
     UNMAP_BYTES = 1048576    # whose pages are let go at once
     BURST_NS = 80000      # that the helper works at a stretch, about
     BREATH_NS = 50000     # between two such bursts, for who waits for the helper's core
+    QUIET_BEATS = 50      # looks by the clock that find nothing new; then the helper sleeps until something comes
 
 
 cdef struct Slot:                # one mapped segment
@@ -63,12 +64,15 @@ cdef class Journal:
     cdef int retired_count
     cdef void *wake              # pthread condition: a spare was taken, or close() was called
     cdef void *sync_lock         # pthread mutex: one msync at a time, later callers share it
-    cdef uint64_t synced         # last sequence known to be durable
+    cdef readonly uint64_t synced         # last sequence known to be durable
     cdef int sync_each           # append returns after msync
     cdef int sync_failed         # the disk did not take one
     cdef int work                # the helper has something to do
     cdef int upkeep              # and it is maintain()'s
     cdef int closing
+    cdef int quiet               # looks by the clock in a row that found nothing new
+    cdef readonly int resting    # the helper sleeps until something is appended
+    cdef int troubled            # upkeep has a problem, so it is tried again
     cdef uint64_t oversized      # payloads refused for their size
     # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns
     # the sequence inside the lock.

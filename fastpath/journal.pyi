@@ -55,6 +55,10 @@ class Journal:
     """A JournalState."""
     next_sequence: int
     """Of the next record."""
+    synced: int
+    """Sequence of the last record that is known to be on disk."""
+    resting: int
+    """1 while the helper sleeps until something is appended: for long nothing came."""
     @property
     def id(self) -> str:
         """32 hex digits, made with the directory."""

@@ -49,10 +49,12 @@ SYNC_FAILED = "syncing the journal failed; the disk does not take writes"
 cdef size_t PAGE = os.sysconf("SC_PAGESIZE")
 cdef size_t NOWHERE = <size_t> -1
 cdef int64_t MS_NS = 1000000
+cdef int64_t FOREVER_NS = 3600 * 1000 * MS_NS
 
 cdef enum Wake:              # why the helper woke
     WAKE_UPKEEP = 1          # something is maintain()'s
     WAKE_CLOSE = 2
+    WAKE_WORK = 4            # of any kind
 
 
 cdef class Journal:
@@ -157,6 +159,9 @@ cdef class Journal:
             self.ready_at = NOWHERE
             wake = 1
         self.work |= wake
+        if self.resting:
+            self.resting = 0
+            wake = 1
         pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
         # After the lock: on one core the helper may run at once.
         if wake:
@@ -245,12 +250,16 @@ cdef class Journal:
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
                     break
-            impl.problem = ""
+            self._say("")
         except OSError as error:
             # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows only here.
-            impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
+            self._say(f"no journal segment can be allocated: {error.strerror or error}")
             if impl.on_full == "drop_oldest" and self.spare_count == 0:
                 impl.spool.drop_oldest()
+
+    def _say(self, str problem):
+        self._impl.problem = problem
+        self.troubled = problem != ""
 
     def _add_spare(self):
         cdef Py_buffer view
@@ -271,7 +280,6 @@ cdef class Journal:
     def _maintain_always(self):
         cdef int64_t due_ns = 0
         cdef int why
-        impl = self._impl
         while True:
             with nogil:
                 why = _next_beat(self, due_ns)
@@ -283,7 +291,7 @@ cdef class Journal:
                 self.maintain()
             except OSError as error:
                 # The writer goes on in what it has; readiness and the next try say so.
-                impl.problem = f"upkeep of the journal failed: {error.strerror or error}"
+                self._say(f"upkeep of the journal failed: {error.strerror or error}")
             due_ns = _now() + (IDLE_MS if self.spare_count else RETRY_MS) * MS_NS
 
     # ------------------------------------------------------------------ upstream and readers
@@ -667,16 +675,41 @@ cdef int64_t _now() noexcept nogil:
     return <int64_t> t.tv_sec * 1000 * MS_NS + t.tv_nsec
 
 
-cdef int _wait(Journal j, int64_t until_ns) noexcept nogil:
-    """Sleep until a segment was entered, pages run out, something was acknowledged, or it is time; bits of Wake."""
+cdef bint _upkeep_waits(Journal j) noexcept nogil:
+    """Whether maintain() has something to do that nobody wakes the helper for. The caller holds `lock`."""
+    return (j.troubled or j.retired_count > 0 or j.spare_count < j.spares_wanted or j.spares_wanted > SPARES_MIN
+            or j.entered != j.entered_seen)
+
+
+cdef bint _nothing_came(Journal j) noexcept nogil:
+    """Whether the last look by the clock has seen all that was written. The caller holds `lock`."""
+    return j.written == j.written_seen and (not j.sync_timed or j.synced == j.next_sequence - 1)
+
+
+cdef int _wait(Journal j, int64_t upkeep_due_ns) noexcept nogil:
+    """Sleep until a segment was entered, pages run out, something was acknowledged, or it is time; bits of Wake.
+
+    Beside an agent that asks nothing the helper sleeps until it does.
+    """
     cdef timespec until
+    cdef int64_t until_ns
+    cdef bint rested
     cdef int why
-    until.tv_sec, until.tv_nsec = until_ns // (1000 * MS_NS), until_ns % (1000 * MS_NS)
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    j.resting = rested = j.quiet >= QUIET_BEATS and _nothing_came(j)
+    until_ns = _now() + FOREVER_NS if rested else j.beat_due_ns
+    if _upkeep_waits(j):
+        until_ns = min(until_ns, upkeep_due_ns)
+    until.tv_sec, until.tv_nsec = until_ns // (1000 * MS_NS), until_ns % (1000 * MS_NS)
     if not j.closing and not j.work:
         pthread_cond_timedwait(<pthread_cond_t *> j.wake, <pthread_mutex_t *> j.lock, &until)
         j.rested_ns = _now()
-    why = (WAKE_UPKEEP if j.upkeep else 0) | (WAKE_CLOSE if j.closing else 0)
+    if rested and not j.resting:
+        # What woke it is one of many, or the only one for long: neither is to wait for the disk at once.
+        j.quiet = 0
+        j.beat_due_ns = _now() + j.beat_ns
+    j.resting = 0
+    why = (WAKE_UPKEEP if j.upkeep else 0) | (WAKE_CLOSE if j.closing else 0) | (WAKE_WORK if j.work else 0)
     j.work = j.upkeep = 0
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     return why
@@ -684,14 +717,21 @@ cdef int _wait(Journal j, int64_t until_ns) noexcept nogil:
 
 cdef int _next_beat(Journal j, int64_t upkeep_due_ns) noexcept nogil:
     """Sleep until something is to do, and do what needs no Python; bits of Wake."""
-    cdef int why = _wait(j, min(upkeep_due_ns, j.beat_due_ns))
+    cdef int why = _wait(j, upkeep_due_ns)
     cdef int64_t now = _now()
     cdef bint by_clock = now >= j.beat_due_ns
     if why & WAKE_CLOSE:
         return why
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    if by_clock:
+        j.quiet = j.quiet + 1 if _nothing_came(j) else 0
+    if now >= upkeep_due_ns and _upkeep_waits(j):
+        why |= WAKE_UPKEEP
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     if by_clock and j.sync_timed:
         _sync(j, j.next_sequence - 1)
-    _prepare(j, by_clock)
+    if by_clock or why & WAKE_WORK:
+        _prepare(j, by_clock)
     if by_clock:
         j.beat_due_ns = now + j.beat_ns
-    return why | WAKE_UPKEEP if now >= upkeep_due_ns else why
+    return why

@@ -625,6 +625,59 @@ def test_a_fast_writer_has_more_room_ready_however_seldom_upkeep_comes(folder: P
         assert resident_bytes(journal.segments()[-1].path) >= end + 4 * LEAD_MIN_BYTES
 
 
+# ------------------------------------------------------------------ rest
+
+
+class Counted(Journal):
+    """A journal that counts its upkeep."""
+
+    upkeeps = 0
+
+    def maintain(self) -> None:
+        self.upkeeps += 1
+        super().maintain()
+
+
+def rests(journal: Journal) -> None:
+    wait_for(lambda: journal.resting, "rest")
+
+
+def test_a_helper_that_rests_is_woken_by_a_record_and_syncs_it(folder: Path) -> None:
+    """Beside an agent that asks nothing it sleeps; what is then asked is on disk as soon as ever."""
+    with Journal(folder, sync="interval", sync_ms=1) as journal:
+        for _ in range(3):
+            rests(journal)
+            sequence = journal.append_bytes(b"one")
+            wait_for(lambda sequence=sequence: journal.synced == sequence, "sync")
+
+
+@pytest.mark.parametrize("sync", ["none", "interval", "each"])
+def test_a_helper_that_rests_is_woken_by_what_only_upkeep_can_do(folder: Path, sync: str) -> None:
+    """A segment that is entered gets its name, what is acknowledged goes, and the end does not wait."""
+    with Counted(folder, segment_bytes=4096, cap_bytes=64 * 4096, sync=sync, sync_ms=1) as journal:
+        if sync == "interval":
+            rests(journal)
+        sequence = 0
+        while len(journal.segments()) < 4:
+            # 0 while the helper has yet to bring the next segment.
+            sequence = journal.append_bytes(b"x" * 500) or sequence
+        if sync == "interval":
+            rests(journal)
+        before = journal.upkeeps
+        journal.acknowledge(sequence - 1, bytes(32))
+        wait_for(lambda: journal.upkeeps > before, "upkeep")
+        wait_for(lambda: len(journal.segments()) == 1, "one segment")
+
+
+def test_upkeep_is_tried_again_while_there_is_a_problem(folder: Path) -> None:
+    """Nobody says that a disk has room again: the helper that could allocate nothing does not rest."""
+    with Counted(folder, segment_bytes=4096, cap_bytes=2 * 4096, sync="interval", sync_ms=1) as journal:
+        while journal.append_bytes(b"x" * 500):
+            pass
+        before = journal.upkeeps
+        wait_for(lambda: journal.upkeeps > before + 2, "upkeep")
+
+
 # ------------------------------------------------------------------ disks
 
 
