@@ -23,19 +23,32 @@ from fastpath import wire
 STAGES = {
     "kernel": ("[kernel", "[vdso]"),
     "nghttp2": ("libnghttp2",),
-    "TLS": ("libssl", "libcrypto", "tls.", "verify."),
+    "TLS": ("libssl", "libcrypto", "tls.", "verify.", "certificate."),
     "HTTP/2 and gRPC": (
-        *("http2.", "http2_out.", "rounds.", "connection.", "entrance.", "clocks.", "listener."),
-        *("grpc_text.", "lane.", "admission.", "refused_calls."),
+        *("http2.", "http2_out.", "loop.", "rounds.", "connection.", "answers.", "entrance.", "clocks.", "listener."),
+        *("grpc_text.", "lane.", "admission.", "refused_calls.", "strangers.", "streams.", "stream_messages.", "talk."),
     ),
-    "decode": ("wire.", "envoy.", "question."),
+    "decode": ("wire.", "envoy.", "envoy_mcp.", "lines.", "question."),
     "canonical": ("canonical.", "libutf8proc"),
-    "mapping": ("mapping.", "routes.", "mcp.", "verbs.", "target.", "json_tree.", "arguments.", "spiffe_id."),
-    "decide": ("decide.", "candidates.", "program.", "table.", "value.", "extension.", "columns.", "libxxhash"),
-    "journal": ("record.", "journal.", "frames."),
+    "mapping": (
+        "mapping.",
+        "mapping_rules.",
+        "routes.",
+        "mcp.",
+        "verbs.",
+        "target.",
+        "json_tree.",
+        "arguments.",
+        "spiffe_id.",
+    ),
+    "decide": (
+        *("decide.", "candidates.", "program.", "table.", "value.", "extension.", "columns.", "libxxhash"),
+        *("authority.", "standing.", "revoked.", "spending.", "settle.", "approved.", "step_ups."),
+    ),
+    "journal": ("record.", "journal.", "frames.", "disk."),
     "reply": ("reply.",),
     "call": ("call.", "constant.", "held.", "counters.", "causes.", "replay.", "request.", "peer."),
-    "memory (libc)": ("libc.", "libc-", "ld-linux"),
+    "memory (libc)": ("libc.", "libc-", "ld-linux", "reserve."),
 }
 OTHER = "other"
 FREQUENCY = 4999
