@@ -12,10 +12,10 @@ from fastpath.http2 cimport (
 )
 from fastpath.http2_out cimport http2_drain, http2_farewell, http2_over, http2_pull
 from fastpath.line cimport line_add, line_drop
-from fastpath.loop cimport INBOX, Loop, OUTBOX, loop_read_clock
+from fastpath.loop cimport Loop, OUTBOX, loop_read_clock
 from fastpath.reserve cimport reserve_trim
 from fastpath.tls cimport tls_end, tls_handshake, tls_pending, tls_read, tls_write
-from fastpath.turns cimport LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_RECORDS, turn_took, turns_lit
+from fastpath.turns cimport LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_MAX, PIECE_RECORDS, lit_for, turn_took
 from fastpath.verify cimport Trust
 from fastpath.wire cimport Text
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -237,7 +237,7 @@ cdef void conn_serve(Loop self, Conn *conn) noexcept nogil:
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
             conn_part(self, conn)
         loop_read_clock(self)
-        turn_took(conn, began, self.door.now_ns, much, turns_lit(self.door.now_ns, self.lit_ns))
+        turn_took(conn, began, self.door.now_ns, much, lit_for(&self.lit, conn, self.door.now_ns))
     if conn.cause != CAUSE_NONE:
         conn_close(self, conn)
     elif more and conn.out == NULL:
@@ -271,7 +271,7 @@ cdef void conn_close(Loop self, Conn *conn) noexcept nogil:
     tls_end(conn, conn.cause != CAUSE_PEER)
     # What we did not read would turn the close into a reset that can overtake the farewell.
     shutdown(conn.fd, SHUT_WR)
-    recv(conn.fd, self.inbox, INBOX, 0)
+    recv(conn.fd, self.inbox, PIECE_MAX, 0)
     _forget(self, conn.fd)
     conn.fd = -1
     if conn.pidfd >= 0:

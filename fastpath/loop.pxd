@@ -6,6 +6,7 @@ from fastpath.http2 cimport Conn, Door
 from fastpath.lane cimport Lane
 from fastpath.line cimport Line
 from fastpath.strangers cimport Strangers
+from fastpath.turns cimport Lit
 from fastpath.value cimport Arena
 from fastpath.verify cimport REFUSALS
 from fastpath.wire cimport Text
@@ -21,7 +22,6 @@ cdef extern from * nogil:
     void remit_flag_set(int *p, int v)
 
 cdef enum:
-    INBOX = 16384            # bytes read at once, at most
     OUTBOX = 131072
 
 
@@ -48,11 +48,11 @@ cdef class Loop:             # connections stay with it
     cdef Arena arena         # of the call under way
     cdef uint8_t *reply      # CALL_REPLY_BYTES
     cdef uint8_t *record     # RECORD_BYTES_MAX
-    cdef uint8_t *inbox
+    cdef uint8_t *inbox      # PIECE_MAX
     cdef uint8_t *outbox
     cdef Conn *first         # open connections
     cdef Conn *ticking       # the next one at whose clocks the tick under way looks; NULL: none is under way
-    cdef int64_t lit_ns      # when a light connection last had a turn
+    cdef Lit lit             # who asked little
     cdef Line turns          # connections with more to do
     cdef Line handshakes     # connections in the TLS handshake: nobody knows yet whose they are
     cdef Conn *closed        # closed while events were at hand that may name them

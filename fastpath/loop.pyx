@@ -7,6 +7,7 @@ from fastpath.call cimport CALL_REPLY_BYTES
 from fastpath.http2 cimport http2_setup
 from fastpath.record cimport RECORD_BYTES_MAX
 from fastpath.reserve cimport reserve_close, reserve_open
+from fastpath.turns cimport PIECE_MAX
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
@@ -59,7 +60,7 @@ cdef class Loop:
         self.arena.cap = arena_bytes
         self.reply = <uint8_t *> malloc(CALL_REPLY_BYTES)
         self.record = <uint8_t *> malloc(RECORD_BYTES_MAX)
-        self.inbox = <uint8_t *> malloc(INBOX)
+        self.inbox = <uint8_t *> malloc(PIECE_MAX)
         self.outbox = <uint8_t *> malloc(OUTBOX)
         if self.arena.base == NULL or self.reply == NULL or self.record == NULL:
             raise MemoryError

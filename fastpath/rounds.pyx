@@ -9,11 +9,11 @@ from fastpath.entrance cimport entrance_accept, entrance_take_over
 from fastpath.http2 cimport CAUSE_DIED, CAUSE_DRAIN, CAUSE_NONE, Conn, Stream
 from fastpath.http2_out cimport http2_drain, http2_push
 from fastpath.lane cimport Answer, lane_fetch
-from fastpath.line cimport line_add
+from fastpath.line cimport Place, line_add
 from fastpath.loop cimport Loop, loop_read_clock, remit_flag, remit_flag_set
 from fastpath.streams cimport tell_talks
 from fastpath.turns cimport (
-    LIT_NS, PIECE_FIRST, ROUND_LIT_NS, ROUND_NS, turn_asks_little, turn_took, turns_lit,
+    PIECE_FIRST, ROUND_LIT_NS, ROUND_NS, Lit, lit_by, lit_for, turn_took,
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -24,6 +24,7 @@ cdef enum:
     BURIED = 64              # connections and their streams freed in a round, and a share of what is left
     BURIED_SHARE = 4
     TICK_MS = 250            # how late a deadline may be noticed
+    CONNS = 4                # of `turns`
 
 cdef int64_t MS_NS = 1000000
 
@@ -93,14 +94,14 @@ cdef void _event(Loop self, void *of, uint32_t what) noexcept nogil:
         # Nobody waits for the end of a connection, and many may end at once.
         line_add(&self.turns, &conn.turn)
     else:
-        if turn_asks_little(conn, self.door.now_ns):
-            self.lit_ns = self.door.now_ns
+        lit_by(&self.lit, conn, self.door.now_ns)
         conn_serve(self, conn)
 
 
 cdef void _give_turns(Loop self) noexcept nogil:
     """A round of those that wait for their turn, as long as it may delay the others."""
-    cdef bint lit = turns_lit(self.door.now_ns, self.lit_ns)
+    cdef const Place *next = self.turns.first
+    cdef bint lit = next != NULL and lit_for(&self.lit, <const Conn *> next.conn, self.door.now_ns)
     cdef int64_t end = self.door.now_ns + (ROUND_LIT_NS if lit else ROUND_NS)
     while self.turns.first != NULL and self.door.now_ns < end:
         conn_serve(self, <Conn *> self.turns.first.conn)
@@ -163,16 +164,22 @@ cdef void rounds_run(Loop self) noexcept nogil:
 # ---------------------------------------------------------------- Python face
 
 def turns(list taken not None):
-    cdef Conn conn
-    cdef int64_t began, ended, lit_ns = -LIT_NS
-    cdef bint much, little
+    cdef Conn conns[CONNS]
+    cdef Conn *conn
+    cdef Lit lit
+    cdef int64_t began, ended
+    cdef bint much, short
     cdef list made = []
-    memset(&conn, 0, sizeof(Conn))
-    conn.piece, conn.heavy = PIECE_FIRST, 1
-    for began, ended, much in taken:
-        little = turn_asks_little(&conn, began)
-        made.append((conn.piece, bool(little)))
-        if little:
-            lit_ns = began
-        turn_took(&conn, began, ended, much, turns_lit(ended, lit_ns))
+    memset(conns, 0, sizeof(conns))
+    memset(&lit, 0, sizeof(Lit))
+    for who in range(CONNS):
+        conns[who].piece, conns[who].heavy = PIECE_FIRST, 1
+    for who, began, ended, much in taken:
+        if not 0 <= who < CONNS:
+            raise ValueError(f"connection {who}: there are {CONNS}")
+        conn = &conns[<int> who]
+        lit_by(&lit, conn, began)
+        short = lit_for(&lit, conn, ended)
+        made.append((conn.piece, short))
+        turn_took(conn, began, ended, much, short)
     return made

@@ -21,19 +21,30 @@ cdef enum:
     ROUND_NS = 100000        # of turns from the line, then a look at the others
     ROUND_LIT_NS = 30000     # the same while there are others that ask little; a turn is as long
     LIT_NS = 100000000       # for so long after one of them did
+    BUSY_ROW = 3             # long turns in a row, of one that does not ask little for as long
 
 
-cdef inline bint turns_lit(int64_t now_ns, int64_t lit_ns) noexcept nogil:
-    """Whether who asks little did so a moment ago; `lit_ns` is when."""
-    return now_ns - lit_ns < LIT_NS
+cdef struct Lit:             # who asked little
+    const Conn *by           # the last one; to compare, it may be gone
+    int64_t ns               # when
+    int64_t before_ns        # when another one did
 
 
-cdef inline bint turn_asks_little(const Conn *conn, int64_t now_ns) noexcept nogil:
-    """Whether a connection whose bytes came is one for which the others' turns are to be short.
+cdef inline void lit_by(Lit *lit, const Conn *conn, int64_t now_ns) noexcept nogil:
+    """Note a connection whose bytes came and that has no long turn to wait for, unless it was busy a moment ago.
 
-    The rest of a burst is little too, and what comes after it: who took much a moment ago is not meant.
+    The rest of a burst is little too, and what comes after it: for each other's sake the busy need no short turns.
     """
-    return conn.heavy == 0 and now_ns - conn.much_ns >= LIT_NS
+    if conn.heavy or now_ns - conn.busy_ns < LIT_NS:
+        return
+    if lit.by != conn:
+        lit.by, lit.before_ns = conn, lit.ns
+    lit.ns = now_ns
+
+
+cdef inline bint lit_for(const Lit *lit, const Conn *conn, int64_t now_ns) noexcept nogil:
+    """Whether others than this one asked little a moment ago, so that its turns are to be short."""
+    return now_ns - (lit.before_ns if lit.by == conn else lit.ns) < LIT_NS
 
 
 cdef inline void turn_took(Conn *conn, int64_t began_ns, int64_t now_ns, bint much, bint lit) noexcept nogil:
@@ -44,8 +55,9 @@ cdef inline void turn_took(Conn *conn, int64_t began_ns, int64_t now_ns, bint mu
     cdef int64_t most = PIECE_LIT_NS if lit else PIECE_NS
     cdef int64_t ns = now_ns - began_ns
     conn.heavy = much
-    if much:
-        conn.much_ns = now_ns
+    conn.row = conn.row + 1 if much else 0
+    if conn.row >= BUSY_ROW:
+        conn.busy_ns = now_ns
     if ns > most:
         conn.piece = max(<uint32_t> PIECE_MIN, conn.piece // 2)
     elif ns < most // 2:

@@ -4,47 +4,73 @@ from fastpath.rounds import turns
 
 US = 1_000
 MS = 1_000 * US
-LIT_MS = 100  # for so long turns stay short after somebody asked little
+LONG_AGO = 1_000 * MS
+ONE, OTHER, THIRD = 0, 1, 2
+
+Turn = tuple[int, int, int, bool]
 
 
-def burst(at: int, us: int, count: int) -> list[tuple[int, int, bool]]:
+def burst(who: int, at: int, us: int, count: int) -> list[Turn]:
     """Turns in a row of so many microseconds, each with more to do behind it."""
-    return [(at + number * us * US, at + (number + 1) * us * US, True) for number in range(count)]
+    return [(who, at + number * us * US, at + (number + 1) * us * US, True) for number in range(count)]
+
+
+def call(who: int, at: int) -> Turn:
+    return (who, at, at + 10 * US, False)
+
+
+def pieces(taken: list[Turn]) -> list[int]:
+    return [piece for piece, _ in turns(taken)]
+
+
+def short(taken: list[Turn]) -> list[bool]:
+    return [judged for _, judged in turns(taken)]
 
 
 def test_quick_turns_of_a_busy_connection_grow_to_the_largest_piece() -> None:
-    assert [piece for piece, _ in turns(burst(0, 40, 5))] == [2048, 4096, 8192, 16384, 16384]
+    assert pieces(burst(ONE, LONG_AGO, 40, 5)) == [2048, 4096, 8192, 16384, 16384]
 
 
 def test_a_turn_that_took_long_makes_the_next_one_smaller() -> None:
-    assert [piece for piece, _ in turns([*burst(0, 40, 4), *burst(MS, 120, 5)])][4:] == [16384, 8192, 4096, 2048, 1024]
+    taken = [*burst(ONE, LONG_AGO, 40, 4), *burst(ONE, LONG_AGO + MS, 120, 6)]
+    assert pieces(taken)[4:] == [16384, 8192, 4096, 2048, 1024, 1024]
 
 
-def test_the_rest_of_a_burst_makes_no_turn_short() -> None:
+def test_turns_are_short_while_others_ask_little() -> None:
+    """Half as long: 60 us make the next one smaller, which alone leave it as it is."""
+    asked = [call(OTHER, LONG_AGO), call(OTHER, LONG_AGO + MS)]
+    busy = burst(ONE, LONG_AGO + 2 * MS, 60, 3)
+    assert short([*asked, *busy])[2:] == [True] * 3
+    assert pieces([*asked, *busy])[2:] == [2048, 1024, 1024]
+    assert pieces(busy) == [2048] * 3
+
+
+def test_a_tenth_of_a_second_later_they_are_not() -> None:
+    asked = [call(OTHER, LONG_AGO), call(OTHER, LONG_AGO + MS)]
+    assert short([*asked, *burst(ONE, LONG_AGO + 100 * MS, 60, 1)])[-1]
+    assert not short([*asked, *burst(ONE, LONG_AGO + 101 * MS, 60, 1)])[-1]
+
+
+def test_nobody_makes_their_own_turns_short() -> None:
+    """A proxy alone with its sidecar asks little now and much then, and waits for nobody."""
+    alone = [turn for number in range(4) for turn in (call(ONE, LONG_AGO + 2 * number * MS),)]
+    assert not any(short([*alone, *burst(ONE, LONG_AGO + 9 * MS, 60, 2)]))
+    # Nor when another one asked before, for whom they are.
+    asked = [call(OTHER, LONG_AGO - MS), call(OTHER, LONG_AGO - MS // 2)]
+    assert short([*asked, *alone, *burst(ONE, LONG_AGO + 9 * MS, 60, 1)])[-1]
+
+
+def test_the_busy_do_not_make_each_others_turns_short() -> None:
     """Who sends much again and again ends each time with little; the others are as busy, and nobody waits for less."""
-    busy = []
+    taken = []
     for number in range(4):
-        at = 10 * MS * number
-        busy += [*burst(at, 80, 3), (at + MS, at + MS + 10 * US, False)]
-    made = turns(busy)
-    assert not any(little for _, little in made)
-    # A turn of 80 us with others that ask little would have halved it each time.
-    assert made[-1][0] >= made[0][0]
+        for who in (ONE, OTHER, THIRD):
+            at = LONG_AGO + (10 * number + 3 * who) * MS
+            taken += [*burst(who, at, 80, 3), call(who, at + MS), call(who, at + 2 * MS)]
+    assert not any(short(taken))
 
 
-def test_who_asks_little_for_a_while_makes_the_others_short() -> None:
-    quiet = LIT_MS * MS
-    call = [(quiet + number * MS, quiet + number * MS + 10 * US, False) for number in range(3)]
-    made = turns([*burst(0, 40, 2), *call])
-    # The first is the rest of what came before; then it is a moment since it took much.
-    assert [little for _, little in made] == [False, False, False, True, True]
-
-
-def test_a_turn_is_half_as_long_while_somebody_asks_little() -> None:
-    """50 us and not 100 make the next one smaller."""
-    at = LIT_MS * MS
-    calls = [(at, at + 10 * US, False), (at + MS, at + MS + 10 * US, False)]
-    alone = turns(burst(0, 60, 2))
-    beside = turns([*calls, (at + 2 * MS, at + 2 * MS + 60 * US, True), (at + 3 * MS, at + 4 * MS, True)])
-    assert alone[1][0] == alone[0][0]
-    assert beside[3][0] < beside[2][0]
+def test_a_burst_now_and_then_is_no_reason_to_wait_longer() -> None:
+    """A proxy that passes on a few calls at once is one for whom the turns of others are short."""
+    proxy = [(OTHER, LONG_AGO, LONG_AGO + 40 * US, True), call(OTHER, LONG_AGO + MS), call(OTHER, LONG_AGO + 2 * MS)]
+    assert short([*proxy, *burst(ONE, LONG_AGO + 3 * MS, 60, 1)])[-1]
