@@ -15,7 +15,7 @@ from fastpath.line cimport line_add, line_drop
 from fastpath.loop cimport Loop, OUTBOX, loop_read_clock
 from fastpath.reserve cimport reserve_trim
 from fastpath.tls cimport tls_end, tls_handshake, tls_pending, tls_read, tls_write
-from fastpath.turns cimport LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_MAX, PIECE_RECORDS, lit_for, turn_took
+from fastpath.turns cimport LIGHT_BYTES, LIGHT_CALLS, PIECE_CALLS, PIECE_MAX, PIECE_RECORDS, Taken, lit_for, turn_took
 from fastpath.verify cimport Trust
 from fastpath.wire cimport Text
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -182,21 +182,17 @@ cdef bint _secure(Loop self, Conn *conn) noexcept nogil:
     return conn.cause == CAUSE_NONE
 
 
-cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
-    """Read and parse a piece, unless requests wait for their answers still; whether more may be there.
-
-    `much` is set when that was more than a turn without waiting has.
-    """
+cdef void _take_in(Loop self, Conn *conn, Taken *taken) noexcept nogil:
+    """Read and parse a piece, unless requests wait for their answers still; `more` may be there."""
     cdef size_t room = conn.piece if conn.heavy else min(<uint32_t> LIGHT_BYTES, conn.piece)
     cdef ssize_t got = 0
-    cdef int count
     cdef bint more
     if conn.ready == NULL and not conn.cut:
         got = _read(self, conn, room)
         if got and not conn.lingers_ns:
             conn.heard_ns = self.door.now_ns
             http2_feed(conn, self.inbox, got)
-    count = _answer_some(self, conn, PIECE_CALLS if conn.heavy else LIGHT_CALLS)
+    taken.calls = _answer_some(self, conn, PIECE_CALLS if conn.heavy else LIGHT_CALLS)
     # What the peer made us say counts before more of it is parsed.
     conn_flush(self, conn)
     more = conn.ready != NULL or <size_t> got == room or conn.over
@@ -206,8 +202,7 @@ cdef bint _take_in(Loop self, Conn *conn, bint *much) noexcept nogil:
         more = conn.ready != NULL
         if conn.cause == CAUSE_NONE and not more and conn.out == NULL:
             conn.cause = conn.cut
-    much[0] = more or count > LIGHT_CALLS or got > LIGHT_BYTES
-    return more
+    taken.bytes, taken.more = got, more
 
 
 cdef void conn_part(Loop self, Conn *conn) noexcept nogil:
@@ -226,21 +221,21 @@ cdef void conn_part(Loop self, Conn *conn) noexcept nogil:
 cdef void conn_serve(Loop self, Conn *conn) noexcept nogil:
     """One turn of a connection: what is left to write, then a piece of what it sent."""
     cdef int64_t began = self.door.now_ns
-    cdef bint more = False
-    cdef bint much = False
+    cdef Taken taken
+    taken.bytes, taken.calls, taken.more = 0, 0, False
     line_drop(&self.turns, &conn.turn)
     if _secure(self, conn):
         if conn.cause == CAUSE_NONE and conn.out != NULL:
             conn_flush(self, conn)
         if conn.cause == CAUSE_NONE and conn.out == NULL:
-            more = _take_in(self, conn, &much)
+            _take_in(self, conn, &taken)
         if conn.cause == CAUSE_NONE and conn.out == NULL and http2_over(conn):
             conn_part(self, conn)
         loop_read_clock(self)
-        turn_took(conn, began, self.door.now_ns, much, lit_for(&self.lit, conn, self.door.now_ns))
+        turn_took(conn, began, self.door.now_ns, &taken, lit_for(&self.lit, conn, self.door.now_ns))
     if conn.cause != CAUSE_NONE:
         conn_close(self, conn)
-    elif more and conn.out == NULL:
+    elif taken.more and conn.out == NULL:
         # While it does not take what we say it has no turn; that it does again is an event.
         line_add(&self.turns, &conn.turn)
 

@@ -199,8 +199,8 @@ cdef struct Conn:
     int writing              # epoll waits for room to write
     Place turn               # among those that wait for theirs (fastpath/turns.pxd)
     int heavy                # its last turn was a long one, or it had none yet
-    uint32_t row             # long ones in a row
-    int64_t busy_ns          # when that were last so many that it counts as busy; 0: never
+    uint32_t row             # bytes of its turns since it last had nothing more to do, as far as BUSY_BYTES
+    int64_t busy_ns          # when that were last so many that it is busy; 0: never
     int lasting              # it had a stream in the slow lane, or of several messages
     int released             # closed, and all that it held is given back
     uint32_t piece           # bytes that its next turn may read

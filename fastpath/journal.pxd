@@ -62,7 +62,9 @@ cdef class Journal:
     cdef uint64_t entered_seen   # of them, when maintain() last looked
     cdef Slot retired[SPARES_MAX]   # full, waiting for maintain() to unmap them
     cdef int retired_count
-    cdef void *wake              # pthread condition: a spare was taken, or close() was called
+    cdef Slot leaving[SPARES_MAX]   # out of these, to be named and unmapped; of the helper, or who has `_impl.turn`
+    cdef int leaving_count
+    cdef void *wake              # pthread condition: the helper has something to do, or rests and a record came
     cdef void *sync_lock         # pthread mutex: one msync at a time, later callers share it
     cdef readonly uint64_t synced         # last sequence known to be durable
     cdef int sync_each           # append returns after msync
@@ -72,7 +74,6 @@ cdef class Journal:
     cdef int closing
     cdef int quiet               # looks by the clock in a row that found nothing new
     cdef readonly int resting    # the helper sleeps until something is appended
-    cdef int troubled            # upkeep has a problem, so it is tried again
     cdef uint64_t oversized      # payloads refused for their size
     # Append one record; its sequence number, or 0 with `state` set (or when n is 0 or over PAYLOAD_BYTES_MAX). Assigns
     # the sequence inside the lock.

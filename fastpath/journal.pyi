@@ -66,7 +66,7 @@ class Journal:
     def directory(self) -> Path: ...
     @property
     def problem(self) -> str:
-        """Why upkeep fails at present, for operators; empty while it does not."""
+        """Why it takes nothing or its upkeep fails, for operators; empty while neither is so."""
     def append_bytes(self, payload: bytes) -> int:
         """Append one record; its sequence number, or 0 when refused (see `state`; also when empty or too long)."""
     def maintain(self) -> None:

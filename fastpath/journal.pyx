@@ -33,7 +33,7 @@ from fastpath.spool import Spool, list_segments
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memmove, memset
+from libc.string cimport memcpy, memmove, memset
 from posix.mman cimport MS_SYNC, msync
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
@@ -45,6 +45,7 @@ SEGMENT_BYTES_MIN = 4096
 RETRY_MS = 200           # between tries to get a spare segment while there is none
 IDLE_MS = 1000
 SYNC_FAILED = "syncing the journal failed; the disk does not take writes"
+AT_CAP = "the journal is at `cap_bytes` and waits for upstream to acknowledge records"
 
 cdef size_t PAGE = os.sysconf("SC_PAGESIZE")
 cdef size_t NOWHERE = <size_t> -1
@@ -194,34 +195,22 @@ cdef class Journal:
                 _prepare(self, True)
 
     def _name_and_retire(self):
-        cdef Slot passed[SPARES_MAX]
         cdef Slot current
-        cdef int count, i
-        cdef int failed = 0
+        cdef const Slot *one
         cdef bint sync = self._impl.sync != "none"
-        cdef pthread_mutex_t *lock = <pthread_mutex_t *> self.lock
-        with nogil:
-            pthread_mutex_lock(<pthread_mutex_t *> self.sync_lock)
-            pthread_mutex_lock(lock)
-            count = self.retired_count
-            for i in range(count):
-                passed[i] = self.retired[i]
-            self.retired_count = 0
-            current = self.current
-            pthread_mutex_unlock(lock)
-            # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
-            for i in range(count if sync else 0):
-                failed |= _write_out(self, &passed[i], self.size, self.size)
-            if failed:
-                _fail(self)
-            pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
         spool = self._impl.spool
-        for i in range(count):
-            spool.name(passed[i].id, passed[i].first_sequence)
+        with nogil:
+            current = _take_retired(self, sync)
+        # What cannot be named now stays first in the row: the next time begins with it.
+        while self.leaving_count:
+            one = &self.leaving[0]
+            spool.name(one.id, one.first_sequence)
             with nogil:
                 _breathe(self)
-                _let_go(self, passed[i].map)
-            spool.release(passed[i].id)
+                _let_go(self, one.map)
+            spool.release(one.id)
+            self.leaving_count -= 1
+            memmove(self.leaving, self.leaving + 1, self.leaving_count * sizeof(Slot))
             with nogil:
                 _breathe(self)
         if current.first_sequence:
@@ -241,6 +230,7 @@ cdef class Journal:
     def _refill(self):
         """Keep spares ahead of the writer, as far as the cap and the disk allow."""
         impl = self._impl
+        problem = ""
         try:
             self._follow_rate()
             while self.spare_count < self.spares_wanted:
@@ -249,17 +239,14 @@ cdef class Journal:
                 if impl.spool.has_room():
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
+                    problem = "" if self.spare_count else AT_CAP
                     break
-            self._say("")
+            impl.problem = problem
         except OSError as error:
             # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows only here.
-            self._say(f"no journal segment can be allocated: {error.strerror or error}")
+            impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
             if impl.on_full == "drop_oldest" and self.spare_count == 0:
                 impl.spool.drop_oldest()
-
-    def _say(self, str problem):
-        self._impl.problem = problem
-        self.troubled = problem != ""
 
     def _add_spare(self):
         cdef Py_buffer view
@@ -291,7 +278,7 @@ cdef class Journal:
                 self.maintain()
             except OSError as error:
                 # The writer goes on in what it has; readiness and the next try say so.
-                self._say(f"upkeep of the journal failed: {error.strerror or error}")
+                self._impl.problem = f"upkeep of the journal failed: {error.strerror or error}"
             due_ns = _now() + (IDLE_MS if self.spare_count else RETRY_MS) * MS_NS
 
     # ------------------------------------------------------------------ upstream and readers
@@ -379,8 +366,7 @@ cdef class Journal:
         if impl.thread is not None:
             impl.thread.join()
         with impl.turn:
-            # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
-            self._release(clean=not self.sync_failed)
+            self._release(clean=True)
 
     def give(self):
         """Close, and return the descriptor of the directory's lock, which stays taken while it is open anywhere."""
@@ -405,6 +391,8 @@ cdef class Journal:
                 self.spare_count = 0
                 pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
                 pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
+            # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
+            clean = clean and not self.sync_failed
             if clean and last.map != NULL:
                 spool.release(last.id, end)
             spool.close(clean=clean)
@@ -454,6 +442,32 @@ cdef bint _leave(Journal j) noexcept nogil:
     return can
 
 
+cdef Slot _take_retired(Journal j, bint sync) noexcept nogil:
+    """What the writer has passed, on disk where it is to be, to those that leave; the segment that it is in now."""
+    cdef Slot current
+    cdef int count, i
+    cdef int failed = 0
+    cdef pthread_mutex_t *lock = <pthread_mutex_t *> j.lock
+    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
+    pthread_mutex_lock(lock)
+    count = min(j.retired_count, SPARES_MAX - j.leaving_count)
+    memcpy(j.leaving + j.leaving_count, j.retired, count * sizeof(Slot))
+    j.retired_count -= count
+    memmove(j.retired, j.retired + count, j.retired_count * sizeof(Slot))
+    current = j.current
+    pthread_mutex_unlock(lock)
+    # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
+    for i in range(j.leaving_count, j.leaving_count + count if sync else j.leaving_count):
+        failed |= _write_out(j, &j.leaving[i], j.size, j.size)
+    j.leaving_count += count
+    if failed:
+        pthread_mutex_lock(lock)
+        _fail(j)
+        pthread_mutex_unlock(lock)
+    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
+    return current
+
+
 cdef bint _rotate(Journal j) noexcept nogil:
     """Take the next spare; false when there is none. The caller holds `lock`."""
     if j.spare_count == 0 or (j.segment != NULL and j.retired_count == SPARES_MAX):
@@ -472,7 +486,10 @@ cdef bint _rotate(Journal j) noexcept nogil:
 
 
 cdef void _fail(Journal j) noexcept nogil:
-    """Take nothing more: what is here may not be on disk, and a sync after one that failed says nothing (fsync(2))."""
+    """Take nothing more: what is here may not be on disk, and a sync after one that failed says nothing (fsync(2)).
+
+    The caller holds `lock`.
+    """
     j.state = JOURNAL_FAILED
     j.sync_failed = 1
 
@@ -584,9 +601,11 @@ cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
     cdef int failed = 0
     cdef uint64_t upto
     pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
-    if j.synced >= sequence:
+    # The kernel tells of what it could not write once: whoever asks again after that would hear that all is well.
+    if j.synced >= sequence or j.sync_failed:
+        failed = j.synced < sequence
         pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
-        return 0
+        return failed
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     count = j.retired_count
     for i in range(count):
@@ -676,14 +695,17 @@ cdef int64_t _now() noexcept nogil:
 
 
 cdef bint _upkeep_waits(Journal j) noexcept nogil:
-    """Whether maintain() has something to do that nobody wakes the helper for. The caller holds `lock`."""
-    return (j.troubled or j.retired_count > 0 or j.spare_count < j.spares_wanted or j.spares_wanted > SPARES_MIN
-            or j.entered != j.entered_seen)
+    """Whether maintain() has something to do that nobody wakes the helper for. The caller holds `lock`.
+
+    What failed is still to do: a spare is missing, a segment waits for its name, or what was entered was not seen.
+    """
+    return (j.retired_count > 0 or j.leaving_count > 0 or j.entered != j.entered_seen
+            or j.spare_count < j.spares_wanted or j.spares_wanted > SPARES_MIN)
 
 
 cdef bint _nothing_came(Journal j) noexcept nogil:
     """Whether the last look by the clock has seen all that was written. The caller holds `lock`."""
-    return j.written == j.written_seen and (not j.sync_timed or j.synced == j.next_sequence - 1)
+    return j.written == j.written_seen and (not j.sync_timed or j.sync_failed or j.synced == j.next_sequence - 1)
 
 
 cdef int _wait(Journal j, int64_t upkeep_due_ns) noexcept nogil:

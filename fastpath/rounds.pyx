@@ -13,7 +13,7 @@ from fastpath.line cimport Place, line_add
 from fastpath.loop cimport Loop, loop_read_clock, remit_flag, remit_flag_set
 from fastpath.streams cimport tell_talks
 from fastpath.turns cimport (
-    PIECE_FIRST, ROUND_LIT_NS, ROUND_NS, Lit, lit_by, lit_for, turn_took,
+    PIECE_FIRST, ROUND_LIT_NS, ROUND_NS, Lit, Taken, lit_by, lit_for, turn_took,
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -163,23 +163,25 @@ cdef void rounds_run(Loop self) noexcept nogil:
 
 # ---------------------------------------------------------------- Python face
 
-def turns(list taken not None):
+def turns(list given not None):
     cdef Conn conns[CONNS]
     cdef Conn *conn
     cdef Lit lit
+    cdef Taken taken
     cdef int64_t began, ended
-    cdef bint much, short
+    cdef bint short
     cdef list made = []
     memset(conns, 0, sizeof(conns))
     memset(&lit, 0, sizeof(Lit))
     for who in range(CONNS):
         conns[who].piece, conns[who].heavy = PIECE_FIRST, 1
-    for who, began, ended, much in taken:
+    for who, began, ended, size, more in given:
         if not 0 <= who < CONNS:
             raise ValueError(f"connection {who}: there are {CONNS}")
         conn = &conns[<int> who]
         lit_by(&lit, conn, began)
         short = lit_for(&lit, conn, ended)
         made.append((conn.piece, short))
-        turn_took(conn, began, ended, much, short)
+        taken.bytes, taken.calls, taken.more = size, 1, more
+        turn_took(conn, began, ended, &taken, short)
     return made

@@ -21,7 +21,7 @@ cdef enum:
     ROUND_NS = 100000        # of turns from the line, then a look at the others
     ROUND_LIT_NS = 30000     # the same while there are others that ask little; a turn is as long
     LIT_NS = 100000000       # for so long after one of them did
-    BUSY_ROW = 3             # long turns in a row, of one that does not ask little for as long
+    BUSY_BYTES = 24576       # taken in turns in a row by one that does not ask little for as long
 
 
 cdef struct Lit:             # who asked little
@@ -47,17 +47,25 @@ cdef inline bint lit_for(const Lit *lit, const Conn *conn, int64_t now_ns) noexc
     return now_ns - (lit.before_ns if lit.by == conn else lit.ns) < LIT_NS
 
 
-cdef inline void turn_took(Conn *conn, int64_t began_ns, int64_t now_ns, bint much, bint lit) noexcept nogil:
-    """Judge a turn: after `much` the next one is waited for, and bytes that cost much come in smaller pieces.
+cdef struct Taken:           # in a turn
+    size_t bytes
+    int calls                # answered
+    bint more                # there is more to do
+
+
+cdef inline void turn_took(Conn *conn, int64_t began_ns, int64_t now_ns, const Taken *taken, bint lit) noexcept nogil:
+    """Judge a turn: after much the next one is waited for, and bytes that cost much come in smaller pieces.
 
     How long a turn took decides nothing but the size: on a busy machine it is chance.
     """
     cdef int64_t most = PIECE_LIT_NS if lit else PIECE_NS
     cdef int64_t ns = now_ns - began_ns
-    conn.heavy = much
-    conn.row = conn.row + 1 if much else 0
-    if conn.row >= BUSY_ROW:
+    conn.heavy = taken.more or taken.calls > LIGHT_CALLS or taken.bytes > LIGHT_BYTES
+    conn.row = <uint32_t> min(<size_t> BUSY_BYTES, conn.row + taken.bytes)
+    if conn.row == BUSY_BYTES:
         conn.busy_ns = now_ns
+    if not taken.more:
+        conn.row = 0
     if ns > most:
         conn.piece = max(<uint32_t> PIECE_MIN, conn.piece // 2)
     elif ns < most // 2:

@@ -22,7 +22,7 @@ from sidecar.policy.source import DELTA_EDITS
 
 MIB = 1 << 20
 BUDGET_MS = 50
-HEADERS_MAX = 4096  # what the decoder takes at most (LINES_MAX of fastpath/envoy.pyx)
+HEADERS_MAX = 4096  # what the decoder takes at most (LINES_MAX of fastpath/lines.pyx)
 ARENA_MIN = MIB  # holds the largest set of headers that is admitted, with the longest path
 MAX_AGE_OFF = 0
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"  # SPIFFE Workload Endpoint section 4

@@ -120,7 +120,9 @@ def _process(config: Config, live: control_pb2.StatusResponse | None) -> Iterato
         yield Finding("configuration in force", False, live.config_file, "this is not the file named here")
 
 
-_JOURNAL_ADVICE = "mend the disk of `journal.dir`; after a sync that failed, start the sidecar again"
+_JOURNAL_ADVICE = (
+    "look at the disk of `journal.dir` and at the collector; after a sync that failed, start the sidecar again"
+)
 _ADVICE = {
     "not_ready.svid": "no valid SVID: is this workload registered with the SPIFFE server?",
     "not_ready.svid_expired": "the SPIFFE agent did not rotate our SVID in time: look at its log",

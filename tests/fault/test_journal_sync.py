@@ -134,38 +134,76 @@ def stopped_in_order(folder: Path) -> bool:
     return bool((read_checked(folder / "journal") or {})["clean"])
 
 
-# Appends until it is refused, and tells what an operator then sees; the journal is closed as at an orderly stop.
+# Several threads append until the journal takes nothing more; tells what each was answered last and what an operator
+# then sees. The journal is closed as at an orderly stop.
 REFUSED = """
-import json, sys
-from fastpath.journal import Journal
+import json, sys, threading, time
+from fastpath.journal import Journal, JournalState
 folder, sync = sys.argv[1:]
+given, end = [], time.monotonic() + 60
+def write():
+    while journal.state != JournalState.JOURNAL_FAILED and time.monotonic() < end:
+        given.append(journal.append_bytes(b"a record"))
+        time.sleep(0.001)
 with Journal(folder, sync=sync, sync_ms=5) as journal:
-    taken = 0
-    while taken < 50_000_000 and journal.append_bytes(b"a record"):
-        taken += 1
-    print(json.dumps([int(journal.state), journal.problem, journal.append_bytes(b"another")]))
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    journal.maintain()
+    told = [int(journal.state), journal.problem, journal.append_bytes(b"another"), journal.synced, given]
+    print(json.dumps(told))
 """
 
 
 @needs_strace
 @pytest.mark.parametrize("sync", ["interval", "each"])
 def test_a_disk_that_does_not_take_a_sync_ends_the_journal_and_is_said(tmp_path: Path, sync: str) -> None:
-    """What is not on disk is not answered for: nothing more is taken, and the operator reads why."""
-    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=msync:error=EIO:when=2+", "-e", "signal=none"]
+    """What is not on disk is not answered for. The kernel tells once: who waited meanwhile must not ask it again."""
+    told_once = "inject=msync:error=EIO:delay_enter=200000:when=2"
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", told_once, "-e", "signal=none", "--"]
     worker = [sys.executable, "-c", REFUSED, str(tmp_path / "journal"), sync]
-    done = subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    state, problem, sequence = json.loads(done.stdout)
-    assert (JournalState(state), sequence) == (JournalState.JOURNAL_FAILED, 0)
+    done = subprocess.run([*strace, *worker], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    state, problem, another, synced, given = json.loads(done.stdout)
+    assert (JournalState(state), another) == (JournalState.JOURNAL_FAILED, 0)
     assert problem == "syncing the journal failed; the disk does not take writes"
+    if sync == "interval":
+        assert synced < max(given)
+    else:
+        assert synced == max(given)
+        assert not any(given[given.index(0) :])
     assert not stopped_in_order(tmp_path / "journal")
 
 
+# Ends with a segment that is full and one that is not, of which nothing was synced before.
+LEFT = """
+import sys
+from fastpath.journal import Journal
+with Journal(sys.argv[1], segment_bytes=4096, cap_bytes=1 << 20, sync="interval", helper=False) as journal:
+    for _ in range(10):
+        assert journal.append_bytes(b"x" * 500)
+print(journal.problem)
+"""
+
+
 @needs_strace
-def test_a_last_sync_that_fails_is_no_orderly_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_last_sync_that_fails_is_no_orderly_stop(tmp_path: Path, which: int) -> None:
+    """Of the full segment, of the other one, and of the full one again when it is let go of."""
     with Journal(str(tmp_path / "good")) as journal:
         assert journal.append_bytes(b"one")
     assert stopped_in_order(tmp_path / "good")
-    writer = "import sys; from fastpath.journal import Journal\nwith Journal(sys.argv[1]) as j: j.append_bytes(b'one')"
-    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=msync:error=EIO", "-e", "signal=none", "--"]
-    subprocess.run([*strace, sys.executable, "-c", writer, str(tmp_path / "journal")], cwd=ROOT, check=True)
+    strace = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"inject=msync:error=EIO:when={which}",
+        "-e",
+        "signal=none",
+    ]
+    worker = [sys.executable, "-c", LEFT, str(tmp_path / "journal")]
+    done = subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    assert "does not take writes" in done.stdout
     assert not stopped_in_order(tmp_path / "journal")

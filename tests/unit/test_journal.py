@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -651,31 +652,69 @@ def test_a_helper_that_rests_is_woken_by_a_record_and_syncs_it(folder: Path) -> 
             wait_for(lambda sequence=sequence: journal.synced == sequence, "sync")
 
 
-@pytest.mark.parametrize("sync", ["none", "interval", "each"])
-def test_a_helper_that_rests_is_woken_by_what_only_upkeep_can_do(folder: Path, sync: str) -> None:
-    """A segment that is entered gets its name, what is acknowledged goes, and the end does not wait."""
-    with Counted(folder, segment_bytes=4096, cap_bytes=64 * 4096, sync=sync, sync_ms=1) as journal:
-        if sync == "interval":
-            rests(journal)
+def test_a_helper_that_rests_is_woken_by_what_only_upkeep_can_do(folder: Path) -> None:
+    """A segment that is entered gets its name, and what is acknowledged goes."""
+    with Counted(folder, segment_bytes=4096, cap_bytes=64 * 4096, sync="interval", sync_ms=1) as journal:
+        rests(journal)
         sequence = 0
-        while len(journal.segments()) < 4:
+        while len(list(folder.glob("*.seg"))) < 4:
             # 0 while the helper has yet to bring the next segment.
             sequence = journal.append_bytes(b"x" * 500) or sequence
-        if sync == "interval":
-            rests(journal)
+        rests(journal)
         before = journal.upkeeps
         journal.acknowledge(sequence - 1, bytes(32))
         wait_for(lambda: journal.upkeeps > before, "upkeep")
-        wait_for(lambda: len(journal.segments()) == 1, "one segment")
+        wait_for(lambda: len(list(folder.glob("*.seg"))) == 1, "one segment")
 
 
-def test_upkeep_is_tried_again_while_there_is_a_problem(folder: Path) -> None:
-    """Nobody says that a disk has room again: the helper that could allocate nothing does not rest."""
+def test_a_full_journal_looks_for_room_again_and_says_what_it_waits_for(folder: Path) -> None:
     with Counted(folder, segment_bytes=4096, cap_bytes=2 * 4096, sync="interval", sync_ms=1) as journal:
         while journal.append_bytes(b"x" * 500):
             pass
+        wait_for(lambda: "at `cap_bytes`" in journal.problem, "the cause")
         before = journal.upkeeps
         wait_for(lambda: journal.upkeeps > before + 2, "upkeep")
+
+
+def failing_saves(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
+    """The next so many times the disk has no room for the journal's own file; what is left of them."""
+    left, save = [count], Spool.save
+
+    def fails(self: Spool, **how: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, **how)
+
+    monkeypatch.setattr(Spool, "save", fails)
+    return left
+
+
+def test_upkeep_that_failed_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says that a disk has room again: until it has, the helper does not rest, and the operator reads why."""
+    with Journal(folder, segment_bytes=1 << 16, cap_bytes=1 << 20, sync="interval", sync_ms=1) as journal:
+        rests(journal)
+        left = failing_saves(monkeypatch, 1)
+        assert journal.append_bytes(b"one")
+        wait_for(lambda: not left[0], "the failure")
+        wait_for(lambda: not journal.problem, "the next try")
+        rests(journal)
+
+
+def test_a_segment_that_could_not_be_named_is_named_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would stay mapped, which nobody drops: a journal that may drop what is oldest would be full for good."""
+    with open_journal(folder, segment_bytes=4096, cap_bytes=4 * 4096, on_full="drop_oldest") as journal:
+        while journal.append_bytes(b"x" * 500):
+            pass
+        failing_saves(monkeypatch, 1)
+        with pytest.raises(OSError, match="No space left"):
+            journal.maintain()
+        for _ in range(8):
+            journal.maintain()
+            assert journal.append_bytes(b"x" * 500)
+            while journal.append_bytes(b"x" * 500):
+                pass
+        assert journal.counters()["dropped_segments"] > 4
 
 
 # ------------------------------------------------------------------ disks

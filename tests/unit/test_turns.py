@@ -7,16 +7,18 @@ MS = 1_000 * US
 LONG_AGO = 1_000 * MS
 ONE, OTHER, THIRD = 0, 1, 2
 
-Turn = tuple[int, int, int, bool]
+CALL = 900  # bytes
+
+Turn = tuple[int, int, int, int, bool]
 
 
 def burst(who: int, at: int, us: int, count: int) -> list[Turn]:
     """Turns in a row of so many microseconds, each with more to do behind it."""
-    return [(who, at + number * us * US, at + (number + 1) * us * US, True) for number in range(count)]
+    return [(who, at + number * us * US, at + (number + 1) * us * US, 9 * CALL, True) for number in range(count)]
 
 
-def call(who: int, at: int) -> Turn:
-    return (who, at, at + 10 * US, False)
+def call(who: int, at: int, us: int = 10, size: int = CALL) -> Turn:
+    return (who, at, at + us * US, size, False)
 
 
 def pieces(taken: list[Turn]) -> list[int]:
@@ -53,7 +55,7 @@ def test_a_tenth_of_a_second_later_they_are_not() -> None:
 
 def test_nobody_makes_their_own_turns_short() -> None:
     """A proxy alone with its sidecar asks little now and much then, and waits for nobody."""
-    alone = [turn for number in range(4) for turn in (call(ONE, LONG_AGO + 2 * number * MS),)]
+    alone = [call(ONE, LONG_AGO + 2 * number * MS) for number in range(4)]
     assert not any(short([*alone, *burst(ONE, LONG_AGO + 9 * MS, 60, 2)]))
     # Nor when another one asked before, for whom they are.
     asked = [call(OTHER, LONG_AGO - MS), call(OTHER, LONG_AGO - MS // 2)]
@@ -66,11 +68,19 @@ def test_the_busy_do_not_make_each_others_turns_short() -> None:
     for number in range(4):
         for who in (ONE, OTHER, THIRD):
             at = LONG_AGO + (10 * number + 3 * who) * MS
-            taken += [*burst(who, at, 80, 3), call(who, at + MS), call(who, at + 2 * MS)]
+            taken += [*burst(who, at, 80, 4), call(who, at + MS), call(who, at + 2 * MS)]
     assert not any(short(taken))
 
 
 def test_a_burst_now_and_then_is_no_reason_to_wait_longer() -> None:
     """A proxy that passes on a few calls at once is one for whom the turns of others are short."""
-    proxy = [(OTHER, LONG_AGO, LONG_AGO + 40 * US, True), call(OTHER, LONG_AGO + MS), call(OTHER, LONG_AGO + 2 * MS)]
+    proxy = [*burst(OTHER, LONG_AGO, 40, 2), call(OTHER, LONG_AGO + MS), call(OTHER, LONG_AGO + 2 * MS)]
     assert short([*proxy, *burst(ONE, LONG_AGO + 3 * MS, 60, 1)])[-1]
+
+
+def test_who_asks_one_thing_at_a_time_asks_little_however_long_or_large_it_is() -> None:
+    """That a turn took long is chance; what is large in itself is not many."""
+    for us, size in ((200, CALL), (10, 8 * CALL)):
+        calls = [call(OTHER, LONG_AGO + number * MS, us, size) for number in range(20)]
+        calls += [call(OTHER, LONG_AGO + 20 * MS), call(OTHER, LONG_AGO + 21 * MS)]
+        assert short([*calls, *burst(ONE, LONG_AGO + 22 * MS, 60, 1)])[-1]
