@@ -48,13 +48,14 @@ run: setup
 
 # Files side by side, one per core and at most four: a test mostly waits for processes that start and end.
 TEST_JOBS ?= auto
+SIDE_BY_SIDE = -n $(TEST_JOBS) --maxprocesses 4 --dist loadfile
 
 test: setup lint
-	@$(PY) -m pytest -n $(TEST_JOBS) --maxprocesses 4 --dist loadfile
+	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
 # What starts whole sidecars, with the portable listener at their doors; `make test` has the native one there.
 test-grpcio: setup
-	@REMIT_LISTENER=grpcio $(PY) -m pytest $$(grep -lE "fix_(serve|stage|store|examples)" tests/*/test_*.py)
+	@REMIT_LISTENER=grpcio $(PY) -m pytest $(SIDE_BY_SIDE) $$(grep -lE "fix_(serve|stage|store|examples)" tests/*/test_*.py)
 
 # The long proofs: generated cases against cedarpy, chains of delegation, and the mutants of our code that are caught.
 test-differential: setup
