@@ -378,26 +378,32 @@ cdef class Journal:
     def _release(self, *, clean):
         cdef size_t end = self.at
         cdef Slot last = self.current
-        spool = self._impl.spool
+        named = False
         try:
             if clean:
                 self._name_and_retire()
-            with nogil:
-                # Whoever still syncs has the lock; after this no mapping is reachable.
-                pthread_mutex_lock(<pthread_mutex_t *> self.sync_lock)
-                pthread_mutex_lock(<pthread_mutex_t *> self.lock)
-                self.segment = NULL
-                memset(&self.current, 0, sizeof(Slot))
-                self.spare_count = 0
-                pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
-                pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
-            # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
-            clean = clean and not self.sync_failed
-            if clean and last.map != NULL:
-                spool.release(last.id, end)
-            spool.close(clean=clean)
+            named = clean
         finally:
-            self._impl.spool = None
+            self._let_go_of_all()
+            # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
+            clean = named and not self.sync_failed
+            spool, self._impl.spool = self._impl.spool, None
+            try:
+                if clean and last.map != NULL:
+                    spool.release(last.id, end)
+            finally:
+                spool.close(clean=clean)
+
+    def _let_go_of_all(self):
+        with nogil:
+            # Whoever still syncs has the lock; after this no mapping is reachable.
+            pthread_mutex_lock(<pthread_mutex_t *> self.sync_lock)
+            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+            self.segment = NULL
+            memset(&self.current, 0, sizeof(Slot))
+            self.spare_count = self.retired_count = self.leaving_count = 0
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
 
     def __enter__(self):
         return self

@@ -701,6 +701,20 @@ def test_upkeep_that_failed_is_tried_again(folder: Path, monkeypatch: pytest.Mon
         rests(journal)
 
 
+def test_a_stop_on_a_full_disk_gives_the_directory_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no orderly one, and nothing that was answered is lost by it."""
+    journal = open_journal(folder, segment_bytes=4096, cap_bytes=16 * 4096)
+    given = [journal.append_bytes(b"x" * 500) for _ in range(10)]
+    with monkeypatch.context() as full:
+        failing_saves(full, 1 << 20)
+        with pytest.raises(OSError, match="No space left"):
+            journal.close()
+    assert all(given)
+    with open_journal(folder) as again:
+        assert again.next_sequence > given[-1]
+    assert [sequence for sequence, _ in held(folder)] == given
+
+
 def test_a_segment_that_could_not_be_named_is_named_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would stay mapped, which nobody drops: a journal that may drop what is oldest would be full for good."""
     with open_journal(folder, segment_bytes=4096, cap_bytes=4 * 4096, on_full="drop_oldest") as journal:
