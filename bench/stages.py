@@ -31,15 +31,8 @@ STAGES = {
     "decode": ("wire.", "envoy.", "envoy_mcp.", "lines.", "question."),
     "canonical": ("canonical.", "libutf8proc"),
     "mapping": (
-        "mapping.",
-        "mapping_rules.",
-        "routes.",
-        "mcp.",
-        "verbs.",
-        "target.",
-        "json_tree.",
-        "arguments.",
-        "spiffe_id.",
+        *("mapping.", "mapping_rules.", "routes.", "mcp.", "verbs.", "target."),
+        *("json_tree.", "arguments.", "spiffe_id."),
     ),
     "decide": (
         *("decide.", "candidates.", "program.", "table.", "value.", "extension.", "columns.", "libxxhash"),

@@ -41,6 +41,7 @@ cdef extern from * nogil:
 
 cdef extern from * nogil:
     """
+    /* Blocks of bytes are as in wire.pxd, which is included before. */
     static inline remit_block remit_not_plain(remit_block b) {
         return ~((remit_block) ((remit_block) (b - 'a') < 26) | (remit_block) ((remit_block) (b - '0') < 10)
             | (remit_block) (b == '-'));

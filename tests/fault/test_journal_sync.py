@@ -144,7 +144,7 @@ given, end = [], time.monotonic() + 60
 def write():
     while journal.state != JournalState.JOURNAL_FAILED and time.monotonic() < end:
         given.append(journal.append_bytes(b"a record"))
-        time.sleep(0.001)
+        time.sleep(0.001)   # slow enough to leave room: who fills the journal is refused for another reason
 with Journal(folder, sync=sync, sync_ms=5) as journal:
     threads = [threading.Thread(target=write) for _ in range(4)]
     for thread in threads: thread.start()

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,11 +26,9 @@ from tests.fix_journal import (
     offsets,
     open_journal,
     overwrite,
-    wait_for,
 )
 
 HEADER = int(FrameLayout.SEGMENT_HEADER)
-LEAD_MIN_BYTES = 65536  # of journal.pxd
 
 
 @pytest.fixture
@@ -570,165 +567,6 @@ def test_a_segment_is_filled_to_its_last_byte(folder: Path, segment_bytes: int) 
             assert journal.append_bytes(b"x" * size)
             journal.maintain()
         assert [len(payload) for _, payload in held(folder)] == sizes
-
-
-def test_pages_ahead_of_the_writer_are_ready(folder: Path) -> None:
-    """An append does not wait for a page: those that the next records need were touched by upkeep."""
-    with open_journal(folder, segment_bytes=1 << 20, cap_bytes=8 << 20) as journal:
-        payload = b"x" * 4000
-        for _ in range(10):
-            journal.append_bytes(payload)
-            journal.maintain()
-            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-            for _ in range(12):
-                journal.append_bytes(payload)
-            # Each of the twelve would be one; a few are the interpreter's own, more with a sanitizer.
-            assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 8
-
-
-def resident_bytes(path: Path) -> int:
-    """Of a file that this process has mapped."""
-    maps = Path("/proc/self/smaps").read_text().split(f" {path}\n")[1:]
-    return sum(int(about.split("Rss:")[1].split()[0]) << 10 for about in maps)
-
-
-class Unkept(Journal):
-    """A journal whose helper, once that is said, does nothing by the clock."""
-
-    alone = False
-
-    def maintain(self) -> None:
-        if not self.alone:
-            super().maintain()
-
-
-def test_pages_are_made_ready_wherever_the_writer_is(folder: Path) -> None:
-    """The helper goes on from where it was, be that in the middle of a page: there is always room that is ready."""
-    with Unkept(folder, segment_bytes=8 << 20, sync="interval", sync_ms=3600_000) as journal:
-        payload = b"x" * 1000
-        journal.append_bytes(payload)
-        journal.alone = True
-        for count in range(41, 6000, 40):
-            for _ in range(40):
-                journal.append_bytes(payload)
-            path, end = journal.segments()[-1].path, HEADER + count * len(frame(1, payload))
-            wait_for(lambda path=path, end=end: resident_bytes(path) >= end + LEAD_MIN_BYTES // 4, "ready room")
-
-
-def test_a_fast_writer_has_more_room_ready_however_seldom_upkeep_comes(folder: Path) -> None:
-    """What it wrote between two looks by the clock says as much as its waking the helper."""
-    with open_journal(folder, segment_bytes=8 << 20, cap_bytes=64 << 20) as journal:
-        for _ in range(8):
-            for _ in range(4 * LEAD_MIN_BYTES // 1000):
-                journal.append_bytes(b"x" * 1000)
-            journal.maintain()
-        end = offsets(journal.segments()[-1].path)[-1][1]
-        assert resident_bytes(journal.segments()[-1].path) >= end + 4 * LEAD_MIN_BYTES
-
-
-# ------------------------------------------------------------------ rest
-
-
-class Counted(Journal):
-    """A journal that counts its upkeep."""
-
-    upkeeps = 0
-
-    def maintain(self) -> None:
-        self.upkeeps += 1
-        super().maintain()
-
-
-def rests(journal: Journal) -> None:
-    wait_for(lambda: journal.resting, "rest")
-
-
-def test_a_helper_that_rests_is_woken_by_a_record_and_syncs_it(folder: Path) -> None:
-    """Beside an agent that asks nothing it sleeps; what is then asked is on disk as soon as ever."""
-    with Journal(folder, sync="interval", sync_ms=1) as journal:
-        for _ in range(3):
-            rests(journal)
-            sequence = journal.append_bytes(b"one")
-            wait_for(lambda sequence=sequence: journal.synced == sequence, "sync")
-
-
-def test_a_helper_that_rests_is_woken_by_what_only_upkeep_can_do(folder: Path) -> None:
-    """A segment that is entered gets its name, and what is acknowledged goes."""
-    with Counted(folder, segment_bytes=4096, cap_bytes=64 * 4096, sync="interval", sync_ms=1) as journal:
-        rests(journal)
-        sequence = 0
-        while len(list(folder.glob("*.seg"))) < 4:
-            # 0 while the helper has yet to bring the next segment.
-            sequence = journal.append_bytes(b"x" * 500) or sequence
-        rests(journal)
-        before = journal.upkeeps
-        journal.acknowledge(sequence - 1, bytes(32))
-        wait_for(lambda: journal.upkeeps > before, "upkeep")
-        wait_for(lambda: len(list(folder.glob("*.seg"))) == 1, "one segment")
-
-
-def test_a_full_journal_looks_for_room_again_and_says_what_it_waits_for(folder: Path) -> None:
-    with Counted(folder, segment_bytes=4096, cap_bytes=2 * 4096, sync="interval", sync_ms=1) as journal:
-        while journal.append_bytes(b"x" * 500):
-            pass
-        wait_for(lambda: "at `cap_bytes`" in journal.problem, "the cause")
-        before = journal.upkeeps
-        wait_for(lambda: journal.upkeeps > before + 2, "upkeep")
-
-
-def failing_saves(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
-    """The next so many times the disk has no room for the journal's own file; what is left of them."""
-    left, save = [count], Spool.save
-
-    def fails(self: Spool, **how: Any) -> None:
-        if left[0]:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, **how)
-
-    monkeypatch.setattr(Spool, "save", fails)
-    return left
-
-
-def test_upkeep_that_failed_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody says that a disk has room again: until it has, the helper does not rest, and the operator reads why."""
-    with Journal(folder, segment_bytes=1 << 16, cap_bytes=1 << 20, sync="interval", sync_ms=1) as journal:
-        rests(journal)
-        left = failing_saves(monkeypatch, 1)
-        assert journal.append_bytes(b"one")
-        wait_for(lambda: not left[0], "the failure")
-        wait_for(lambda: not journal.problem, "the next try")
-        rests(journal)
-
-
-def test_a_stop_on_a_full_disk_gives_the_directory_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no orderly one, and nothing that was answered is lost by it."""
-    journal = open_journal(folder, segment_bytes=4096, cap_bytes=16 * 4096)
-    given = [journal.append_bytes(b"x" * 500) for _ in range(10)]
-    with monkeypatch.context() as full:
-        failing_saves(full, 1 << 20)
-        with pytest.raises(OSError, match="No space left"):
-            journal.close()
-    assert all(given)
-    with open_journal(folder) as again:
-        assert again.next_sequence > given[-1]
-    assert [sequence for sequence, _ in held(folder)] == given
-
-
-def test_a_segment_that_could_not_be_named_is_named_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would stay mapped, which nobody drops: a journal that may drop what is oldest would be full for good."""
-    with open_journal(folder, segment_bytes=4096, cap_bytes=4 * 4096, on_full="drop_oldest") as journal:
-        while journal.append_bytes(b"x" * 500):
-            pass
-        failing_saves(monkeypatch, 1)
-        with pytest.raises(OSError, match="No space left"):
-            journal.maintain()
-        for _ in range(8):
-            journal.maintain()
-            assert journal.append_bytes(b"x" * 500)
-            while journal.append_bytes(b"x" * 500):
-                pass
-        assert journal.counters()["dropped_segments"] > 4
 
 
 # ------------------------------------------------------------------ disks
