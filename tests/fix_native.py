@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import pathlib
 import socket
 import ssl
@@ -102,6 +103,30 @@ class NativeServer:
         done = self.listener.counters()
         assert done["closed"] == {cause: count}
         return done
+
+
+def emptied(door: NativeServer) -> dict[str, Any]:
+    """Wait until no connection is left, nor what one held; the work that was done."""
+    wait_for("no connection", lambda: door.listener.counters()["open"] == 0, TIMEOUT_S)
+    return door.listener.counters()
+
+
+def sockets() -> set[str]:
+    """Every socket that this process has open, by the name that the kernel has for it."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(f"/proc/self/fd/{fd}"))
+    return {name for name in found if name.startswith("socket:")}
+
+
+def wait_for_sockets(before: set[str], *ours: socket.socket) -> None:
+    """Wait until no socket is open but those of `before` and `ours`.
+
+    A channel that another test of this process left behind may be trying to connect; what the door leaves stays.
+    """
+    mine = {os.readlink(f"/proc/self/fd/{one.fileno()}") for one in ours}
+    wait_for("the end of every other socket", lambda: not sockets() - before - mine, TIMEOUT_S)
 
 
 @contextlib.contextmanager
