@@ -7,12 +7,27 @@ DEBIAN := gcc make pkg-config python3-dev python3-venv libxxhash-dev libjansson-
 # cython-lint calls pycodestyle by name.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup run test test-grpcio test-differential test-faults fuzz fuzz-merge sanitize bench lint format lock clean
+.PHONY: setup profile run test test-grpcio test-differential test-faults fuzz fuzz-merge sanitize bench lint format lock clean
 
 , := ,
 
-setup: .setup-debian .setup-venv .setup-envoy
+setup: .setup-debian .setup-venv .setup-envoy .setup-profile
 	@$(PY) setup.py -q build_ext --inplace
+
+# A build that counts which branches are taken, and calls like those that a sidecar gets; see setup.py.
+COUNTING := REMIT_PROFILE=count
+.setup-profile: | .setup-debian .setup-venv
+	@echo "counting which branches calls take"
+	@rm -rf build/counts.*
+	@$(COUNTING) $(PY) setup.py -q build_ext --inplace
+	@$(PY) -m bench.training
+	@echo "compiling again, by what was counted"
+	@touch $@
+
+# After changes of fastpath: what is new there was not counted.
+profile:
+	@rm -f .setup-profile
+	@$(MAKE) -s setup
 
 .setup-debian: Makefile
 	@for p in $(DEBIAN); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -33,7 +48,7 @@ setup: .setup-debian .setup-venv .setup-envoy
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q --require-hashes -r requirements.lock
 	@echo "compiling"
-	@$(PY) -m pip install -q --no-deps --no-build-isolation --no-index -e .
+	@$(if $(wildcard .setup-profile),,$(COUNTING)) $(PY) -m pip install -q --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
 # Envoy's package and xds-protos both own the file envoy/__init__.py, so Envoy lives in an environment of its own.

@@ -1,7 +1,8 @@
 """Builds the native extensions of `fastpath` and the Python messages of `proto/`.
 
 `python setup.py build_ext --inplace` builds what changed. `REMIT_SANITIZE=address,undefined` adds these sanitizers
-(`make sanitize` and `make fuzz` do it in folders of their own).
+(`make sanitize` and `make fuzz` do it in folders of their own). `REMIT_PROFILE=count` builds a library that counts
+which branches are taken; builds after it follow what was counted (`make setup` does it once, `make profile` again).
 """
 
 import os
@@ -51,6 +52,22 @@ NATIVE = {
 # All modules of `fastpath` in one library, from which fastpath/__init__.py imports them.
 LIBRARY = "fastpath._native"
 OBJECTS = pathlib.Path("build") / f"objects.{sys.implementation.cache_tag}"
+SANITIZERS = os.environ.get("REMIT_SANITIZE", "")
+COUNTING = os.environ.get("REMIT_PROFILE") == "count"
+if COUNTING:
+    OBJECTS = OBJECTS.with_name(f"counting.{sys.implementation.cache_tag}")
+# Where the counting library leaves its counts when a process ends, and gcc looks for them. It knows a function by this
+# place too.
+COUNTS = OBJECTS.with_name(f"counts.{sys.implementation.cache_tag}")
+COUNT_FLAGS = ["-fprofile-generate", "-fprofile-update=prefer-atomic"]
+FOLLOW_FLAGS = [
+    "-fprofile-use",
+    "-fprofile-partial-training",  # what was not called is compiled as ever
+    "-fprofile-correction",  # threads count at once
+    "-Wno-coverage-mismatch",  # a function was changed since
+    "-Wno-missing-profile",  # or is new
+    "-Wno-maybe-uninitialized",  # more is inlined, of which it sees half the conditions
+]
 # What is built in place alone and never installed.
 BENCH = ("bench/load.pyx", "bench/constant.pyx")
 # The native doors; without their libraries everything else is built, and `listeners.listener: grpcio` serves.
@@ -97,9 +114,10 @@ def without_doors() -> bool:
 
 
 def extensions() -> list[Extension]:
-    wanted = os.environ.get("REMIT_SANITIZE", "")
-    # Undefined behaviour ends the run as a bad access does; nobody reads warnings of a run that went on.
-    sanitize = [f"-fsanitize={wanted}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if wanted else []
+    sanitize = []
+    if SANITIZERS:
+        # Undefined behaviour ends the run as a bad access does; nobody reads warnings of a run that went on.
+        sanitize = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     left_out = {*DOORS, "bench.load"} if without_doors() else set()
     made = []
     bench = [path for name in BENCH if (path := HERE / name).exists()] if "--inplace" in sys.argv else []
@@ -169,7 +187,7 @@ class Library(Extension):
 
     def __init__(self, name: str, parts: list[Extension]) -> None:
         flags = dict.fromkeys(flag for part in parts for flag in part.extra_link_args)
-        super().__init__(name, [], extra_link_args=list(flags))
+        super().__init__(name, [], extra_link_args=[*flags, *(COUNT_FLAGS if COUNTING else [])])
         self.parts = parts
 
 
@@ -193,11 +211,13 @@ class Build(build_ext):
             with ThreadPoolExecutor(self.parallel) as pool:
                 ext.extra_objects = list(pool.map(self._object_of, ext.parts))
             ext.depends = [*ext.extra_objects, self._list_of(ext.extra_objects)]
+            # Else the linker is only asked when one of the objects is new, not when they are others.
+            self.compiler.force = newer_group(ext.depends, self.get_ext_fullpath(ext.name), "newer")
         super().build_extension(ext)
 
     def _list_of(self, objects: list[str]) -> str:
-        """A file that is newer than the library when other modules are to be in it than were, so none is left over."""
-        listed, text = OBJECTS / "objects", "\n".join(objects)
+        """A file that is newer than the library when other objects are to be in it than are, so none is left over."""
+        listed, text = OBJECTS.with_name("linked"), "\n".join(objects)
         if not listed.exists() or listed.read_text() != text:
             listed.write_text(text)
         return str(listed)
@@ -205,13 +225,17 @@ class Build(build_ext):
     def _object_of(self, part: Extension) -> str:
         """The object file of a module, compiled where that is due."""
         (made,) = self.compiler.object_filenames(part.sources, output_dir=str(OBJECTS))
-        if self.force or newer_group([*part.sources, *part.depends], made, "newer"):
+        counts = COUNTS / pathlib.Path(made).with_suffix(".gcda").name
+        follows = counts.exists() and not COUNTING and not SANITIZERS
+        due = [*part.sources, *part.depends, *([str(counts)] if follows else [])]
+        if self.force or newer_group(due, made, "newer"):
+            flags = COUNT_FLAGS if COUNTING else FOLLOW_FLAGS if follows else []
             self.compiler.compile(
                 part.sources,
                 output_dir=str(OBJECTS),
                 macros=part.define_macros,
                 include_dirs=part.include_dirs,
-                extra_postargs=part.extra_compile_args,
+                extra_postargs=[*part.extra_compile_args, *flags, *(["-dumpdir", f"{COUNTS}/"] if flags else [])],
             )
         return str(made)
 

@@ -6,7 +6,7 @@ Seven questions in eight are allowed and one is denied, and every answer is comp
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from envoy.service.auth.v3 import external_auth_pb2
@@ -77,10 +77,18 @@ def check_request(path: str) -> bytes:
     return request.SerializeToString()
 
 
-def ext_authz() -> Questions:
-    """The questions for our doors, and the outcome of each."""
+def enveloped(path: str) -> bytes:
+    """The same with the request's pseudo-headers among its headers, where Envoy puts them."""
+    request = external_auth_pb2.CheckRequest.FromString(check_request(path))
+    pseudo = {name: value for name, value in web_headers(path) if name.startswith(":")}
+    request.attributes.request.http.headers.update(pseudo)
+    return request.SerializeToString()
+
+
+def ext_authz(ask: Callable[[str], bytes] = check_request) -> Questions:
+    """The questions for our doors, as `ask` makes them of paths, and the outcome of each."""
     expected = {ALLOWED: (0, OK_RESPONSE), DENIED: (PERMISSION_DENIED, DENIED_RESPONSE)}
-    return Questions([(check_request(path), *expected[path]) for path in ASKED], path=(1, 1), mark=MARK.encode())
+    return Questions([(ask(path), *expected[path]) for path in ASKED], path=(1, 1), mark=MARK.encode())
 
 
 def posts(length: int) -> Questions:

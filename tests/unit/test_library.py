@@ -36,6 +36,11 @@ def test_all_modules_come_from_one_file() -> None:
     assert journal.Journal.__module__ == "fastpath.journal"
 
 
+def test_it_counts_nothing() -> None:
+    """The build that counts branches is slow, and writes files; it only teaches the one that is used."""
+    assert b"__gcov_" not in Path(wire.__file__).read_bytes()
+
+
 def test_a_module_that_is_not_in_it_is_not_found() -> None:
     """As for any package: a build without the native doors is noticed by it."""
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'fastpath\.nothing'"):
