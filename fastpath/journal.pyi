@@ -59,6 +59,8 @@ class Journal:
     """Sequence of the last record that is known to be on disk."""
     resting: int
     """1 while the helper sleeps until something is appended: for long nothing came."""
+    at_cap: int
+    """1 while the cap allows fewer spare segments than are wanted, though at least one."""
     @property
     def id(self) -> str:
         """32 hex digits, made with the directory."""

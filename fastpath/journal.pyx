@@ -231,6 +231,7 @@ cdef class Journal:
         """Keep spares ahead of the writer, as far as the cap and the disk allow."""
         impl = self._impl
         problem = ""
+        self.at_cap = 0
         try:
             self._follow_rate()
             while self.spare_count < self.spares_wanted:
@@ -240,6 +241,7 @@ cdef class Journal:
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
                     problem = "" if self.spare_count else AT_CAP
+                    self.at_cap = self.spare_count > 0
                     break
             impl.problem = problem
         except OSError as error:
@@ -706,7 +708,7 @@ cdef bint _upkeep_waits(Journal j) noexcept nogil:
     What failed is still to do: a spare is missing, a segment waits for its name, or what was entered was not seen.
     """
     return (j.retired_count > 0 or j.leaving_count > 0 or j.entered != j.entered_seen
-            or j.spare_count < j.spares_wanted or j.spares_wanted > SPARES_MIN)
+            or (j.spare_count < j.spares_wanted and not j.at_cap) or j.spares_wanted > SPARES_MIN)
 
 
 cdef bint _nothing_came(Journal j) noexcept nogil:

@@ -125,6 +125,18 @@ def test_a_full_journal_looks_for_room_again_and_says_what_it_waits_for(folder: 
         wait_for(lambda: journal.upkeeps > before + 2, "upkeep")
 
 
+def test_a_journal_at_its_cap_that_has_a_spare_lets_upkeep_be(folder: Path) -> None:
+    """Nothing changes by itself: the next segment that is entered, or what upstream acknowledges, says when to look."""
+    with Counted(folder, segment_bytes=4096, cap_bytes=3 * 4096, on_full="drop_oldest") as journal:
+        while not journal.counters()["dropped_segments"]:
+            journal.append_bytes(b"x" * 500)
+        journal.maintain()
+        assert journal.at_cap
+        journal.acknowledge(journal.next_sequence - 1, bytes(32))
+        wait_for(lambda: len(list(folder.glob("*.spare"))) == 2, "the second spare")
+        wait_for(lambda: not journal.at_cap, "the end of upkeep")
+
+
 def failing_saves(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
     """The next so many times the disk has no room for the journal's own file; what is left of them."""
     left, save = [count], Spool.save
