@@ -32,7 +32,6 @@ from rich.table import Table
 
 from bench.attacker import QUIET
 from bench.attacks import ATTACKS
-from bench.check_server import JOURNAL_BYTES
 from bench.facts import facts
 from bench.latency import spread
 from bench.questions import ext_authz
@@ -43,7 +42,6 @@ from sidecar.demo.processes import wait_for
 CONNECTIONS = 4
 POLICIES = 1000
 WATCH_S = 0.05
-WARM_BYTES = 400  # that a call of ours writes to the journal, at least
 KIB = 1024
 GOALS = {"worst_p99_ratio": ("at most", 2), "worst_growth_mib": ("at most", 64)}
 
@@ -118,7 +116,7 @@ def _p99(spreads: list[dict[str, float]]) -> float:
     return round(median(one["0.99"] for one in spreads), 1)
 
 
-def measure(name: str, pki: Pki, rate: float, rounds: int, seconds: float, *, warm: bool) -> dict[str, Any]:
+def measure(name: str, pki: Pki, rate: float, rounds: int, seconds: float) -> dict[str, Any]:
     """One attack: quantiles of the load in each round, growth of the server, what the attack came to."""
     calls = max(100, int(rate * seconds))
     samples = Samples(name)
@@ -128,8 +126,7 @@ def measure(name: str, pki: Pki, rate: float, rounds: int, seconds: float, *, wa
         port = server.ports[door]
         side = Side("attacked", server, ("127.0.0.1", port), ext_authz, pki=pki if door == "mtls" else None)
         with contextlib.closing(side.connect(CONNECTIONS, stamps=side.pki is None)) as load:
-            # Once through the journal: a sidecar that has been up for a while writes over files that are in memory.
-            checked(load.closed(ext_authz(), JOURNAL_BYTES // WARM_BYTES if warm else calls, 16), QUIET)
+            checked(load.closed(ext_authz(), calls, 16), QUIET)
             for _ in range(rounds):
                 for kind in (QUIET, name):
                     with attacker(kind, port, pki) as told, watched(server) as seen:
@@ -169,8 +166,7 @@ def results(attacks: dict[str, dict[str, Any]]) -> dict[str, Any]:
 @click.option("--rate", default=2000.0, show_default=True, help="Calls per second of the others.")
 @click.option("--rounds", default=3, show_default=True, help="Quiet and attacked in turns.")
 @click.option("--seconds", default=1.5, show_default=True, help="Length of each.")
-@click.option("--warm/--cold", default=True, show_default=True, help="Fill the journal once before.")
-def attack(report: str | None, names: str, rate: float, rounds: int, seconds: float, warm: bool) -> None:
+def attack(report: str | None, names: str, rate: float, rounds: int, seconds: float) -> None:
     """What do others notice while a hostile peer attacks the native door?
 
     One hostile peer attacks without a pause; others ask at a steady rate on 4 connections, open loop, and every answer
@@ -187,7 +183,7 @@ def attack(report: str | None, names: str, rate: float, rounds: int, seconds: fl
     try:
         with tempfile.TemporaryDirectory(prefix="bench") as folder, Progress(transient=True) as bar:
             pki = Pki(Path(folder))
-            attacks = {name: measure(name, pki, rate, rounds, seconds, warm=warm) for name in bar.track(wanted)}
+            attacks = {name: measure(name, pki, rate, rounds, seconds) for name in bar.track(wanted)}
     except (Wrong, OSError) as wrong:
         raise click.ClickException(str(wrong)) from None
     finally:

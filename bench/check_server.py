@@ -40,16 +40,19 @@ if TYPE_CHECKING:
 ENVOY_KIND = 2
 BUDGET_MS = 5000  # on a busy machine a thread can lose its core for long; that is not the question here
 WAIT_MS = 3_600_000
-JOURNAL_BYTES = 96 * MIB
+SEGMENT_BYTES = 16 * MIB
+# Written in turns while a collector keeps up: one is being filled, one is ahead, one on its way upstream.
+SEGMENTS = 3
 EVENT = decisions_pb2.Record(event=decisions_pb2.Event(name="bench", detail="x" * 4000)).SerializeToString()
 DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
 
 def make_journal(folder: Path) -> Journal:
     """A journal as a sidecar keeps it whose collector keeps up: segments of the default size, a few, written again."""
-    made = Journal(str(folder), segment_bytes=16 * MIB, cap_bytes=JOURNAL_BYTES, on_full="drop_oldest", sync="interval")
+    cap = SEGMENTS * SEGMENT_BYTES
+    made = Journal(str(folder), segment_bytes=SEGMENT_BYTES, cap_bytes=cap, on_full="drop_oldest", sync="interval")
     # A sidecar writes over what was written long after its first minutes; files that are new each time cost it more.
-    while made.counters()["dropped_segments"] < JOURNAL_BYTES // (16 * MIB):
+    while made.counters()["dropped_segments"] < SEGMENTS:
         if not made.append_bytes(EVENT):
             made.maintain()
     return made

@@ -55,7 +55,7 @@ cdef class Journal:
     cdef object _impl            # file handles, directory, spare segment: under the GIL only
     cdef void *lock              # pthread mutex: calls of several threads append one at a time
     cdef Slot current            # the slot behind `segment`
-    cdef Slot spares[SPARES_MAX]    # mapped and empty, first used first
+    cdef Slot spares[SPARES_MAX]    # mapped and empty; the last one's pages rested least
     cdef int spare_count
     cdef int spares_wanted       # follows the rate of the writer
     cdef uint64_t entered        # segments that the writer has entered

@@ -484,9 +484,8 @@ cdef bint _rotate(Journal j) noexcept nogil:
         j.retired[j.retired_count] = j.current
         j.retired_count += 1
     j.entered += 1
-    j.current = j.spares[0]
     j.spare_count -= 1
-    memmove(j.spares, j.spares + 1, j.spare_count * sizeof(Slot))
+    j.current = j.spares[j.spare_count]
     j.segment = j.current.map
     j.at = SEGMENT_HEADER
     j.ready_at = NOWHERE

@@ -38,10 +38,12 @@ for _ in range(rounds):
 os._exit(0)
 """
 MAPPED = re.compile(rf"mmap\(NULL, {SEGMENT_BYTES}, PROT_READ\|PROT_WRITE, MAP_SHARED, .* = (0x[0-9a-f]+)$")
+MADE = re.compile(r'openat\(AT_FDCWD, "[^"]*/(\d+\.spare)", O_RDWR\|O_CREAT')
+NAMED = re.compile(r'rename\("[^"]*/(\d+\.spare)", "[^"]*\.seg"\) = 0$')
 SYNCED = re.compile(r"msync\((0x[0-9a-f]+), (\d+), MS_SYNC\) += 0$")
 GIVEN = re.compile(r"sync_file_range\(\d+, \d+, (\d+), SYNC_FILE_RANGE_WRITE\) += 0$")
 TOLD = re.compile(r'write\(1, "(\[[\d, ]*\])')
-CALLS = ("mmap", "msync", "sync_file_range", "write")
+CALLS = ("openat", "mmap", "rename", "msync", "sync_file_range", "write")
 PAGE = 4096
 PIECE_BYTES = 256 << 10
 
@@ -52,16 +54,25 @@ class Disk:
     def __init__(self) -> None:
         self.pieces = 0
         self.given: list[int] = []  # bytes that were begun to be written, without a wait
+        self._spares: dict[str, int] = {}
+        self._made = ""
         self._segments: list[int] = []
         self._ends: list[int] = []
         self._synced: dict[int, set[int]] = {}
 
+    def made(self, name: str) -> None:
+        self._made = name
+
     def mapped(self, at: int) -> None:
-        self._segments.append(at)
+        self._spares[self._made] = at
         self._synced[at] = set()
 
+    def named(self, spare: str) -> None:
+        """The writer is in it, or was; names are given in the order of the records."""
+        self._segments.append(self._spares[spare])
+
     def synced(self, at: int, size: int) -> None:
-        start = max(one for one in self._segments if one <= at)
+        start = max(one for one in self._synced if one <= at)
         self.pieces += at > start
         self._synced[start].update(range((at - start) // PAGE, (at - start + size + PAGE - 1) // PAGE))
 
@@ -73,7 +84,7 @@ class Disk:
                 wanted = set(range(old // PAGE, (new + PAGE - 1) // PAGE))
                 assert wanted <= self._synced[self._segments[number]], (number, old, new)
         self._ends = ends
-        self._synced = {at: set() for at in self._segments}
+        self._synced = {at: set() for at in self._synced}
 
 
 def followed(folder: Path, sync: str, rounds: int) -> Disk:
@@ -96,7 +107,11 @@ def followed(folder: Path, sync: str, rounds: int) -> Disk:
     subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     disk, told = Disk(), 0
     for line in log.read_text().splitlines():
-        if found := MAPPED.search(line):
+        if found := MADE.search(line):
+            disk.made(found[1])
+        elif found := NAMED.search(line):
+            disk.named(found[1])
+        elif found := MAPPED.search(line):
             disk.mapped(int(found[1], 16))
         elif found := SYNCED.search(line):
             disk.synced(int(found[1], 16), int(found[2]))

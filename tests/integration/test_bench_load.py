@@ -237,7 +237,6 @@ def test_attack_reports_what_others_notice(tmp_path: pathlib.Path) -> None:
     """Per attack: p99 with and without it, growth, and that it was really made; then the worst of all."""
     report = tmp_path / "attack.json"
     arguments = [
-        "--cold",
         "--attacks",
         "rapid_reset,idle_connections,key_update_flood",
         "--rounds",

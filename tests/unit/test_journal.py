@@ -81,7 +81,7 @@ def test_a_reader_finds_a_segment_that_was_named_after_it_looked(folder: Path) -
     with open_journal(folder) as journal:
         fill(journal, 3)
         (segment,) = journal.segments()
-        listings = iter([[dataclasses.replace(segment, path=folder / "000001.spare")]])
+        listings = iter([[dataclasses.replace(segment, path=folder / "000002.spare")]])
         reader = SpoolReader(lambda: next(listings, None) or journal.segments(), 0)
         assert [sequence for sequence, _ in reader.read(10, 1 << 20)] == [1, 2, 3]
         reader.close()
