@@ -14,14 +14,16 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 setup: .setup-debian .setup-venv .setup-envoy .setup-profile
 	@$(PY) setup.py -q build_ext --inplace
 
-# A build that counts which branches are taken, and calls like those that a sidecar gets; see setup.py.
+# A build that counts which branches are taken, and calls like those that a sidecar gets; see setup.py. Without counts
+# the library is only slower.
 COUNTING := REMIT_PROFILE=count
+unexport REMIT_PROFILE
 .setup-profile: | .setup-debian .setup-venv
 	@echo "counting which branches calls take"
 	@rm -rf build/counts.*
 	@$(COUNTING) $(PY) setup.py -q build_ext --inplace
-	@$(PY) -m bench.training
-	@echo "compiling again, by what was counted"
+	@$(PY) -m bench.training && echo "compiling again, by what was counted" \
+	  || { rm -rf build/counts.*; echo "compiling again, without counts; make profile tries anew"; }
 	@touch $@
 
 # After changes of fastpath: what is new there was not counted.

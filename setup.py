@@ -10,6 +10,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 from Cython.Build import cythonize
@@ -55,7 +56,8 @@ OBJECTS = pathlib.Path("build") / f"objects.{sys.implementation.cache_tag}"
 SANITIZERS = os.environ.get("REMIT_SANITIZE", "")
 COUNTING = os.environ.get("REMIT_PROFILE") == "count"
 if COUNTING:
-    OBJECTS = OBJECTS.with_name(f"counting.{sys.implementation.cache_tag}")
+    # Each knows where its counts go: those of a tree that was copied would go to the first one's.
+    OBJECTS = OBJECTS.with_name(f"counting.{sys.implementation.cache_tag}.{zlib.crc32(bytes(HERE.resolve())):08x}")
 # Where the counting library leaves its counts when a process ends, and gcc looks for them. It knows a function by this
 # place too.
 COUNTS = OBJECTS.with_name(f"counts.{sys.implementation.cache_tag}")

@@ -43,6 +43,7 @@ WAIT_MS = 3_600_000
 SEGMENT_BYTES = 16 * MIB
 # Written in turns while a collector keeps up: one is being filled, one is ahead, one on its way upstream.
 SEGMENTS = 3
+TRIES = 20  # of an append, each with room made before
 EVENT = decisions_pb2.Record(event=decisions_pb2.Event(name="bench", detail="x" * 4000)).SerializeToString()
 DOORS = ("plain", "mtls", "uds", "grpcio", "grpcio_uds")
 
@@ -52,9 +53,15 @@ def make_journal(folder: Path) -> Journal:
     cap = SEGMENTS * SEGMENT_BYTES
     made = Journal(str(folder), segment_bytes=SEGMENT_BYTES, cap_bytes=cap, on_full="drop_oldest", sync="interval")
     # A sidecar writes over what was written long after its first minutes; files that are new each time cost it more.
+    refused = 0
     while made.counters()["dropped_segments"] < SEGMENTS:
-        if not made.append_bytes(EVENT):
-            made.maintain()
+        if made.append_bytes(EVENT):
+            refused = 0
+            continue
+        made.maintain()
+        refused += 1
+        if refused == TRIES:
+            raise OSError(f"the journal in `{folder}` takes nothing: {made.problem or 'it does not say why'}")
     return made
 
 

@@ -60,7 +60,7 @@ cdef class Journal:
     cdef int spares_wanted       # follows the rate of the writer
     cdef uint64_t entered        # segments that the writer has entered
     cdef uint64_t entered_seen   # of them, when maintain() last looked
-    cdef readonly int at_cap     # more spares are wanted than the cap allows; what makes room wakes the helper
+    cdef readonly int at_cap     # more spares are wanted than the cap allows; what makes room looks again
     cdef Slot retired[SPARES_MAX]   # full, waiting for maintain() to unmap them
     cdef int retired_count
     cdef Slot leaving[SPARES_MAX]   # out of these, to be named and unmapped; of the helper, or who has `_impl.turn`

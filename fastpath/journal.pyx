@@ -231,7 +231,7 @@ cdef class Journal:
         """Keep spares ahead of the writer, as far as the cap and the disk allow."""
         impl = self._impl
         problem = ""
-        self.at_cap = 0
+        at_cap = False
         try:
             self._follow_rate()
             while self.spare_count < self.spares_wanted:
@@ -241,7 +241,7 @@ cdef class Journal:
                     self._add_spare()
                 elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
                     problem = "" if self.spare_count else AT_CAP
-                    self.at_cap = self.spare_count > 0
+                    at_cap = self.spare_count > 0
                     break
             impl.problem = problem
         except OSError as error:
@@ -249,6 +249,8 @@ cdef class Journal:
             impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
             if impl.on_full == "drop_oldest" and self.spare_count == 0:
                 impl.spool.drop_oldest()
+        finally:
+            self.at_cap = at_cap
 
     def _add_spare(self):
         cdef Py_buffer view
@@ -312,12 +314,11 @@ cdef class Journal:
         with self._impl.turn:
             spool = self._impl.open_spool()
             self._name_and_retire()
-            spool.acknowledge(sequence, digest)
-        with nogil:
-            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
-            self.work = self.upkeep = 1
-            pthread_cond_signal(<pthread_cond_t *> self.wake)
-            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+            try:
+                spool.acknowledge(sequence, digest)
+            finally:
+                # What failed may have made room before.
+                _ask_for_upkeep(self)
 
     def mend(self, uint64_t first_sequence):
         with self._impl.turn:
@@ -332,6 +333,7 @@ cdef class Journal:
             if at is not None:
                 behind = held[at + 1].first_sequence if at + 1 < len(held) else self.next_sequence
                 spool.mend(held[at].path, first_sequence, behind)
+                _ask_for_upkeep(self)
 
     def writable(self):
         return self.state == JOURNAL_OK and (self.spare_count > 0 or (
@@ -434,6 +436,13 @@ class _Keeper:
         if self.spool is None:
             raise ValueError(f"journal `{self.directory}` is closed")
         return self.spool
+
+
+cdef void _ask_for_upkeep(Journal j) noexcept nogil:
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    j.work = j.upkeep = 1
+    pthread_cond_signal(<pthread_cond_t *> j.wake)
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
 
 
 cdef bint _leave(Journal j) noexcept nogil:

@@ -57,7 +57,7 @@ STREAMS = 256
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("sent", [b"", PREFACE, PREFACE + frame(SETTINGS)], ids=["nothing", "preface", "settings"])
 def test_who_comes_and_goes_leaves_nothing(reset: bool, sent: bytes) -> None:
-    """H2-13: so many connections that come and leave, in order or by RST: each is counted out, no descriptor stays."""
+    """H2-13: so many connections that come and leave, in order or by RST: each is counted out, no socket stays."""
     with native_server(tcp=True) as door:
         before = sockets()
         for _ in range(CHURN // 6):

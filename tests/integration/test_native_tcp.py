@@ -116,7 +116,7 @@ def hello(client: RawClient) -> None:
 
 @pytest.mark.parametrize("said", [no_word, half_a_preface])
 def test_who_vanishes_before_http_2_begins_is_let_go(said: Callable[[RawClient], None]) -> None:
-    """H2-13: by the time of a handshake, with its place and its descriptor."""
+    """H2-13: by the time of a handshake, with its place and its socket."""
     with native_server(tcp=True, handshake_ms=100) as door:
         before = sockets()
         with RawClient(door.address, hello=False) as client:
@@ -173,7 +173,7 @@ def whole_calls(client: RawClient) -> bytes:
 
 @pytest.mark.parametrize("sent", [part_of_a_call, whole_calls])
 def test_a_storm_of_resets_within_calls_leaves_nothing(sent: Callable[[RawClient], bytes]) -> None:
-    """H2-13: whatever of a call the RST meets is undone: no stream, no byte, no descriptor stays."""
+    """H2-13: whatever of a call the RST meets is undone: no stream, no byte, no socket stays."""
     with native_server(tcp=True) as door:
         before = sockets()
         for _ in range(STORM):

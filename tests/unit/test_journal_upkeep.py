@@ -1,5 +1,6 @@
 """What the journal's helper does and when: pages ahead of the writer, rest, names, room; and what is said of it."""
 
+import contextlib
 import errno
 import resource
 from pathlib import Path
@@ -116,23 +117,56 @@ def test_a_helper_that_rests_is_woken_by_what_only_upkeep_can_do(folder: Path) -
         wait_for(lambda: len(list(folder.glob("*.seg"))) == 1, "one segment")
 
 
+def full_journal(folder: Path) -> Counted:
+    journal = Counted(folder, segment_bytes=4096, cap_bytes=2 * 4096, sync="interval", sync_ms=1)
+    while journal.append_bytes(b"x" * 500):
+        pass
+    return journal
+
+
 def test_a_full_journal_looks_for_room_again_and_says_what_it_waits_for(folder: Path) -> None:
-    with Counted(folder, segment_bytes=4096, cap_bytes=2 * 4096, sync="interval", sync_ms=1) as journal:
-        while journal.append_bytes(b"x" * 500):
-            pass
+    with full_journal(folder) as journal:
         wait_for(lambda: "at `cap_bytes`" in journal.problem, "the cause")
         before = journal.upkeeps
         wait_for(lambda: journal.upkeeps > before + 2, "upkeep")
 
 
-def test_a_journal_at_its_cap_that_has_a_spare_lets_upkeep_be(folder: Path) -> None:
-    """Nothing changes by itself: the next segment that is entered, or what upstream acknowledges, says when to look."""
-    with Counted(folder, segment_bytes=4096, cap_bytes=3 * 4096, on_full="drop_oldest") as journal:
-        while not journal.counters()["dropped_segments"]:
-            journal.append_bytes(b"x" * 500)
-        journal.maintain()
-        assert journal.at_cap
-        journal.acknowledge(journal.next_sequence - 1, bytes(32))
+def at_its_cap(folder: Path) -> Counted:
+    """With one spare, where two are wanted; its helper rests."""
+    journal = Counted(folder, segment_bytes=4096, cap_bytes=3 * 4096, on_full="drop_oldest", sync="interval", sync_ms=1)
+    while not journal.counters()["dropped_segments"]:
+        journal.append_bytes(b"x" * 500)
+    wait_for(lambda: journal.at_cap, "the cap")
+    rests(journal)
+    return journal
+
+
+def test_a_journal_at_its_cap_that_has_a_spare_lets_upkeep_be(folder: Path, tmp_path: Path) -> None:
+    """Nothing changes by itself: the next segment that is entered, or what makes room, says when to look."""
+    with at_its_cap(folder) as journal, full_journal(tmp_path / "full") as clock:
+        before = journal.upkeeps
+        # Twelve looks of the other are more than two of the rate at which spares that are missing are looked for.
+        looks = clock.upkeeps
+        wait_for(lambda: clock.upkeeps > looks + 12, "the other's upkeep")
+        assert journal.upkeeps == before
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+def test_what_upstream_has_makes_room_for_the_spares_that_are_wanted(
+    folder: Path, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it failed in the end: some of it was done."""
+    acknowledge = Spool.acknowledge
+
+    def fails_late(self: Spool, *what: Any) -> None:
+        acknowledge(self, *what)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with at_its_cap(folder) as journal:
+        if fails:
+            monkeypatch.setattr(Spool, "acknowledge", fails_late)
+        with pytest.raises(OSError, match="Input/output") if fails else contextlib.nullcontext():
+            journal.acknowledge(journal.next_sequence - 1, bytes(32))
         wait_for(lambda: len(list(folder.glob("*.spare"))) == 2, "the second spare")
         wait_for(lambda: not journal.at_cap, "the end of upkeep")
 
