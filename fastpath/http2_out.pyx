@@ -92,7 +92,7 @@ cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, uint32_t 
     return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE if nghttp2_submit_trailer(session, id, &trailer, 1) else 0
 
 
-cdef ssize_t _end_talk(nghttp2_session *session, int32_t id, int code, const Talk *talk,
+cdef ssize_t _end_talk(nghttp2_session *session, int32_t id, int code, Talk *talk,
                        uint32_t *flags) noexcept nogil:
     """The same of a CheckStream, which says why."""
     cdef nghttp2_nv trailers[2]
