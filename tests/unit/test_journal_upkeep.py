@@ -4,6 +4,7 @@ import contextlib
 import errno
 import resource
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -24,16 +25,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_pages_ahead_of_the_writer_are_ready(folder: Path) -> None:
     """An append does not wait for a page: those that the next records need were touched by upkeep."""
+    faults = []
     with open_journal(folder, segment_bytes=1 << 20, cap_bytes=8 << 20) as journal:
         payload = b"x" * 4000
-        for _ in range(10):
+        for _ in range(11):
             journal.append_bytes(payload)
             journal.maintain()
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
             for _ in range(12):
                 journal.append_bytes(payload)
-            # Each of the twelve would be one; a few are the interpreter's own, more with a sanitizer.
-            assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 8
+            faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+    # Each of the twelve would be one, every time; some are the interpreter's own, now and then many with a sanitizer.
+    assert median(faults) < 8
 
 
 def resident_bytes(path: Path) -> int:
