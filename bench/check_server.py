@@ -61,7 +61,9 @@ def make_journal(folder: Path) -> Journal:
         made.maintain()
         refused += 1
         if refused == TRIES:
-            raise OSError(f"the journal in `{folder}` takes nothing: {made.problem or 'it does not say why'}")
+            problem = made.problem or "it does not say why"
+            made.close()
+            raise OSError(f"the journal in `{folder}` takes nothing: {problem}")
     return made
 
 

@@ -95,6 +95,7 @@ cdef ssize_t _end_data(nghttp2_session *session, int32_t id, int code, uint32_t 
 cdef ssize_t _end_talk(nghttp2_session *session, int32_t id, int code, Talk *talk,
                        uint32_t *flags) noexcept nogil:
     """The same of a CheckStream, which says why."""
+    # `talk` is not const: the temporary that Cython reads its text into would not be either.
     cdef nghttp2_nv trailers[2]
     cdef char number[2]
     cdef char shown[3 * WHY_MAX]
