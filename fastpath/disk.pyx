@@ -1,11 +1,20 @@
 """What the journal asks of the kernel about the memory and the files behind its segments."""
-from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t
-
 import os
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from posix.fcntl cimport F_UNLCK, F_WRLCK, O_CLOEXEC, fcntl, open
+from posix.stat cimport stat, struct_stat
+from posix.unistd cimport fsync, pwrite
 
 cdef extern from * nogil:
     """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <signal.h>
     #include <sys/mman.h>
     #include <sys/vfs.h>
     #ifndef MADV_POPULATE_WRITE
@@ -24,15 +33,31 @@ cdef extern from * nogil:
         }
         return 0;
     }
+
+    static int disk_blocks(int fd, off_t n) {
+        int cause;
+        do cause = posix_fallocate(fd, 0, n); while (cause == EINTR);
+        if (!cause) return 0;
+        errno = cause;
+        return -1;
+    }
     """
     enum: MADV_POPULATE_WRITE
     enum: MADV_DONTNEED
+    enum: F_SETSIG
+    enum: F_SETLEASE
+    enum: SIGURG
     int disk_in_place(const char *path)
+    int disk_blocks(int fd, int64_t n)
     int madvise(void *p, size_t n, int advice)
 
 cdef extern from "<fcntl.h>" nogil:
     unsigned int SYNC_FILE_RANGE_WRITE
     int sync_file_range(int fd, int64_t at, int64_t n, unsigned int flags)
+
+cdef enum:
+    MODE = 0o600
+    BLOCK_BYTES = 512    # of st_blocks (inode(7))
 
 
 cdef bint disk_populate(uint8_t *p, size_t n) noexcept nogil:
@@ -47,9 +72,57 @@ cdef void disk_write_behind(int fd, size_t at, size_t n) noexcept nogil:
     sync_file_range(fd, <int64_t> at, <int64_t> n, SYNC_FILE_RANGE_WRITE)
 
 
-def overwrites_in_place(str path not None):
-    cdef bytes name = os.fsencode(path)
-    cdef int found = disk_in_place(name)
-    if found < 0:
-        raise OSError(errno, os.strerror(errno), path)
-    return bool(found)
+cdef int disk_open(const char *path, int flags) noexcept nogil:
+    cdef int fd = open(path, flags | O_CLOEXEC, MODE)
+    while fd < 0 and errno == EINTR:
+        fd = open(path, flags | O_CLOEXEC, MODE)
+    return fd
+
+
+cdef int disk_write(int fd, const uint8_t *p, size_t n, uint64_t at) noexcept nogil:
+    cdef ssize_t done
+    while n:
+        done = pwrite(fd, p, n, <int64_t> at)
+        if done < 0:
+            if errno == EINTR:
+                continue
+            return -1
+        p += done
+        at += <uint64_t> done
+        n -= <size_t> done
+    return 0
+
+
+cdef int disk_sync(int fd) noexcept nogil:
+    while fsync(fd):
+        if errno != EINTR:
+            return -1
+    return 0
+
+
+cdef int disk_allocate(int fd, uint64_t n) noexcept nogil:
+    return disk_blocks(fd, <int64_t> n)
+
+
+cdef bint disk_has_alone(int fd) noexcept nogil:
+    # Whoever opens the file meanwhile breaks the lease, and the signal that then comes would else end the process.
+    return (fcntl(fd, F_SETSIG, <int> SIGURG) == 0 and fcntl(fd, F_SETLEASE, <int> F_WRLCK) == 0
+            and fcntl(fd, F_SETLEASE, <int> F_UNLCK) == 0)
+
+
+cdef int disk_serves_again(const char *path, uint64_t n) noexcept nogil:
+    cdef struct_stat about
+    if stat(path, &about):
+        return -1
+    if about.st_size != <int64_t> n or <uint64_t> about.st_blocks * BLOCK_BYTES < n or about.st_nlink != 1:
+        return 0
+    return disk_in_place(path)
+
+
+cdef object disk_error(bytes path):
+    cdef int cause = errno
+    return OSError(cause, os.strerror(cause), os.fsdecode(path))
+
+
+def has_alone(int fd):
+    return disk_has_alone(fd)

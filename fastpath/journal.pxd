@@ -8,6 +8,8 @@ and can take milliseconds. So the helper makes pages ready ahead of the writer, 
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from fastpath.segment_files cimport SegmentFiles
+
 
 cpdef enum JournalState:
     JOURNAL_OK = 0
@@ -52,7 +54,8 @@ cdef class Journal:
     cdef size_t size             # of a segment
     cdef readonly uint64_t next_sequence
     cdef readonly int state               # JournalState
-    cdef object _impl            # file handles, directory, spare segment: under the GIL only
+    cdef object _impl            # the directory and the operator's choices: under the GIL only
+    cdef SegmentFiles files      # the same
     cdef void *lock              # pthread mutex: calls of several threads append one at a time
     cdef Slot current            # the slot behind `segment`
     cdef Slot spares[SPARES_MAX]    # mapped and empty; the last one's pages rested least

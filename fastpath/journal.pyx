@@ -25,12 +25,12 @@ from fastpath.c.pthread cimport (
 )
 from fastpath.disk cimport disk_let_go, disk_populate, disk_write_behind
 from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
+from fastpath.segment_files cimport Mapped, SegmentFiles
 
 from fastpath import frames
 from fastpath.frames import gap_record
 from fastpath.spool import Spool, list_segments
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
@@ -99,6 +99,7 @@ cdef class Journal:
             raise ValueError(f"journal `{impl.directory}` is open, or was")
         spool = Spool(impl.directory, self.size, impl.cap_bytes, durable=impl.sync != "none", lock=lock)
         impl.spool, impl.id = spool, spool.id
+        self.files = spool.files
         try:
             self._open()
         except BaseException:
@@ -125,7 +126,7 @@ cdef class Journal:
         self.synced = first_free - 1
         # A journal that is full from the last run still opens: it must be shipped. A gap must be recorded even then.
         self.state = JOURNAL_FULL
-        if gaps or spool.has_room():
+        if gaps or self.files.has_room():
             self._add_spare()
         for last, cause in gaps:
             payload = gap_record(self.next_sequence, last, cause)
@@ -198,23 +199,22 @@ cdef class Journal:
         cdef Slot current
         cdef const Slot *one
         cdef bint sync = self._impl.sync != "none"
-        spool = self._impl.spool
         with nogil:
             current = _take_retired(self, sync)
         # What cannot be named now stays first in the row: the next time begins with it.
         while self.leaving_count:
             one = &self.leaving[0]
-            spool.name(one.id, one.first_sequence)
+            self.files.name(one.id, one.first_sequence)
             with nogil:
                 _breathe(self)
                 _let_go(self, one.map)
-            spool.release(one.id)
+            self.files.release(one.id)
             self.leaving_count -= 1
             memmove(self.leaving, self.leaving + 1, self.leaving_count * sizeof(Slot))
             with nogil:
                 _breathe(self)
         if current.first_sequence:
-            spool.name(current.id, current.first_sequence)
+            self.files.name(current.id, current.first_sequence)
 
     def _follow_rate(self):
         """Want as many spares as the writer took since the last look and as many again: it may come late next time."""
@@ -225,7 +225,7 @@ cdef class Journal:
         # They are given up one at a time: who was fast a moment ago may be again.
         wanted = min(max(wanted, self.spares_wanted - 1), room, SPARES_MAX)
         self.spares_wanted = <int> max(wanted, SPARES_MIN)
-        self._impl.spool.keep_for_reuse(self.spares_wanted)
+        self.files.keep_for_reuse(self.spares_wanted)
 
     def _refill(self):
         """Keep spares ahead of the writer, as far as the cap and the disk allow."""
@@ -237,9 +237,9 @@ cdef class Journal:
             while self.spare_count < self.spares_wanted:
                 with nogil:
                     _breathe(self)
-                if impl.spool.has_room():
+                if self.files.has_room():
                     self._add_spare()
-                elif impl.on_full != "drop_oldest" or self.spare_count or not impl.spool.drop_oldest():
+                elif self.spare_count or not self._make_room():
                     problem = "" if self.spare_count else AT_CAP
                     at_cap = self.spare_count > 0
                     break
@@ -247,18 +247,22 @@ cdef class Journal:
         except OSError as error:
             # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows only here.
             impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
-            if impl.on_full == "drop_oldest" and self.spare_count == 0:
-                impl.spool.drop_oldest()
+            if self.spare_count == 0:
+                self._make_room()
         finally:
             self.at_cap = at_cap
 
+    def _make_room(self):
+        """Whether the journal holds less than before, or somebody removed some of it by hand."""
+        impl = self._impl
+        return (impl.on_full == "drop_oldest" and self.files.drop_oldest(impl.spool.acknowledged)
+                or self.files.look_again())
+
     def _add_spare(self):
-        cdef Py_buffer view
         cdef Slot slot
-        number, held = self._impl.spool.create()
-        PyObject_GetBuffer(held.memory, &view, PyBUF_WRITABLE)
-        slot.map, slot.file, slot.id, slot.first_sequence, slot.synced = <uint8_t *> view.buf, held.file, number, 0, 0
-        PyBuffer_Release(&view)   # the spool holds the mapping until `release`
+        cdef Mapped made = self.files.create()
+        # Held until `release`.
+        slot.map, slot.file, slot.id, slot.first_sequence, slot.synced = made.map, made.file, made.id, 0, 0
         with nogil:
             _make_ready(self, slot.map, min(self.lead, self.size))
         pthread_mutex_lock(<pthread_mutex_t *> self.lock)
@@ -346,9 +350,9 @@ cdef class Journal:
             return {
                 "next_sequence": self.next_sequence,
                 "acknowledged": spool.acknowledged,
-                "bytes": max(0, spool.bytes_held() - unused),
+                "bytes": max(0, <int64_t> self.files.bytes_held() - unused),
                 "oversized": self.oversized,
-                "dropped_segments": spool.dropped_segments,
+                "dropped_segments": self.files.dropped_segments,
                 "mended_segments": spool.mended_segments,
             }
 
@@ -394,7 +398,7 @@ cdef class Journal:
             spool, self._impl.spool = self._impl.spool, None
             try:
                 if clean and last.map != NULL:
-                    spool.release(last.id, end)
+                    self.files.release(last.id, end)
             finally:
                 spool.close(clean=clean)
 

@@ -1,7 +1,7 @@
 """The directory of a journal: which files it holds, who may use it, and what a restart makes of them.
 
-    journal               identity and high-water mark, JSON (replaced atomically)
-    cursor                what upstream has acknowledged, JSON (replaced atomically)
+    journal, cursor,      who it is, what upstream has acknowledged, how far names go (fastpath/spool_folder.py)
+    floor
     lock                  flock: one process writes
     <first sequence>.seg  a segment, named by the sequence of its first frame
     <n>.spare             a segment allocated ahead; the writer may already be in it, then it is renamed shortly
@@ -12,24 +12,18 @@ A gap in the sequence never stands alone: a Gap record with the sequence of the 
 """
 
 import fcntl
-import itertools
-import json
-import mmap
 import os
 import re
 import secrets
-import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from fastpath.disk import overwrites_in_place
-from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record
+from fastpath.frames import FrameLayout, Frames, frame, gap_range, gap_record
+from fastpath.segment_files import SegmentFiles
+from fastpath.spool_folder import SpoolFolder, read_checked
 
 MAGIC = b"REMITSEG"
 SEGMENT_HEADER = int(FrameLayout.SEGMENT_HEADER)
-END = bytes(FrameLayout.END_BYTES)
-BLOCK_BYTES = 512  # of st_blocks (inode(7))
 DAMAGED_KEPT = 4
 LISTING_TRIES = 100
 HASH_BYTES = 32
@@ -38,7 +32,6 @@ _SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg|[0-9]{1,20}\.spare")
 FRAME_BYTES_MIN = 24  # a payload has at least one byte
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-CAUSE_DROPPED = "dropped: the journal reached its cap"
 CAUSE_DAMAGED = "damaged: the frames failed their check"
 CAUSE_MISSING = "missing: the segment is gone"
 CAUSE_POWER = "the machine stopped without a clean stop; the last moments before it may be missing"
@@ -52,18 +45,6 @@ class Segment:
     path: Path
     first_sequence: int
     size: int
-
-
-class Mapped(NamedTuple):
-    """A segment that the writer has, or will have: its mapping, where its file is, and that file's descriptor."""
-
-    memory: mmap.mmap
-    path: Path
-    file: int
-
-    def close(self) -> None:
-        self.memory.close()
-        os.close(self.file)
 
 
 def header_of(journal_id: str) -> bytes:
@@ -114,63 +95,6 @@ def _describe(directory: Path, names: set[str]) -> list[Segment] | None:
     return [found[first] for first in sorted(found)]
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace `path` as a whole; with `durable` it is on disk when this returns. OSError as it comes."""
-    room = path.with_suffix(".tmp")
-    fd = os.open(room, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    room.replace(path)
-    if durable:
-        sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_checked(path: Path, fields: dict[str, object], *, durable: bool = True) -> None:
-    """Write a small JSON file that carries its own CRC32C."""
-    text = json.dumps(fields, sort_keys=True)
-    replace_file(path, f"{text}\n{crc32c(text.encode()):08x}\n".encode(), durable=durable)
-
-
-def read_checked(path: Path) -> dict[str, object] | None:
-    """What write_checked wrote; None when the file is missing or fails its check."""
-    if not path.is_file():
-        return None
-    try:
-        text, crc = path.read_text().splitlines()
-        if int(crc, 16) != crc32c(text.encode()):
-            return None
-        fields = json.loads(text)
-    except (FileNotFoundError, ValueError):
-        return None
-    return fields if isinstance(fields, dict) else None
-
-
-def _is_ours_alone(fd: int) -> bool:
-    """Whether no other descriptor of the file is open anywhere: only then is a write lease given (fcntl(2))."""
-    try:
-        # Whoever opens the file meanwhile breaks the lease, and the signal that then comes would else end the process.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return False
-    return True
-
-
 def boot_id() -> str:
     """Changes with every start of the machine; empty where the kernel does not say."""
     try:
@@ -195,23 +119,22 @@ class Spool:
         PermissionError when others may enter it, BlockingIOError when another process has it.
         """
         self.directory = directory
-        self.segment_bytes = segment_bytes
-        self.cap_bytes = cap_bytes
-        self.durable = durable
-        self.problem = ""
-        self.dropped_segments = 0
+        self._segment_bytes = segment_bytes
         self.mended_segments = 0
-        self._maps: dict[int, Mapped] = {}
-        self._reuse: list[Path] = []
-        self._reused_max = 0
-        self._next_id = 1
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_mode & 0o077:
             raise PermissionError(f"journal directory `{directory}` is open to others; run chmod 700 on it")
         self._lock = self._take_lock(lock)
         try:
-            self._load()
+            self._folder = SpoolFolder(directory)
         except BaseException:
+            os.close(self._lock)
+            raise
+        try:
+            self._load()
+            self.files = SegmentFiles(self._folder, header_of(self.id), segment_bytes, cap_bytes, durable=durable)
+        except BaseException:
+            self._folder.close()
             os.close(self._lock)
             raise
 
@@ -241,7 +164,7 @@ class Spool:
         """Identity and cursor. A lost identity is taken from a segment, so that the stream upstream continues."""
         meta = read_checked(self.directory / "journal") or {}
         self.id = str(meta.get("id") or self._id_from_segments() or secrets.token_hex(16))
-        self.floor = int(str(meta.get("floor", 0)))
+        self._floor = self._folder.floor
         self.stopped_cleanly = bool(meta.get("clean", True)) or meta.get("boot") == boot_id()
         cursor = read_checked(self.directory / "cursor") or {}
         if cursor.get("journal") != self.id:
@@ -260,10 +183,9 @@ class Spool:
         """A second descriptor of our lock, for the process that comes after us: held as long as either is open."""
         return os.dup(self._lock)
 
-    def save(self, *, clean: bool, durable: bool = True) -> None:
-        """Write identity and high-water mark; `clean` marks an orderly stop."""
-        fields: dict[str, object] = {"id": self.id, "floor": self.floor, "boot": boot_id(), "clean": clean}
-        write_checked(self.directory / "journal", fields, durable=durable)
+    def save(self, *, clean: bool) -> None:
+        """Write who the journal is; `clean` marks an orderly stop."""
+        self._folder.write("journal", {"id": self.id, "boot": boot_id(), "clean": clean})
 
     # ------------------------------------------------------------------ recovery
 
@@ -278,15 +200,16 @@ class Spool:
         damaged_spares = sum(self._adopt(path, behind) for path in sorted(self.directory.glob("*.spare")))
         held = list_segments(self.directory)
         free = (self._settle(held[-1]) if held else self.acknowledged) + 1
+        self.files.put_held(list_segments(self.directory))
         gaps: list[tuple[int, str]] = []
 
         def reach(sequence: int, cause: str) -> None:
             if sequence >= (gaps[-1][0] + 1 if gaps else free):
                 gaps.append((sequence, cause))
 
-        if self.floor and (not held or held[-1].first_sequence < self.floor):
+        if self._floor and (not held or held[-1].first_sequence < self._floor):
             # How many records it had is unknown; a segment cannot hold more than this.
-            reach(self.floor + self.segment_bytes // FRAME_BYTES_MIN, CAUSE_MISSING)
+            reach(self._floor + self._segment_bytes // FRAME_BYTES_MIN, CAUSE_MISSING)
         if self.acknowledged >= free:
             reach(self.acknowledged + 1, CAUSE_BEHIND)
         end = gaps[-1][0] if gaps else free - 1
@@ -303,7 +226,7 @@ class Spool:
         known = [first for path in named if 0 < (first := int(path.stem)) <= SEQUENCE_MAX]
         # A Gap in the place of dropped segments has their first sequence in its name and their last in its frame.
         newest = first_frame_sequence(self._named(max(known))) if known else 0
-        return max(self.acknowledged, self.floor, newest, *known)
+        return max(self.acknowledged, self._floor, newest, *known)
 
     def _adopt(self, path: Path, behind: int) -> bool:
         """Name a spare that the last run had entered, or remove it; True when it held nothing but damage."""
@@ -365,7 +288,8 @@ class Spool:
         kept = path.with_name(f"{first:020d}.damaged")
         kept.unlink(missing_ok=True)
         os.link(path, kept)
-        replace_file(path, bytes(out))
+        self._folder.write_over(path, bytes(out))
+        self.files.put_size(path, len(out))
         self.mended_segments += 1
         return expected - 1
 
@@ -373,170 +297,24 @@ class Spool:
         for path in sorted(self.directory.glob("*.damaged"))[:-DAMAGED_KEPT]:
             path.unlink()
 
-    # ------------------------------------------------------------------ mapped segments
-
-    def create(self) -> tuple[int, Mapped]:
-        """(id, segment) of a new empty segment whose blocks exist, so that writing cannot fail for want of space."""
-        number = self._next_number()
-        path = self.directory / f"{number:06d}.spare"
-        fd, made = self._take_reuse() or self._open_new(path)
-        try:
-            os.posix_fallocate(fd, 0, self.segment_bytes)
-            # The end comes before the name: what the file held before is never read as a segment.
-            os.pwrite(fd, header_of(self.id) + END, 0)
-            if self.durable:
-                os.fsync(fd)
-            made.rename(path)
-            if self.durable:
-                sync_directory(self.directory)
-            memory = mmap.mmap(fd, self.segment_bytes)
-        except BaseException:
-            (path if path.exists() else made).unlink()
-            os.close(fd)
-            raise
-        self._maps[number] = Mapped(memory, path, fd)
-        return number, self._maps[number]
-
-    def _next_number(self) -> int:
-        number = self._next_id
-        self._next_id = number + 1
-        return number
-
-    @staticmethod
-    def _open_new(path: Path) -> tuple[int, Path]:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
-
-    def _take_reuse(self) -> tuple[int, Path] | None:
-        """A file to write over, which nobody else has open: whoever still reads it would read other records."""
-        while self._reuse:
-            try:
-                fd = os.open(self._reuse[-1], os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:  # somebody made room by hand
-                self._reuse.pop()
-                continue
-            path = self._reuse.pop()
-            if _is_ours_alone(fd):
-                return fd, path
-            os.close(fd)
-            path.unlink()
-        return None
-
-    def name(self, number: int, first: int) -> None:
-        """Give the segment that the writer has entered its name."""
-        held = self._maps[number]
-        if held.path.suffix != ".spare":
-            return
-        named = self._named(first)
-        held.path.rename(named)
-        self._maps[number] = held._replace(path=named)
-        self.floor = first
-        # Only a missing newest segment is found by it: not worth a wait for the disk.
-        self.save(clean=False, durable=False)
-
-    def release(self, number: int, end: int | None = None) -> None:
-        """Unmap a segment and cut it at `end`; an empty one is removed."""
-        path = self._maps[number].path
-        self._maps.pop(number).close()
-        if path.suffix == ".spare":
-            path.unlink()
-        elif end is not None:
-            os.truncate(path, end)
-
     def _named(self, first: int) -> Path:
         return self.directory / f"{first:020d}.seg"
 
-    # ------------------------------------------------------------------ room
-
-    def bytes_held(self) -> int:
-        """Bytes of segments and spares on disk."""
-        return sum(
-            entry.stat().st_size for entry in os.scandir(self.directory) if entry.name.endswith((".seg", ".spare"))
-        )
-
-    def has_room(self) -> bool:
-        # What serves again was counted when it held records.
-        return bool(self._reuse) or self.bytes_held() + self.segment_bytes <= self.cap_bytes
-
-    def keep_for_reuse(self, count: int) -> None:
-        """Keep at most so many files that served."""
-        self._reused_max = count
-        while len(self._reuse) > count:
-            self._reuse.pop(0).unlink(missing_ok=True)
-
-    def _keep(self, path: Path) -> Path | None:
-        """Where a segment that is not needed any more may wait for its reuse, or None when it must go."""
-        about = path.stat()
-        whole = about.st_size == self.segment_bytes <= about.st_blocks * BLOCK_BYTES and about.st_nlink == 1
-        mapped = any(path == held.path for held in self._maps.values())
-        if not whole or mapped or len(self._reuse) >= self._reused_max or not overwrites_in_place(str(path)):
-            return None
-        return self.directory / f"{self._next_number():06d}.reuse"
-
-    def _discard(self, path: Path) -> None:
-        """Take a segment out of the journal."""
-        kept = self._keep(path)
-        if kept is None:
-            path.unlink()
-        else:
-            path.rename(kept)
-            self._reuse.append(kept)
-
-    def drop_oldest(self) -> bool:
-        """Replace the oldest segments, if possible one segment's size, by one Gap; False when that frees nothing."""
-        held = list_segments(self.directory)
-        # What the writer has entered since the last upkeep is listed too, but still to be named and released.
-        mapped = {held.path for held in self._maps.values()}
-        freed = count = 0
-        while count < len(held) - 1 and freed < self.segment_bytes and held[count].path not in mapped:
-            freed += held[count].size
-            count += 1
-        if not count:
-            return False
-        first = max(held[0].first_sequence, self.acknowledged + 1)
-        last = held[count].first_sequence - 1
-        # Replacing comes first: a crash in between leaves records that the Gap already covers, which readers skip.
-        gap = header_of(self.id) + frame(last, gap_record(first, last, CAUSE_DROPPED))
-        if freed <= len(gap):
-            return False
-        kept = self._keep(held[0].path)
-        if kept is not None:
-            os.link(held[0].path, kept)
-        try:
-            replace_file(held[0].path, gap)
-        except OSError:
-            if kept is not None:
-                kept.unlink()
-            raise
-        if kept is not None:
-            self._reuse.append(kept)
-        for segment in held[1:count]:
-            self._discard(segment.path)
-        self.dropped_segments += count
-        return True
+    # ------------------------------------------------------------------ upstream, and the end
 
     def acknowledge(self, sequence: int, digest: bytes) -> None:
         """Upstream holds all up to `sequence`: remember it durably, and remove segments that are wholly below."""
         self.acknowledged, self.acknowledged_hash = sequence, digest
-        write_checked(self.directory / "cursor", {"journal": self.id, "sequence": sequence, "hash": digest.hex()})
-        held = list_segments(self.directory)
-        for segment, behind in itertools.pairwise(held):
-            if behind.first_sequence > sequence + 1:
-                break
-            self._discard(segment.path)
+        self._folder.write("cursor", {"journal": self.id, "sequence": sequence, "hash": digest.hex()})
+        self.files.discard_below(sequence)
 
     def close(self, *, clean: bool) -> None:
         """Give the directory back; mappings still held are closed and keep their files."""
-        for held in self._maps.values():
-            held.close()
-            if clean and held.path.suffix == ".spare":
-                held.path.unlink()
-        self._maps.clear()
-        for path in self._reuse if clean else []:
-            path.unlink(missing_ok=True)
-        self._reuse.clear()
+        self.files.let_go_of_all(clean)
         if self._lock >= 0:
             try:
                 self.save(clean=clean)
             finally:
+                self._folder.close()
                 os.close(self._lock)
                 self._lock = -1

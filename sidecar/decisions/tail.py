@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 from rich.console import Console, OverflowMethod
 
-from fastpath.spool import read_checked
+from fastpath.spool_folder import read_checked
 from sidecar._proto.remit.decisions.v1 import decisions_pb2, decisions_pb2_grpc
 from sidecar.decisions.reader import Entry, SpoolReader, directory_reader, first_sequence, last_sequence
 from sidecar.decisions.render import header, json_row, row

@@ -4,12 +4,14 @@ import random
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fastpath.frames import FrameLayout, gap_range
 from sidecar.decisions.reader import SpoolReader
+from tests.fix_faults import Ended, Point, ended, needs_strace, some
 from tests.fix_journal import DEADLINE_S, SEGMENT_BYTES, held, open_journal
 
 ROUNDS = 10
@@ -118,48 +120,69 @@ def test_sigkill_while_files_serve_again_loses_nothing_that_upstream_lacks(tmp_p
     assert reused
 
 
-def test_sigkill_during_upkeep_leaves_a_directory_that_opens(tmp_path: Path) -> None:
-    """LG-04: killed before each file operation of upkeep (open, rename, unlink, truncate): nothing is lost."""
-    program = """
+# Each upkeep names, syncs, maps and lets go of segments; what upstream has, or is dropped, serves again.
+KEPT = """
 import os, sys
 from fastpath.journal import Journal
-stop_at = int(sys.argv[2])
-count = 0
-def watch(event, args):
-    global count
-    if event in ("os.rename", "os.remove", "os.truncate", "os.link", "open", "mmap.__new__") and armed:
-        count += 1
-        if count == stop_at:
-            os.kill(os.getpid(), 9)
-armed = False
-sys.addaudithook(watch)
-journal = Journal(sys.argv[1], segment_bytes=4096, cap_bytes=1 << 20, helper=False)
-armed = True
-for n in range(1, 61):
+folder, on_full = sys.argv[1:]
+journal = Journal(folder, segment_bytes=4096, cap_bytes=5 * 4096, on_full=on_full, sync="interval", helper=False)
+os.write(1, b"begun\\n")
+for n in range(1, 81):
     sequence = journal.append_bytes(str(n).encode() * 100)
     os.write(1, f"{sequence}\\n".encode())
     journal.maintain()
-    if n == 40:
-        journal.acknowledge(20, bytes(32))
+    if n % 20 == 0 and on_full == "deny":
+        journal.acknowledge(n - 15, bytes(32))
 journal.close()
 os.write(1, b"whole\\n")
 """
-    for stop_at in range(1, 200):
-        folder = tmp_path / f"{stop_at}"
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(folder), str(stop_at)], stdout=subprocess.PIPE, timeout=DEADLINE_S
-        )
-        answered = done.stdout.split()
-        if answered[-1:] == [b"whole"]:
-            assert stop_at > 20
-            return
+OF_FILES = "openat,rename,unlink,link,ftruncate,fallocate,pwrite64,fsync,msync,mmap,fcntl"
+
+
+def upkeep(folder: Path, on_full: str, log: Path, inject: str = "") -> Ended:
+    strace = ["strace", "-qq", "-y", "-o", str(log), "-e", f"trace={OF_FILES},write", "-e", "signal=none"]
+    strace += ["-e", f"inject={inject}"] if inject else []
+    return ended([*strace, "--", sys.executable, "-c", KEPT, str(folder), on_full])
+
+
+def upkeep_points(root: Path, on_full: str) -> list[Point]:
+    """Every call of upkeep that has to do with the folder, counted as strace counts."""
+    folder, log = root / "points", root / "points.log"
+    assert upkeep(folder, on_full, log).said.endswith("whole")
+    count: Counter[str] = Counter()
+    found = []
+    begun = False
+    for line in log.read_text().splitlines():
+        call = line.split("(")[0]
+        count[call] += 1
+        begun = begun or "begun" in line
+        if begun and (str(folder) in line or call == "msync"):
+            found.append(Point(call, count[call]))
+    return found
+
+
+@needs_strace
+@pytest.mark.parametrize("on_full", ["deny", "drop_oldest"])
+def test_sigkill_during_upkeep_leaves_a_directory_that_opens(tmp_path: Path, on_full: str) -> None:
+    """LG-04: killed before each call of upkeep that changes a file: nothing is lost, and every gap says so."""
+    points = upkeep_points(tmp_path, on_full)
+    assert {"openat", "rename", "fallocate", "pwrite64", "fsync", "msync", "mmap", "fcntl"} <= {
+        at.call for at in points
+    }
+    for point in some(points, 30):
+        folder = tmp_path / f"{point.call}-{point.n}"
+        killed = upkeep(folder, on_full, tmp_path / "kill.log", f"{point.call}:signal=KILL:when={point.n}")
+        answered = killed.said.split()[1:]
+        assert "whole" not in answered, point
         last = int(answered[-1]) if answered else 0
-        with open_journal(folder, segment_bytes=4096, cap_bytes=1 << 20) as journal:
-            assert journal.next_sequence == last + 1
+        with open_journal(folder, segment_bytes=4096, cap_bytes=5 * 4096) as journal:
+            assert journal.next_sequence == last + 1, point
             acknowledged = journal.acknowledged()[0]
-        records = [sequence for sequence, payload in held(folder) if not gap_range(payload)]
-        assert [n for n in range(acknowledged + 1, last + 1) if n not in records] == []
-    pytest.fail("the program never ran to its end")
+        records = dict(held(folder, acknowledged))
+        gone = {n for payload in records.values() if (gap := gap_range(payload)) for n in range(gap[0], gap[1] + 1)}
+        assert on_full == "drop_oldest" or not gone, point
+        wrong = [n for n in range(acknowledged + 1, last + 1) if n not in gone and records[n] != str(n).encode() * 100]
+        assert not wrong, point
 
 
 @pytest.mark.parametrize("on_full", ["deny", "drop_oldest"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastpath.journal import Journal, JournalState
-from fastpath.spool import read_checked
+from fastpath.spool_folder import read_checked
 from tests.fix_faults import ROOT, needs_strace
 
 SEGMENT_BYTES = 8 << 20  # more than is written out at once

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -174,37 +175,52 @@ def test_what_upstream_has_makes_room_for_the_spares_that_are_wanted(
         wait_for(lambda: not journal.at_cap, "the end of upkeep")
 
 
-def failing_saves(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
-    """The next so many times the disk has no room for the journal's own file; what is left of them."""
-    left, save = [count], Spool.save
-
-    def fails(self: Spool, **how: Any) -> None:
-        if left[0]:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, **how)
-
-    monkeypatch.setattr(Spool, "save", fails)
-    return left
+@contextlib.contextmanager
+def spares_aside(folder: Path) -> Iterator[None]:
+    """Nothing can be named meanwhile: upkeep looks for the files in vain."""
+    aside = folder.with_name("aside")
+    aside.mkdir()
+    for path in folder.glob("*.spare"):
+        path.rename(aside / path.name)
+    yield
+    for path in aside.iterdir():
+        path.rename(folder / path.name)
 
 
-def test_upkeep_that_failed_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody says that a disk has room again: until it has, the helper does not rest, and the operator reads why."""
+def test_upkeep_that_failed_is_tried_again(folder: Path) -> None:
+    """Nobody says when it would succeed: until it has, the helper does not rest, and the operator reads why."""
     with Journal(folder, segment_bytes=1 << 16, cap_bytes=1 << 20, sync="interval", sync_ms=1) as journal:
         rests(journal)
-        left = failing_saves(monkeypatch, 1)
-        assert journal.append_bytes(b"one")
-        wait_for(lambda: not left[0], "the failure")
+        with spares_aside(folder):
+            assert journal.append_bytes(b"one")
+            wait_for(lambda: journal.problem == "upkeep of the journal failed: No such file or directory", "the cause")
         wait_for(lambda: not journal.problem, "the next try")
         rests(journal)
+    assert held(folder) == [(1, b"one")]
 
 
-def test_a_stop_on_a_full_disk_gives_the_directory_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_that_cannot_name_gives_the_directory_back(folder: Path) -> None:
     """It is no orderly one, and nothing that was answered is lost by it."""
     journal = open_journal(folder, segment_bytes=4096, cap_bytes=16 * 4096)
     given = [journal.append_bytes(b"x" * 500) for _ in range(10)]
+    with spares_aside(folder), pytest.raises(FileNotFoundError):
+        journal.close()
+    assert all(given)
+    with open_journal(folder) as again:
+        assert again.next_sequence > given[-1]
+    assert [sequence for sequence, _ in held(folder)] == given
+
+
+def test_a_stop_on_a_full_disk_gives_the_directory_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where the stop itself cannot be noted."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = open_journal(folder, segment_bytes=4096, cap_bytes=16 * 4096)
+    given = [journal.append_bytes(b"x" * 500) for _ in range(10)]
     with monkeypatch.context() as full:
-        failing_saves(full, 1 << 20)
+        full.setattr(Spool, "save", fails)
         with pytest.raises(OSError, match="No space left"):
             journal.close()
     assert all(given)
@@ -213,13 +229,12 @@ def test_a_stop_on_a_full_disk_gives_the_directory_back(folder: Path, monkeypatc
     assert [sequence for sequence, _ in held(folder)] == given
 
 
-def test_a_segment_that_could_not_be_named_is_named_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_could_not_be_named_is_named_later(folder: Path) -> None:
     """Else it would stay mapped, which nobody drops: a journal that may drop what is oldest would be full for good."""
     with open_journal(folder, segment_bytes=4096, cap_bytes=4 * 4096, on_full="drop_oldest") as journal:
         while journal.append_bytes(b"x" * 500):
             pass
-        failing_saves(monkeypatch, 1)
-        with pytest.raises(OSError, match="No space left"):
+        with spares_aside(folder), pytest.raises(FileNotFoundError):
             journal.maintain()
         for _ in range(8):
             journal.maintain()
