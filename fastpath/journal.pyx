@@ -25,7 +25,7 @@ from fastpath.c.pthread cimport (
 )
 from fastpath.disk cimport disk_let_go, disk_populate, disk_write_behind
 from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
-from fastpath.segment_files cimport Mapped, SegmentFiles
+from fastpath.segment_files cimport Mapped
 
 from fastpath import frames
 from fastpath.frames import gap_record

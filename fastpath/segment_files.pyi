@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
-
-from typing_extensions import disjoint_base
+from typing import Final, final
 
 from fastpath.spool import Segment
 from fastpath.spool_folder import SpoolFolder
 
 CAUSE_DROPPED: Final[str]
 
-@disjoint_base
+@final
 class Mapped:
     """A segment that the writer has, or will have."""
 
@@ -19,7 +17,7 @@ class Mapped:
     file: int
     """Its descriptor, until it is released."""
 
-@disjoint_base
+@final
 class SegmentFiles:
     """Not thread-safe: the journal calls it under its own lock. OSError as it comes, with the file's path."""
 

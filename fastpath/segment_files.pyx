@@ -1,7 +1,8 @@
 """The segment files of a journal: those that have a name, those that the writer has mapped, those that serve again.
 
-What is done once per segment comes between calls, when the caches are full of theirs and each step costs many times what
-it costs in a row: so it is compiled, asks the kernel by itself, and knows what is there without a look at the folder.
+What is done once per segment comes between calls, when the caches are full of theirs and each step costs many times
+what it costs in a row: so it is compiled, asks the kernel by itself, and knows what is there without listing the
+folder.
 """
 import os
 

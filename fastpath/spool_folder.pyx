@@ -14,7 +14,7 @@ from fastpath.frames import crc32c
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdio cimport rename
 from posix.fcntl cimport O_CREAT, O_DIRECTORY, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY
-from posix.unistd cimport close
+from posix cimport unistd
 
 
 def checked(str text not None):
@@ -64,9 +64,9 @@ cdef class SpoolFolder:
 
     cpdef close(self):
         if self.floor_file >= 0:
-            close(self.floor_file)
+            unistd.close(self.floor_file)
         if self.names >= 0:
-            close(self.names)
+            unistd.close(self.names)
         self.floor_file = self.names = -1
 
     cdef int sync(self) except -1:
@@ -92,10 +92,10 @@ cdef class SpoolFolder:
         if failed:
             error = disk_error(room)
             if fd >= 0:
-                close(fd)
+                unistd.close(fd)
             raise error
         with nogil:
-            close(fd)
+            unistd.close(fd)
             failed = rename(made, name)
         if failed:
             raise disk_error(path)
