@@ -27,6 +27,7 @@ cdef enum:
     UNMAP_BYTES = 1048576    # whose pages are let go at once
     BURST_NS = 80000      # that the helper works at a stretch, about
     BREATH_NS = 50000     # between two such bursts, for who waits for the helper's core
+    KERNEL_FLUSH_MS = 5000   # how often the kernel looks for what it writes to the disk by itself, by default
     QUIET_BEATS = 50      # looks by the clock that find nothing new; then the helper sleeps until something comes
 
 
@@ -36,6 +37,7 @@ cdef struct Slot:                # one mapped segment
     uint64_t id                  # under which `_impl` keeps the mapping and its file
     uint64_t first_sequence      # of its first frame, once it has one
     size_t synced                # bytes from its start that are on disk
+    size_t gone                  # bytes from its start whose pages are out of the mapping
 
 
 cdef class Journal:
@@ -43,6 +45,7 @@ cdef class Journal:
     cdef size_t at               # next byte to write
     cdef size_t ready            # up to here pages are ready, under `sync_lock`
     cdef uint64_t ready_id       # the slot that `ready` is of
+    cdef int64_t ready_ns        # when that was last begun anew
     cdef size_t ready_at         # where the writer wakes the helper for more ready pages
     cdef size_t lead             # how far ahead of the writer pages are made ready; follows its rate
     cdef uint64_t written        # bytes of frames

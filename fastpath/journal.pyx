@@ -197,7 +197,7 @@ cdef class Journal:
 
     def _name_and_retire(self):
         cdef Slot current
-        cdef const Slot *one
+        cdef Slot *one
         cdef bint sync = self._impl.sync != "none"
         with nogil:
             current = _take_retired(self, sync)
@@ -207,7 +207,7 @@ cdef class Journal:
             self.files.name(one.id, one.first_sequence)
             with nogil:
                 _breathe(self)
-                _let_go(self, one.map)
+                _let_go(self, one, self.size)
             self.files.release(one.id)
             self.leaving_count -= 1
             memmove(self.leaving, self.leaving + 1, self.leaving_count * sizeof(Slot))
@@ -263,6 +263,7 @@ cdef class Journal:
         cdef Mapped made = self.files.create()
         # Held until `release`.
         slot.map, slot.file, slot.id, slot.first_sequence, slot.synced = made.map, made.file, made.id, 0, 0
+        slot.gone = 0
         with nogil:
             _make_ready(self, slot.map, min(self.lead, self.size))
         pthread_mutex_lock(<pthread_mutex_t *> self.lock)
@@ -560,24 +561,28 @@ cdef void _breathe(Journal j) noexcept nogil:
     _rested(j)
 
 
-cdef void _let_go(Journal j, uint8_t *map) noexcept nogil:
+cdef void _let_go(Journal j, Slot *slot, size_t end) noexcept nogil:
     """Take a segment's pages out of the mapping, piece by piece: what unmaps it then has nothing left to do."""
-    cdef size_t at = 0
-    while at < j.size:
-        disk_let_go(map + at, min(<size_t> UNMAP_BYTES, j.size - at))
-        at += UNMAP_BYTES
+    cdef size_t n
+    while slot.gone < end:
+        n = min(<size_t> UNMAP_BYTES, end - slot.gone)
+        disk_let_go(slot.map + slot.gone, n)
+        slot.gone += n
         _breathe(j)
 
 
-cdef void _write_behind(Journal j, const Slot *slot, size_t at, size_t end, size_t passed) noexcept nogil:
+cdef void _write_behind(Journal j, Slot *slot, size_t at, size_t end, size_t passed) noexcept nogil:
     """Give the disk a segment in pieces, and the writer what it needs meanwhile. The caller holds `sync_lock`.
 
     Pages that the writer has `passed` leave the mapping first, all of a piece at once: the kernel then need not look
     for each where it is mapped, keep it from being written, and flush the TLB for it.
     """
+    cdef size_t upto
     while at < end and not _hurries(j):
-        if at < passed // PAGE * PAGE:
-            disk_let_go(slot.map + at, min(<size_t> WRITE_BYTES, passed // PAGE * PAGE - at))
+        if slot.gone < passed // PAGE * PAGE:
+            upto = min(at + WRITE_BYTES, passed // PAGE * PAGE)
+            disk_let_go(slot.map + slot.gone, upto - slot.gone)
+            slot.gone = upto
         disk_write_behind(slot.file, at, min(<size_t> WRITE_BYTES, end - at))
         at += WRITE_BYTES
         _breathe(j)
@@ -606,10 +611,10 @@ cdef void _note_synced(Journal j, const Slot *slot) noexcept nogil:
     """Remember it, for the segment may be retired meanwhile. The caller holds `lock`."""
     cdef int i
     if j.current.id == slot.id:
-        j.current.synced = slot.synced
+        j.current.synced, j.current.gone = slot.synced, slot.gone
     for i in range(j.retired_count):
         if j.retired[i].id == slot.id:
-            j.retired[i].synced = slot.synced
+            j.retired[i].synced, j.retired[i].gone = slot.synced, slot.gone
 
 
 cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
@@ -683,6 +688,24 @@ cdef bint _prepare_piece(Journal j) noexcept nogil:
     return True
 
 
+cdef void _ready_again(Journal j) noexcept nogil:
+    """Where pages were written to the disk since, the next write is a fault again. The caller holds `sync_lock`.
+
+    A sync writes the page that the writer is in; those ahead of it may have been written by the kernel.
+    """
+    cdef int64_t now = _now()
+    cdef size_t page
+    cdef uint8_t *segment
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    segment, page = j.segment, j.at // PAGE * PAGE
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    if now - j.ready_ns >= KERNEL_FLUSH_MS * MS_NS:
+        j.ready, j.ready_ns = 0, now
+    elif segment != NULL:
+        # The end behind the last frame may lie in the next one.
+        disk_populate(segment + page, min(j.size, page + 2 * PAGE) - page)
+
+
 cdef void _prepare(Journal j, bint by_clock) noexcept nogil:
     """Keep `lead` bytes ready ahead of the writer, and let that follow its rate."""
     cdef uint64_t written
@@ -698,8 +721,7 @@ cdef void _prepare(Journal j, bint by_clock) noexcept nogil:
     elif written < j.lead // 4:
         j.lead = max(<size_t> LEAD_MIN, j.lead // 2)
     if by_clock and written:
-        # What was written back to the disk since is not ready any more: its next write is a fault again.
-        j.ready = 0
+        _ready_again(j)
     while _prepare_piece(j):
         # What `sync_lock` keeps mapped may be let go of meanwhile: each piece looks anew.
         pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
