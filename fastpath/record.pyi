@@ -14,7 +14,7 @@ def encode(
     decision: Mapping[str, object],
     *,
     peer: tuple[int, str, str] | None = None,
-    digest: str | None = None,
+    digest: bytes | None = None,
 ) -> bytes:
     """Encode a record from plain values, for tests and tools.
 

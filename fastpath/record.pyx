@@ -406,7 +406,7 @@ cdef void _put_posture(Pen *pen, const Request *r) noexcept nogil:
     start = out_open(&pen.out, F_POSTURE)
     _put_number(pen, 1, agent)
     _put_number(pen, 2, user)
-    out_uint(&pen.out, 3, <uint64_t> age_s)   # 0 is an age, so it is always written
+    out_uint(&pen.out, 3, <uint64_t> age_s << 1 ^ <uint64_t> (age_s >> 63))   # 0 is an age: it is always written
     _put(pen, 4, credential)
     _put_number(pen, 5, _cell_number(_column(r, COL_CRED_TTL_S)))
     _put_number(pen, 6, _cell_number(_column(r, COL_CRED_BOUND)))
@@ -418,7 +418,7 @@ cdef void _put_authority(Pen *pen, const Request *r, const Table *table, const D
     cdef uint32_t i
     out_uint(&pen.out, F_GENERATION, d.generation)
     if table != NULL:
-        _put(pen, F_DIGEST, table.digest)
+        out_bytes(&pen.out, F_DIGEST, table.digest.p, table.digest.n)
     out_uint(&pen.out, F_EPOCH, d.epoch)
     _put(pen, F_TASK, task if task.n else r.task)   # the task in force, else the one the call named
     _put_taint(pen, r)
@@ -649,7 +649,7 @@ cdef class _Room:
         return 0
 
 
-def encode(dict request not None, dict decision not None, *, peer=None, str digest=None):
+def encode(dict request not None, dict decision not None, *, peer=None, bytes digest=None):
     cdef _Room room = _Room()
     cdef Request r
     cdef Decision d
@@ -669,7 +669,7 @@ def encode(dict request not None, dict decision not None, *, peer=None, str dige
         p.kind = peer[0]
         p.spiffe_id, p.credential = room.text(peer[1]), room.text(peer[2])
     if digest is not None:
-        t.digest = room.text(digest)
+        t.digest.p, t.digest.n = digest, <uint32_t> len(digest)
     if room.arena.failed:
         raise MemoryError("the request does not fit")
     out.p, out.n, out.cap, out.failed = <uint8_t *> <char *> buffer, 0, RECORD_BYTES_MAX, 0

@@ -39,7 +39,7 @@ cdef struct Table:               # what decide reads; borrowed from a Generation
     uint32_t base_at             # size of the base / 8: from here on an `at` is the delta's
     uint64_t generation          # number from the manifest, monotonic; 0 only for images loaded by tests
     uint64_t serial              # of this table in this process, from 1: no two share one, whatever they hold
-    Text digest                  # "sha256:.." of the image, or of what base and delta are together
+    Text digest                  # SHA-256, 32 bytes, of the image, or of what base and delta are together
     int strict                   # an error in a forbid whose scope matches denies
 
 

@@ -13,7 +13,8 @@ cdef class Generation:
     cdef object _buffer          # the object whose memory `table.image` points into
     cdef object _delta_file      # the same for the delta, or None
     cdef object _delta_buffer
-    cdef bytes _digest
+    cdef bytes _digest           # "sha256:" and hex
+    cdef bytes _sha256           # the same
     cdef bytes _base_digest
     cdef int _users              # calls that read the table without the GIL; the last one closes what close() could not
     cdef int _closing

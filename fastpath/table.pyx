@@ -418,8 +418,9 @@ cdef class Generation:
         global _tables
         _tables += 1
         self.table.serial = _tables
-        self.table.digest.p = self._digest
-        self.table.digest.n = <uint32_t> len(self._digest)
+        self._sha256 = bytes.fromhex(self._digest.removeprefix(b"sha256:").decode())
+        self.table.digest.p = self._sha256
+        self.table.digest.n = <uint32_t> len(self._sha256)
         self.table.strict = bool(strict)
         _open_tables.add(self)
         return 0

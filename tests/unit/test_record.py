@@ -77,7 +77,7 @@ def test_every_field_of_the_call_is_recorded() -> None:
         "cred.ttl_s": 600,
         "cred.bound": True,
     }
-    decision = decoded({**REQUEST, "columns": columns}, peer=PEER, digest="sha256:ab")
+    decision = decoded({**REQUEST, "columns": columns}, peer=PEER, digest=bytes(range(32, 64)))
     assert decision == decisions_pb2.Decision(
         evaluation_id="00112233445566778899aabbccddeeff",
         time_unix_nano=1_700_000_000_123_456_789,
@@ -110,7 +110,7 @@ def test_every_field_of_the_call_is_recorded() -> None:
         data_level=3,
         input_mode=decisions_pb2.INPUT_MODE_BODY,
         generation=7,
-        generation_digest="sha256:ab",
+        generation_digest=bytes(range(32, 64)),
         revocation_epoch=9,
         task="task-7",
         taint=decisions_pb2.Taint(level_seen=2, labels_seen=["pii", "secret"], untrusted_seen=True),
@@ -321,7 +321,7 @@ def test_the_largest_record_fits() -> None:
     everything.update(action=(big, big), resource=(big, big))
     listed = [f"{n:02}{big}" for n in range(20)]
     decision = {**DECISION, "policies": listed, "errors": [(p, 1) for p in listed], "shadows": listed, "reason": big}
-    payload = encode(everything, decision, peer=(2, big, big), digest=big)
+    payload = encode(everything, decision, peer=(2, big, big), digest=bytes(32))
     assert len(payload) <= 65536
     got = decisions_pb2.Record.FromString(payload).decision
     assert len(got.policy_ids) == len(got.errors) == len(got.shadow_policy_ids) == 16
