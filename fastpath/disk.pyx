@@ -5,7 +5,8 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from posix.fcntl cimport F_UNLCK, F_WRLCK, O_CLOEXEC, fcntl, open
 from posix.stat cimport stat, struct_stat
-from posix.unistd cimport fsync, pwrite
+from posix.uio cimport iovec, pwritev
+from posix.unistd cimport fdatasync, fsync, pread, pwrite
 
 cdef extern from * nogil:
     """
@@ -43,7 +44,6 @@ cdef extern from * nogil:
     }
     """
     enum: MADV_POPULATE_WRITE
-    enum: MADV_DONTNEED
     enum: F_SETSIG
     enum: F_SETLEASE
     enum: SIGURG
@@ -58,14 +58,11 @@ cdef extern from "<fcntl.h>" nogil:
 cdef enum:
     MODE = 0o600
     BLOCK_BYTES = 512    # of st_blocks (inode(7))
+    READ_BYTES = 16384   # read at once
 
 
 cdef bint disk_populate(uint8_t *p, size_t n) noexcept nogil:
     return madvise(p, n, MADV_POPULATE_WRITE) == 0
-
-
-cdef void disk_let_go(uint8_t *p, size_t n) noexcept nogil:
-    madvise(p, n, MADV_DONTNEED)
 
 
 cdef void disk_write_behind(int fd, size_t at, size_t n) noexcept nogil:
@@ -93,11 +90,48 @@ cdef int disk_write(int fd, const uint8_t *p, size_t n, uint64_t at) noexcept no
     return 0
 
 
+cdef int disk_write_both(int fd, const uint8_t *p, size_t n, const uint8_t *q, size_t m, uint64_t at) noexcept nogil:
+    cdef iovec[2] parts
+    cdef ssize_t done
+    parts[0].iov_base, parts[0].iov_len = <void *> p, n
+    parts[1].iov_base, parts[1].iov_len = <void *> q, m
+    done = pwritev(fd, parts, 2, <int64_t> at)
+    if done == <ssize_t> (n + m):
+        return 0
+    if done < 0:
+        if errno != EINTR:
+            return -1
+        done = 0
+    if <size_t> done < n:
+        if disk_write(fd, p + done, n - <size_t> done, at + <uint64_t> done):
+            return -1
+        done = <ssize_t> n
+    return disk_write(fd, q + (<size_t> done - n), m - (<size_t> done - n), at + <uint64_t> done)
+
+
 cdef int disk_sync(int fd) noexcept nogil:
     while fsync(fd):
         if errno != EINTR:
             return -1
     return 0
+
+
+cdef int disk_sync_data(int fd) noexcept nogil:
+    while fdatasync(fd):
+        if errno != EINTR:
+            return -1
+    return 0
+
+
+cdef void disk_read_through(int fd, uint64_t at, size_t n) noexcept nogil:
+    cdef uint8_t[READ_BYTES] room
+    cdef ssize_t got
+    while n:
+        got = pread(fd, room, min(<size_t> READ_BYTES, n), <int64_t> at)
+        if got <= 0:
+            return
+        at += <uint64_t> got
+        n -= <size_t> got
 
 
 cdef int disk_allocate(int fd, uint64_t n) noexcept nogil:

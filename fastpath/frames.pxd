@@ -1,7 +1,8 @@
 """Frames of the decision journal.
 
 A frame is {uint32_t length of payload, uint32_t CRC32C of sequence and payload, uint64_t sequence, payload, 0s to 8}.
-A segment starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16] journal id}.
+A segment, or a front, starts with SEGMENT_HEADER bytes {char[8] "REMITSEG", uint32_t version, uint32_t 0, uint8_t[16]
+journal id}.
 Frames follow; length 0 ends what is written. Behind it may stand frames of a segment whose file serves again: their
 sequences are lower, so whoever looks behind the end knows them.
 """

@@ -1,9 +1,8 @@
 """The decision journal: appends without a system call, everything else under the GIL.
 
-Locks, outermost first: `_impl.turn` (one maintainer), `sync_lock` (a mapping that is being synced stays mapped), `lock`
-(the writer).
+Locks, outermost first: `_impl.turn` (one maintainer), `copy_lock` (who copies fronts to segments, or syncs these),
+`lock` (the writer).
 """
-import os
 import threading
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from fastpath.c.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from fastpath.disk cimport disk_let_go, disk_populate, disk_write_behind
+from fastpath.disk cimport disk_read_through, disk_sync_data, disk_write, disk_write_behind, disk_write_both
 from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
-from fastpath.segment_files cimport Mapped
+from fastpath.front_files cimport FrontFiles
+from fastpath.segment_files cimport Opened
 
 from fastpath import frames
 from fastpath.frames import gap_record
@@ -34,7 +34,6 @@ from fastpath.spool import Spool, list_segments
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
-from posix.mman cimport MS_SYNC, msync
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
 read_frames = frames.read_frames
@@ -42,33 +41,39 @@ read_frames = frames.read_frames
 SEGMENT_BYTES = 16 << 20
 CAP_BYTES = 2 << 30
 SEGMENT_BYTES_MIN = 4096
-RETRY_MS = 200           # between tries to get a spare segment while there is none
+RETRY_MS = 200           # between tries to get a segment ahead while there is none
 IDLE_MS = 1000
+BEAT_MS = 100            # after which readers find what was written, where nothing is synced
 SYNC_FAILED = "syncing the journal failed; the disk does not take writes"
 AT_CAP = "the journal is at `cap_bytes` and waits for upstream to acknowledge records"
 
-cdef size_t PAGE = os.sysconf("SC_PAGESIZE")
-cdef size_t NOWHERE = <size_t> -1
 cdef int64_t MS_NS = 1000000
 cdef int64_t FOREVER_NS = 3600 * 1000 * MS_NS
+cdef uint8_t[END_BYTES] _end
 
 cdef enum Wake:              # why the helper woke
     WAKE_UPKEEP = 1          # something is maintain()'s
     WAKE_CLOSE = 2
     WAKE_WORK = 4            # of any kind
 
+cdef enum Copied:
+    COPIED_ALL = 0
+    COPIED_NO_ROOM = 1       # it takes a segment more, which is maintain()'s
+    COPIED_FAILED = 2        # the disk does not take it
+
 
 cdef class Journal:
     def __cinit__(self):
         cdef pthread_condattr_t attributes
         self.state = JOURNAL_FAILED
+        self.out.file = -1
         self.lock = calloc(1, sizeof(pthread_mutex_t))
-        self.sync_lock = calloc(1, sizeof(pthread_mutex_t))
+        self.copy_lock = calloc(1, sizeof(pthread_mutex_t))
         self.wake = calloc(1, sizeof(pthread_cond_t))
-        if self.lock == NULL or self.sync_lock == NULL or self.wake == NULL:
+        if self.lock == NULL or self.copy_lock == NULL or self.wake == NULL:
             raise MemoryError
         pthread_mutex_init(<pthread_mutex_t *> self.lock, NULL)
-        pthread_mutex_init(<pthread_mutex_t *> self.sync_lock, NULL)
+        pthread_mutex_init(<pthread_mutex_t *> self.copy_lock, NULL)
         pthread_condattr_init(&attributes)
         pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
         pthread_cond_init(<pthread_cond_t *> self.wake, &attributes)
@@ -82,12 +87,12 @@ cdef class Journal:
             raise ValueError(f"`sync` is `{sync}`; it is `none`, `interval` or `each`")
         if segment_bytes < SEGMENT_BYTES_MIN or cap_bytes < 2 * segment_bytes:
             raise ValueError(f"`segment_bytes` is at least {SEGMENT_BYTES_MIN} and fits twice into `cap_bytes`")
-        self.size = segment_bytes
-        self.spares_wanted = SPARES_MIN
+        self.segment_bytes = segment_bytes
+        self.size = min(segment_bytes, <size_t> FRONT_BYTES)
+        self.ahead_wanted = AHEAD_MIN
         self.sync_each = sync == "each"
         self.sync_timed = sync == "interval"
-        self.beat_ns = (sync_ms if self.sync_timed else IDLE_MS) * MS_NS
-        self.lead = LEAD_MIN
+        self.beat_ns = (sync_ms if self.sync_timed else BEAT_MS) * MS_NS
         self._impl = _Keeper(Path(directory), cap_bytes, on_full, sync, sync_ms, helper)
         if not deferred:
             self.open()
@@ -97,7 +102,7 @@ cdef class Journal:
         impl = self._impl
         if impl.spool is not None or self.closing:
             raise ValueError(f"journal `{impl.directory}` is open, or was")
-        spool = Spool(impl.directory, self.size, impl.cap_bytes, durable=impl.sync != "none", lock=lock)
+        spool = Spool(impl.directory, self.segment_bytes, impl.cap_bytes, durable=impl.sync != "none", lock=lock)
         impl.spool, impl.id = spool, spool.id
         self.files = spool.files
         try:
@@ -112,10 +117,10 @@ cdef class Journal:
     def __dealloc__(self):
         if self.lock != NULL:
             pthread_mutex_destroy(<pthread_mutex_t *> self.lock)
-            pthread_mutex_destroy(<pthread_mutex_t *> self.sync_lock)
+            pthread_mutex_destroy(<pthread_mutex_t *> self.copy_lock)
             pthread_cond_destroy(<pthread_cond_t *> self.wake)
         free(self.lock)
-        free(self.sync_lock)
+        free(self.copy_lock)
         free(self.wake)
 
     def _open(self):
@@ -123,11 +128,15 @@ cdef class Journal:
         first_free, gaps = spool.recover(each=self.sync_each)
         spool.save(clean=False)
         self.next_sequence = first_free
-        self.synced = first_free - 1
+        self.synced = self.copied = first_free - 1
+        self.fronts = FrontFiles(spool.folder, spool.header, self.size)
+        # The others follow as far as the disk allows.
+        while self.front_count < FRONTS_FIRST:
+            self._add_front()
         # A journal that is full from the last run still opens: it must be shipped. A gap must be recorded even then.
         self.state = JOURNAL_FULL
         if gaps or self.files.has_room():
-            self._add_spare()
+            self._add_ahead()
         for last, cause in gaps:
             payload = gap_record(self.next_sequence, last, cause)
             self.next_sequence = last
@@ -144,23 +153,20 @@ cdef class Journal:
             self.oversized += 1
             return 0
         pthread_mutex_lock(<pthread_mutex_t *> self.lock)
-        if self.state == JOURNAL_FAILED or ((self.segment == NULL or self.size - self.at < need) and not _rotate(self)):
+        if self.state == JOURNAL_FAILED or ((self.front == NULL or self.size - self.at < need) and not _rotate(self)):
             if self.state == JOURNAL_OK:
                 self.state = JOURNAL_FULL
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
             return 0
         sequence = self.next_sequence
-        frame_put(self.segment + self.at, self.size - self.at, sequence, payload, n)
+        frame_put(self.front + self.at, self.size - self.at, sequence, payload, n)
         self.at += need
         self.written += need
         self.next_sequence = sequence + 1
         if self.current.first_sequence == 0:
             self.current.first_sequence = sequence
-            self.upkeep = wake = 1
-        if self.at >= self.ready_at:
-            self.ready_at = NOWHERE
-            wake = 1
-        self.work |= wake
+            # The front before it can be copied.
+            self.work = wake = 1
         if self.resting:
             self.resting = 0
             wake = 1
@@ -168,7 +174,7 @@ cdef class Journal:
         # After the lock: on one core the helper may run at once.
         if wake:
             pthread_cond_signal(<pthread_cond_t *> self.wake)
-        if self.sync_each and _sync(self, sequence) != 0:
+        if self.sync_each and not _sync(self, sequence):
             return 0
         return sequence
 
@@ -183,71 +189,75 @@ cdef class Journal:
     # ------------------------------------------------------------------ upkeep
 
     def maintain(self):
-        """Name and unmap what the writer has passed, sync what is due, and allocate what it needs next."""
+        """Copy what is in the fronts, sync what is due, name and close full segments, and allocate what comes next."""
         with self._impl.turn:
             if self._impl.spool is None:
                 return
+            self._copy()
             self._name_and_retire()
-            if self._impl.sync != "none":
-                with nogil:
-                    _sync(self, self.next_sequence - 1)
             self._refill()
-            with nogil:
-                _prepare(self, True)
+            # There may be room now for what had none.
+            self._copy()
 
-    def _name_and_retire(self):
-        cdef Slot current
-        cdef Slot *one
+    def _copy(self):
         cdef bint sync = self._impl.sync != "none"
         with nogil:
-            current = _take_retired(self, sync)
+            if sync:
+                _sync(self, self.next_sequence - 1)
+            else:
+                pthread_mutex_lock(<pthread_mutex_t *> self.copy_lock)
+                _drain(self, True)
+                pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
+
+    def _name_and_retire(self):
+        cdef Output current
+        cdef const Output *one
+        cdef bint sync = self._impl.sync != "none"
+        with nogil:
+            current = _take_passed(self, sync)
         # What cannot be named now stays first in the row: the next time begins with it.
         while self.leaving_count:
             one = &self.leaving[0]
             self.files.name(one.id, one.first_sequence)
-            with nogil:
-                _breathe(self)
-                _let_go(self, one, self.size)
             self.files.release(one.id)
             self.leaving_count -= 1
-            memmove(self.leaving, self.leaving + 1, self.leaving_count * sizeof(Slot))
-            with nogil:
-                _breathe(self)
+            memmove(self.leaving, self.leaving + 1, self.leaving_count * sizeof(Output))
         if current.first_sequence:
             self.files.name(current.id, current.first_sequence)
 
     def _follow_rate(self):
-        """Want as many spares as the writer took since the last look and as many again: it may come late next time."""
+        """Want as many segments ahead as were begun since the last look and as many again: it may be late next time."""
         cdef int64_t wanted = 2 * <int64_t> (self.entered - self.entered_seen)
-        # Spares are bytes under the cap that no record has: an eighth of it is theirs.
-        cdef int64_t room = <int64_t> (self._impl.cap_bytes // 8 // self.size)
+        # They are bytes under the cap that no record has: an eighth of it is theirs.
+        cdef int64_t room = <int64_t> (self._impl.cap_bytes // 8 // self.segment_bytes)
         self.entered_seen = self.entered
         # They are given up one at a time: who was fast a moment ago may be again.
-        wanted = min(max(wanted, self.spares_wanted - 1), room, SPARES_MAX)
-        self.spares_wanted = <int> max(wanted, SPARES_MIN)
-        self.files.keep_for_reuse(self.spares_wanted)
+        wanted = min(max(wanted, self.ahead_wanted - 1), room, AHEAD_MAX)
+        self.ahead_wanted = <int> max(wanted, AHEAD_MIN)
+        self.files.keep_for_reuse(self.ahead_wanted)
 
     def _refill(self):
-        """Keep spares ahead of the writer, as far as the cap and the disk allow."""
+        """Keep segments ahead, as far as the cap and the disk allow, and as many fronts as the writer needs."""
         impl = self._impl
         problem = ""
         at_cap = False
         try:
             self._follow_rate()
-            while self.spare_count < self.spares_wanted:
+            while self.ahead_count < self.ahead_wanted:
                 with nogil:
                     _breathe(self)
                 if self.files.has_room():
-                    self._add_spare()
-                elif self.spare_count or not self._make_room():
-                    problem = "" if self.spare_count else AT_CAP
-                    at_cap = self.spare_count > 0
+                    self._add_ahead()
+                elif self.ahead_count or not self._make_room():
+                    problem = "" if self.ahead_count else AT_CAP
+                    at_cap = self.ahead_count > 0
                     break
+            self._add_fronts()
             impl.problem = problem
         except OSError as error:
-            # INVARIANT (fallocate): no block is missing under a mapped segment, so a full disk shows only here.
+            # INVARIANT (fallocate): no block is missing under a segment, so a full disk shows only here.
             impl.problem = f"no journal segment can be allocated: {error.strerror or error}"
-            if self.spare_count == 0:
+            if self.ahead_count == 0:
                 self._make_room()
         finally:
             self.at_cap = at_cap
@@ -258,20 +268,47 @@ cdef class Journal:
         return (impl.on_full == "drop_oldest" and self.files.drop_oldest(impl.spool.acknowledged)
                 or self.files.look_again())
 
-    def _add_spare(self):
-        cdef Slot slot
-        cdef Mapped made = self.files.create()
-        # Held until `release`.
-        slot.map, slot.file, slot.id, slot.first_sequence, slot.synced = made.map, made.file, made.id, 0, 0
-        slot.gone = 0
+    def _add_ahead(self):
+        cdef Output made
+        cdef Opened opened = self.files.create()
+        made.file, made.id, made.first_sequence, made.at = opened.file, opened.id, 0, SEGMENT_HEADER
+        made.begun = made.synced = SEGMENT_HEADER
         with nogil:
-            _make_ready(self, slot.map, min(self.lead, self.size))
-        pthread_mutex_lock(<pthread_mutex_t *> self.lock)
-        self.spares[self.spare_count] = slot
-        self.spare_count += 1
-        if self.state == JOURNAL_FULL:
-            self.state = JOURNAL_OK
-        pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+            if opened.fresh:
+                _read_through(self, made.file)
+            pthread_mutex_lock(<pthread_mutex_t *> self.copy_lock)
+            self.ahead[self.ahead_count] = made
+            self.ahead_count += 1
+            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+            self.room += <int64_t> (self.segment_bytes - SEGMENT_HEADER)
+            _look_for_room(self)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
+
+    def _add_fronts(self):
+        """As many again where the writer was near their end."""
+        cdef int wanted = FRONTS_MIN
+        if self.front_count >= FRONTS_MIN:
+            wanted = min(<int> FRONTS_MAX, 2 * self.front_count) if _fronts_lack(self) else self.front_count
+        while self.front_count < wanted:
+            self._add_front()
+        with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+            self.fewest = self.free_count
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+
+    def _add_front(self):
+        cdef Front made
+        made.map, made.first_sequence, made.copied, made.end = self.fronts.create(), 0, SEGMENT_HEADER, 0
+        with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+            self.front_count += 1
+            # First in the row: those that rested less come before it.
+            memmove(self.free + 1, self.free, self.free_count * sizeof(Front))
+            self.free[0] = made
+            self.free_count += 1
+            _look_for_room(self)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
 
     def _maintain_always(self):
         cdef int64_t due_ns = 0
@@ -288,7 +325,7 @@ cdef class Journal:
             except OSError as error:
                 # The writer goes on in what it has; readiness and the next try say so.
                 self._impl.problem = f"upkeep of the journal failed: {error.strerror or error}"
-            due_ns = _now() + (IDLE_MS if self.spare_count else RETRY_MS) * MS_NS
+            due_ns = _now() + (IDLE_MS if self.ahead_count else RETRY_MS) * MS_NS
 
     # ------------------------------------------------------------------ upstream and readers
 
@@ -307,8 +344,10 @@ cdef class Journal:
     def segments(self):
         with self._impl.turn:
             if self._impl.spool is not None:
+                with nogil:
+                    _drain_all(self)
                 self._name_and_retire()
-            return list_segments(self._impl.directory)
+            return list_segments(self._impl.directory, fronts=self._impl.spool is None)
 
     def acknowledged(self):
         with self._impl.turn:
@@ -318,6 +357,8 @@ cdef class Journal:
     def acknowledge(self, uint64_t sequence, bytes digest not None):
         with self._impl.turn:
             spool = self._impl.open_spool()
+            with nogil:
+                _drain_all(self)
             self._name_and_retire()
             try:
                 spool.acknowledge(sequence, digest)
@@ -328,26 +369,41 @@ cdef class Journal:
     def mend(self, uint64_t first_sequence):
         with self._impl.turn:
             spool = self._impl.open_spool()
+            with nogil:
+                _drain_all(self)
             self._name_and_retire()
-            if self.current.first_sequence == first_sequence:
+            if self.out.first_sequence == first_sequence:
                 with nogil:
                     _leave(self)
                 self._name_and_retire()
-            held = list_segments(spool.directory)
+            held = list_segments(spool.directory, fronts=False)
             at = next((i for i, segment in enumerate(held) if segment.first_sequence == first_sequence), None)
             if at is not None:
-                behind = held[at + 1].first_sequence if at + 1 < len(held) else self.next_sequence
+                behind = held[at + 1].first_sequence if at + 1 < len(held) else self.copied + 1
                 spool.mend(held[at].path, first_sequence, behind)
                 _ask_for_upkeep(self)
 
     def writable(self):
-        return self.state == JOURNAL_OK and (self.spare_count > 0 or (
-            self.segment != NULL and self.size - self.at >= frame_bytes(min(PAYLOAD_BYTES_MAX, self.size // 4))))
+        return self.state == JOURNAL_OK and (_can_rotate(self) or (
+            self.front != NULL and self.size - self.at >= frame_bytes(min(PAYLOAD_BYTES_MAX, self.size // 4))))
 
     def counters(self):
+        cdef int64_t unused
+        cdef int i
         with self._impl.turn:
             spool = self._impl.open_spool()
-            unused = self.spare_count * self.size + (self.size - self.at if self.segment != NULL else 0)
+            with nogil:
+                pthread_mutex_lock(<pthread_mutex_t *> self.copy_lock)
+                unused = self.ahead_count * <int64_t> self.segment_bytes
+                if self.out.file >= 0:
+                    unused += <int64_t> (self.segment_bytes - self.out.at)
+                pthread_mutex_lock(<pthread_mutex_t *> self.lock)
+                for i in range(self.full_count):
+                    unused -= <int64_t> (self.full[i].end - self.full[i].copied)
+                if self.front != NULL:
+                    unused -= <int64_t> (self.at - self.current.copied)
+                pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+                pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
             return {
                 "next_sequence": self.next_sequence,
                 "acknowledged": spool.acknowledged,
@@ -361,17 +417,21 @@ cdef class Journal:
 
     def close(self):
         """Stop the helper, cut the current segment at its end, give the directory back; appends are then refused."""
+        cdef bint failed
         impl = self._impl
         if impl is None or impl.spool is None:
             return
         with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> self.copy_lock)
             pthread_mutex_lock(<pthread_mutex_t *> self.lock)
             self.closing = 1
-            if self.state != JOURNAL_FAILED and _sync_locked(self):
-                self.sync_failed = 1
+            failed = self.state == JOURNAL_FAILED
             self.state = JOURNAL_FAILED
             pthread_cond_signal(<pthread_cond_t *> self.wake)
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
+            if not failed and (_drain(self, True) == COPIED_FAILED or _sync_files(self)):
+                self.sync_failed = 1
+            pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
         if impl.thread is not None:
             impl.thread.join()
         with impl.turn:
@@ -385,34 +445,41 @@ cdef class Journal:
         return lock
 
     def _release(self, *, clean):
-        cdef size_t end = self.at
-        cdef Slot last = self.current
+        cdef Output last = self.out
         named = False
         try:
             if clean:
                 self._name_and_retire()
+                last = self.out
             named = clean
         finally:
+            # What has no room in the segments is in the fronts at the next start.
+            empty = self.copied == self.next_sequence - 1
             self._let_go_of_all()
             # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
             clean = named and not self.sync_failed
             spool, self._impl.spool = self._impl.spool, None
             try:
-                if clean and last.map != NULL:
-                    self.files.release(last.id, end)
+                if clean and last.file >= 0:
+                    self.files.release(last.id, last.at)
             finally:
+                if self.fronts is not None:
+                    self.fronts.close(clean and empty)
                 spool.close(clean=clean)
 
     def _let_go_of_all(self):
         with nogil:
-            # Whoever still syncs has the lock; after this no mapping is reachable.
-            pthread_mutex_lock(<pthread_mutex_t *> self.sync_lock)
+            # Whoever still copies has the lock; after this no front is reachable.
+            pthread_mutex_lock(<pthread_mutex_t *> self.copy_lock)
             pthread_mutex_lock(<pthread_mutex_t *> self.lock)
-            self.segment = NULL
-            memset(&self.current, 0, sizeof(Slot))
-            self.spare_count = self.retired_count = self.leaving_count = 0
+            self.front = NULL
+            memset(&self.current, 0, sizeof(Front))
+            self.free_count = self.full_count = self.front_count = 0
+            memset(&self.out, 0, sizeof(Output))
+            self.out.file = -1
+            self.ahead_count = self.passed_count = self.leaving_count = 0
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
-            pthread_mutex_unlock(<pthread_mutex_t *> self.sync_lock)
+            pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
 
     def __enter__(self):
         return self
@@ -450,94 +517,268 @@ cdef void _ask_for_upkeep(Journal j) noexcept nogil:
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
 
 
-cdef bint _leave(Journal j) noexcept nogil:
-    """Retire the current segment; the next append takes a spare. False when that cannot be."""
-    cdef bint can
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    can = j.segment != NULL and j.retired_count < SPARES_MAX
-    if can:
-        j.retired[j.retired_count] = j.current
-        j.retired_count += 1
-        j.segment = NULL
-        memset(&j.current, 0, sizeof(Slot))
-    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    return can
+# ------------------------------------------------------------------ the writer's fronts; the caller holds `lock`
+
+cdef bint _can_rotate(Journal j) noexcept nogil:
+    """Whether there is an empty front, and room for what it may hold in segments."""
+    return j.free_count > 0 and j.room >= <int64_t> (j.size - SEGMENT_HEADER)
 
 
-cdef Slot _take_retired(Journal j, bint sync) noexcept nogil:
-    """What the writer has passed, on disk where it is to be, to those that leave; the segment that it is in now."""
-    cdef Slot current
-    cdef int count, i
-    cdef int failed = 0
-    cdef pthread_mutex_t *lock = <pthread_mutex_t *> j.lock
-    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
-    pthread_mutex_lock(lock)
-    count = min(j.retired_count, SPARES_MAX - j.leaving_count)
-    memcpy(j.leaving + j.leaving_count, j.retired, count * sizeof(Slot))
-    j.retired_count -= count
-    memmove(j.retired, j.retired + count, j.retired_count * sizeof(Slot))
-    current = j.current
-    pthread_mutex_unlock(lock)
-    # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
-    for i in range(j.leaving_count, j.leaving_count + count if sync else j.leaving_count):
-        failed |= _write_out(j, &j.leaving[i], j.size, j.size)
-    j.leaving_count += count
-    if failed:
-        pthread_mutex_lock(lock)
-        _fail(j)
-        pthread_mutex_unlock(lock)
-    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
-    return current
+cdef void _look_for_room(Journal j) noexcept nogil:
+    if j.state == JOURNAL_FULL and _can_rotate(j):
+        j.state = JOURNAL_OK
 
 
 cdef bint _rotate(Journal j) noexcept nogil:
-    """Take the next spare; false when there is none. The caller holds `lock`."""
-    if j.spare_count == 0 or (j.segment != NULL and j.retired_count == SPARES_MAX):
+    """Go on in the next front; false when there is none."""
+    if not _can_rotate(j):
         return False
-    if j.segment != NULL:
-        j.retired[j.retired_count] = j.current
-        j.retired_count += 1
-    j.entered += 1
-    j.spare_count -= 1
-    j.current = j.spares[j.spare_count]
-    j.segment = j.current.map
+    if j.front != NULL:
+        j.current.end = j.at
+        j.full[j.full_count] = j.current
+        j.full_count += 1
+    j.room -= <int64_t> (j.size - SEGMENT_HEADER)
+    j.free_count -= 1
+    j.current = j.free[j.free_count]
+    j.front = j.current.map
     j.at = SEGMENT_HEADER
-    j.ready_at = NOWHERE
+    j.fewest = min(j.fewest, j.free_count)
+    if _fronts_lack(j):
+        j.upkeep = 1
     return True
 
 
-cdef void _fail(Journal j) noexcept nogil:
-    """Take nothing more: what is here may not be on disk, and a sync after one that failed says nothing (fsync(2)).
+cdef bint _fronts_lack(Journal j) noexcept nogil:
+    return j.front_count < FRONTS_MIN or (j.front_count < FRONTS_MAX and j.fewest < j.front_count // 4)
 
-    The caller holds `lock`.
-    """
+
+cdef void _give_back(Journal j) noexcept nogil:
+    """The first full front was copied: it is empty again."""
+    cdef Front one = j.full[0]
+    j.room += <int64_t> (j.size - one.end)
+    # INVARIANT (end first): what it held is never read as what it holds next.
+    memset(one.map + SEGMENT_HEADER, 0, END_BYTES)
+    one.first_sequence, one.copied, one.end = 0, SEGMENT_HEADER, 0
+    j.full_count -= 1
+    memmove(j.full, j.full + 1, j.full_count * sizeof(Front))
+    j.free[j.free_count] = one
+    j.free_count += 1
+    _look_for_room(j)
+
+
+cdef void _fail(Journal j) noexcept nogil:
+    """Take nothing more: what is here may not be on disk, and a sync after one that failed says nothing (fsync(2))."""
     j.state = JOURNAL_FAILED
     j.sync_failed = 1
 
 
-cdef size_t _end_of(Journal j) noexcept nogil:
-    """Bytes of the current segment that say what it holds: its frames, and the end behind them."""
-    return min(j.size, j.at + END_BYTES)
+# ------------------------------------------------------------------ into segments; the caller holds `copy_lock`
+
+cdef bint _next_segment(Journal j) noexcept nogil:
+    """Go on in the next segment; false when maintain() has to bring one."""
+    if j.ahead_count == 0 or j.passed_count == AHEAD_MAX:
+        return False
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    if j.out.file >= 0:
+        j.room -= <int64_t> (j.segment_bytes - j.out.at)
+        j.passed[j.passed_count] = j.out
+        j.passed_count += 1
+    j.upkeep = 1
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    j.entered += 1
+    j.ahead_count -= 1
+    j.out = j.ahead[j.ahead_count]
+    return True
 
 
-cdef int _sync_locked(Journal j) noexcept nogil:
-    """Write out all that is mapped; the caller holds what keeps it mapped. 0, or 1 with the journal failed."""
+cdef size_t _whole_frames(const uint8_t *p, size_t n, size_t room) noexcept nogil:
+    """Bytes of the frames at `p`, of `n` in all, that fit into `room`."""
+    cdef uint32_t length
+    cdef size_t fit = 0
+    if n <= room:
+        return n
+    while fit < n:
+        memcpy(&length, p + fit, 4)
+        if fit + frame_bytes(length) > room:
+            break
+        fit += frame_bytes(length)
+    return fit
+
+
+cdef void _read_through(Journal j, int file) noexcept nogil:
+    """What is copied to a new segment comes in pieces: have the kernel take memory for it in larger ones before."""
+    cdef size_t at = 0
+    while at < j.segment_bytes:
+        disk_read_through(file, at, min(<size_t> FRONT_BYTES, j.segment_bytes - at))
+        at += FRONT_BYTES
+        _breathe(j)
+
+
+cdef int _put(Journal j, const uint8_t *p, size_t n) noexcept nogil:
+    """Write frames behind those of the current segment, so that nobody sees part of one; -1 with `errno` set."""
+    cdef size_t end = j.out.at + n
+    # What stands where the end is now comes last: it holds the first one's length.
+    if disk_write_both(j.out.file, p + END_BYTES, n - END_BYTES, _end, min(<size_t> END_BYTES, j.segment_bytes - end),
+                       j.out.at + END_BYTES):
+        return -1
+    if disk_write(j.out.file, p, END_BYTES, j.out.at):
+        return -1
+    if j.out.first_sequence == 0:
+        memcpy(&j.out.first_sequence, p + 8, 8)
+    j.out.at = end
+    if j.sync_timed and end - j.out.begun >= WRITE_BYTES:
+        disk_write_behind(j.out.file, j.out.begun, end - j.out.begun)
+        j.out.begun = end
+    return 0
+
+
+cdef int _copy_front(Journal j, Front *front, size_t end) noexcept nogil:
+    """Copy what the segments lack of a front's frames, up to `end`; a Copied."""
+    cdef size_t n
+    while front.copied < end:
+        n = 0
+        if j.out.file >= 0:
+            n = _whole_frames(front.map + front.copied, end - front.copied, j.segment_bytes - j.out.at)
+        if n == 0:
+            if not _next_segment(j):
+                return COPIED_NO_ROOM
+            continue
+        if _put(j, front.map + front.copied, n):
+            return COPIED_FAILED
+        front.copied += n
+    return COPIED_ALL
+
+
+cdef int _drain(Journal j, bint all) noexcept nogil:
+    """Copy the fronts that the writer has left, with `all` also what is in the current one; a Copied."""
+    cdef Front front
+    cdef uint64_t last
+    cdef int done
+    cdef size_t end
+    cdef bint full
+    while True:
+        pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+        full = j.full_count > 0
+        front = j.full[0] if full else j.current
+        end = front.end if full else j.at
+        last = j.next_sequence - 1
+        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+        if not full and (not all or front.map == NULL):
+            return COPIED_ALL
+        done = _copy_front(j, &front, end)
+        pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+        if done == COPIED_FAILED:
+            _fail(j)
+        elif full:
+            j.full[0].copied = front.copied
+            if done == COPIED_ALL:
+                _give_back(j)
+        elif j.current.map == front.map:
+            j.current.copied = front.copied
+        else:
+            # The writer has left it meanwhile: it is the first of those.
+            j.full[0].copied = front.copied
+        if done == COPIED_NO_ROOM:
+            j.upkeep = 1
+        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+        if done != COPIED_ALL:
+            return done
+        if not full:
+            j.copied = last
+            return COPIED_ALL
+        if not j.sync_each:
+            _breathe(j)
+
+
+cdef void _drain_all(Journal j) noexcept nogil:
+    """The same for who does not hold the lock."""
+    pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
+    if j.state != JOURNAL_FAILED:
+        _drain(j, True)
+    pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+
+
+cdef int _sync_file(Output *one) noexcept nogil:
+    if one.file < 0 or one.synced == one.at:
+        return 0
+    if disk_sync_data(one.file):
+        return -1
+    one.synced = one.at
+    return 0
+
+
+cdef int _sync_files(Journal j) noexcept nogil:
+    """Have on disk all that was copied; -1 when it did not take that."""
     cdef int i
-    cdef int failed = 0
-    for i in range(j.retired_count):
-        failed |= msync(j.retired[i].map, j.size, MS_SYNC) != 0
-    if j.segment != NULL:
-        failed |= msync(j.segment, _end_of(j), MS_SYNC) != 0
-    return failed
+    for i in range(j.passed_count):
+        if _sync_file(&j.passed[i]):
+            return -1
+    return _sync_file(&j.out)
 
+
+cdef void _leave(Journal j) noexcept nogil:
+    """Have the current segment named and closed; what is copied next goes to another. For who holds no lock."""
+    pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
+    if j.out.file >= 0 and j.passed_count < AHEAD_MAX:
+        pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+        j.room -= <int64_t> (j.segment_bytes - j.out.at)
+        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+        j.passed[j.passed_count] = j.out
+        j.passed_count += 1
+        memset(&j.out, 0, sizeof(Output))
+        j.out.file = -1
+    pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+
+
+cdef Output _take_passed(Journal j, bint sync) noexcept nogil:
+    """Full segments, on disk where they are to be, to those that leave; the segment that is written to now."""
+    cdef Output current
+    cdef int count, i
+    cdef int failed = 0
+    pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
+    count = min(j.passed_count, AHEAD_MAX - j.leaving_count)
+    # INVARIANT (synced): a segment leaves the list of `_sync` only with its pages on disk.
+    for i in range(count if sync else 0):
+        failed |= _sync_file(&j.passed[i])
+    memcpy(j.leaving + j.leaving_count, j.passed, count * sizeof(Output))
+    j.leaving_count += count
+    j.passed_count -= count
+    memmove(j.passed, j.passed + count, j.passed_count * sizeof(Output))
+    current = j.out
+    if failed:
+        pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+        _fail(j)
+        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+    pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+    return current
+
+
+cdef bint _sync(Journal j, uint64_t sequence) noexcept nogil:
+    """Make all up to `sequence` durable; callers that waited share one sync. Whether it is."""
+    cdef bint done
+    pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
+    # The kernel tells of what it could not write once: whoever asks again after that would hear that all is well.
+    if j.synced < sequence and not j.sync_failed and _drain(j, True) == COPIED_ALL:
+        if _sync_files(j):
+            pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+            _fail(j)
+            pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
+        else:
+            j.synced = j.copied
+    done = j.synced >= sequence
+    pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+    return done
+
+
+# ------------------------------------------------------------------ the helper
 
 cdef bint _hurries(Journal j) noexcept nogil:
-    """Whether the last segment that the writer has is half full: then it comes before who shares the helper's core."""
-    cdef bint last
+    """Whether the writer has few fronts left: then it comes before who shares the helper's core."""
+    cdef bint few
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    last = j.spare_count == 0 and (j.segment == NULL or j.at > j.size // 2)
+    few = j.free_count < j.front_count // 2
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    return last
+    return few
 
 
 cdef void _rested(Journal j) noexcept nogil:
@@ -561,175 +802,6 @@ cdef void _breathe(Journal j) noexcept nogil:
     _rested(j)
 
 
-cdef void _let_go(Journal j, Slot *slot, size_t end) noexcept nogil:
-    """Take a segment's pages out of the mapping, piece by piece: what unmaps it then has nothing left to do."""
-    cdef size_t n
-    while slot.gone < end:
-        n = min(<size_t> UNMAP_BYTES, end - slot.gone)
-        disk_let_go(slot.map + slot.gone, n)
-        slot.gone += n
-        _breathe(j)
-
-
-cdef void _write_behind(Journal j, Slot *slot, size_t at, size_t end, size_t passed) noexcept nogil:
-    """Give the disk a segment in pieces, and the writer what it needs meanwhile. The caller holds `sync_lock`.
-
-    Pages that the writer has `passed` leave the mapping first, all of a piece at once: the kernel then need not look
-    for each where it is mapped, keep it from being written, and flush the TLB for it.
-    """
-    cdef size_t upto
-    while at < end and not _hurries(j):
-        if slot.gone < passed // PAGE * PAGE:
-            upto = min(at + WRITE_BYTES, passed // PAGE * PAGE)
-            disk_let_go(slot.map + slot.gone, upto - slot.gone)
-            slot.gone = upto
-        disk_write_behind(slot.file, at, min(<size_t> WRITE_BYTES, end - at))
-        at += WRITE_BYTES
-        _breathe(j)
-        if _prepare_piece(j):
-            _breathe(j)
-
-
-cdef int _write_out(Journal j, Slot *slot, size_t end, size_t passed) noexcept nogil:
-    """Have a segment on disk up to `end`; whether that failed. The caller holds `sync_lock`.
-
-    In pieces where nobody waits for it: a whole segment is milliseconds of the kernel's work, for which calls would
-    wait where they share the helper's core. The sync at the end finds all of it on its way.
-    """
-    cdef size_t at = slot.synced // PAGE * PAGE
-    if at >= end:
-        return 0
-    if j.sync_timed:
-        _write_behind(j, slot, at, end, passed)
-    if msync(slot.map + at, end - at, MS_SYNC):
-        return 1
-    slot.synced = end
-    return 0
-
-
-cdef void _note_synced(Journal j, const Slot *slot) noexcept nogil:
-    """Remember it, for the segment may be retired meanwhile. The caller holds `lock`."""
-    cdef int i
-    if j.current.id == slot.id:
-        j.current.synced, j.current.gone = slot.synced, slot.gone
-    for i in range(j.retired_count):
-        if j.retired[i].id == slot.id:
-            j.retired[i].synced, j.retired[i].gone = slot.synced, slot.gone
-
-
-cdef int _sync(Journal j, uint64_t sequence) noexcept nogil:
-    """Make all up to `sequence` durable; callers that waited share one msync. 0, or 1 with the journal failed."""
-    cdef Slot slots[SPARES_MAX + 1]
-    cdef size_t bytes_used[SPARES_MAX + 1]
-    cdef size_t passed[SPARES_MAX + 1]
-    cdef int count, i
-    cdef int failed = 0
-    cdef uint64_t upto
-    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
-    # The kernel tells of what it could not write once: whoever asks again after that would hear that all is well.
-    if j.synced >= sequence or j.sync_failed:
-        failed = j.synced < sequence
-        pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
-        return failed
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    count = j.retired_count
-    for i in range(count):
-        slots[i] = j.retired[i]
-        bytes_used[i] = passed[i] = j.size
-    if j.segment != NULL:
-        slots[count] = j.current
-        bytes_used[count], passed[count] = _end_of(j), j.at
-        count += 1
-    upto = j.next_sequence - 1
-    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    for i in range(count):
-        failed |= _write_out(j, &slots[i], bytes_used[i], passed[i])
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    if failed:
-        _fail(j)
-    else:
-        j.synced = upto
-        for i in range(count):
-            # The end behind the last frame is written over.
-            slots[i].synced = bytes_used[i] - END_BYTES
-            _note_synced(j, &slots[i])
-    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
-    return failed
-
-
-cdef void _make_ready(Journal j, uint8_t *map, size_t end) noexcept nogil:
-    """The first pages of a mapping that the writer does not have yet."""
-    cdef size_t at = 0
-    while at < end:
-        disk_populate(map + at, min(<size_t> PIECE_BYTES, end - at))
-        at += PIECE_BYTES
-        _breathe(j)
-
-
-cdef bint _prepare_piece(Journal j) noexcept nogil:
-    """Make some pages ahead of the writer ready; whether that was not all. The caller holds `sync_lock`."""
-    cdef uint8_t *segment
-    cdef size_t at, start, end
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    segment, at = j.segment, j.at
-    if j.ready_id != j.current.id:
-        j.ready_id, j.ready = j.current.id, 0
-    # Whole pages: the next piece begins where this one ends, and may not begin within a page.
-    end = min(j.size, (at + j.lead + PAGE - 1) // PAGE * PAGE)
-    start = max(j.ready, at // PAGE * PAGE)
-    if segment == NULL or start >= end:
-        j.ready_at = NOWHERE if end == j.size else end - j.lead // 2
-        pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-        return False
-    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    j.ready = min(end, start + PIECE_BYTES)
-    disk_populate(segment + start, j.ready - start)
-    return True
-
-
-cdef void _ready_again(Journal j) noexcept nogil:
-    """Where pages were written to the disk since, the next write is a fault again. The caller holds `sync_lock`.
-
-    A sync writes the page that the writer is in; those ahead of it may have been written by the kernel.
-    """
-    cdef int64_t now = _now()
-    cdef size_t page
-    cdef uint8_t *segment
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    segment, page = j.segment, j.at // PAGE * PAGE
-    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    if now - j.ready_ns >= KERNEL_FLUSH_MS * MS_NS:
-        j.ready, j.ready_ns = 0, now
-    elif segment != NULL:
-        # The end behind the last frame may lie in the next one.
-        disk_populate(segment + page, min(j.size, page + 2 * PAGE) - page)
-
-
-cdef void _prepare(Journal j, bint by_clock) noexcept nogil:
-    """Keep `lead` bytes ready ahead of the writer, and let that follow its rate."""
-    cdef uint64_t written
-    pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
-    written = j.written - j.written_seen
-    if by_clock:
-        j.written_seen = j.written
-    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
-    # Where a sync takes longer than a beat, every look is by the clock.
-    if not by_clock or written >= j.lead:
-        j.lead = min(<size_t> LEAD_MAX, 2 * j.lead)
-    elif written < j.lead // 4:
-        j.lead = max(<size_t> LEAD_MIN, j.lead // 2)
-    if by_clock and written:
-        _ready_again(j)
-    while _prepare_piece(j):
-        # What `sync_lock` keeps mapped may be let go of meanwhile: each piece looks anew.
-        pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
-        _breathe(j)
-        pthread_mutex_lock(<pthread_mutex_t *> j.sync_lock)
-    pthread_mutex_unlock(<pthread_mutex_t *> j.sync_lock)
-
-
 cdef int64_t _now() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
@@ -741,8 +813,8 @@ cdef bint _upkeep_waits(Journal j) noexcept nogil:
 
     What failed is still to do: a spare is missing, a segment waits for its name, or what was entered was not seen.
     """
-    return (j.retired_count > 0 or j.leaving_count > 0 or j.entered != j.entered_seen
-            or (j.spare_count < j.spares_wanted and not j.at_cap) or j.spares_wanted > SPARES_MIN)
+    return (j.passed_count > 0 or j.leaving_count > 0 or j.entered != j.entered_seen
+            or (j.ahead_count < j.ahead_wanted and not j.at_cap) or j.ahead_wanted > AHEAD_MIN or _fronts_lack(j))
 
 
 cdef bint _nothing_came(Journal j) noexcept nogil:
@@ -784,18 +856,27 @@ cdef int _next_beat(Journal j, int64_t upkeep_due_ns) noexcept nogil:
     cdef int why = _wait(j, upkeep_due_ns)
     cdef int64_t now = _now()
     cdef bint by_clock = now >= j.beat_due_ns
+    cdef uint64_t written
     if why & WAKE_CLOSE:
         return why
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if by_clock:
         j.quiet = j.quiet + 1 if _nothing_came(j) else 0
-    if now >= upkeep_due_ns and _upkeep_waits(j):
-        why |= WAKE_UPKEEP
+    written = j.written
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     if by_clock and j.sync_timed:
         _sync(j, j.next_sequence - 1)
-    if by_clock or why & WAKE_WORK:
-        _prepare(j, by_clock)
+    elif by_clock or why & WAKE_WORK:
+        pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
+        if j.state != JOURNAL_FAILED:
+            _drain(j, by_clock)
+        pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if by_clock:
+        j.written_seen = written
         j.beat_due_ns = now + j.beat_ns
+    if j.upkeep or (now >= upkeep_due_ns and _upkeep_waits(j)):
+        why |= WAKE_UPKEEP
+        j.upkeep = 0
+    pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     return why

@@ -1,4 +1,4 @@
-"""The segment files of a journal: those that have a name, those that the writer has mapped, those that serve again."""
+"""The segment files of a journal: those that have a name, those that are written to, those that serve again."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +10,8 @@ from fastpath.spool_folder import SpoolFolder
 CAUSE_DROPPED: Final[str]
 
 @final
-class Mapped:
-    """A segment that the writer has, or will have."""
+class Opened:
+    """A segment that is written to, or will be."""
 
     id: int
     file: int
@@ -29,14 +29,14 @@ class SegmentFiles:
         """The segments that a start found, in their order."""
     def put_size(self, path: Path, size: int) -> None:
         """A segment was rewritten."""
-    def create(self) -> Mapped:
+    def create(self) -> Opened:
         """A new empty segment whose blocks exist, so that writing cannot fail for want of space."""
     def name(self, number: int, first: int) -> None:
         """Give the segment that the writer has entered its name, by the sequence of its first frame."""
     def release(self, number: int, end: int = ...) -> None:
-        """Unmap a segment and cut it at `end`, if that is given; an empty one is removed."""
+        """Close a segment's file and cut it at `end`, if that is given; an empty one is removed."""
     def let_go_of_all(self, clean: bool) -> None:
-        """Unmap what still is; with `clean`, remove the files that hold nothing."""
+        """Close what still is open; with `clean`, remove the files that hold nothing."""
     def bytes_held(self) -> int:
         """Bytes of segments and spares."""
     def has_room(self) -> bool:

@@ -1,4 +1,4 @@
-"""The segment files of a journal: those that have a name, those that the writer has mapped, those that serve again.
+"""The segment files of a journal: those that have a name, those that are written to, those that serve again.
 
 What is done once per segment comes between calls, when the caches are full of theirs and each step costs many times
 what it costs in a row: so it is compiled, asks the kernel by itself, and knows what is there without listing the
@@ -25,7 +25,6 @@ from libc.errno cimport ENOENT, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdio cimport rename
 from posix.fcntl cimport O_CREAT, O_EXCL, O_RDWR
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close, ftruncate, link, unlink
 
 CAUSE_DROPPED = "dropped: the journal reached its cap"
@@ -62,7 +61,7 @@ cdef Named named(bytes path, uint64_t first, uint64_t size):
 
 
 @cython.final
-cdef class Mapped:
+cdef class Opened:
     def __cinit__(self):
         self.file = -1
 
@@ -71,11 +70,9 @@ cdef class Mapped:
 
     cdef void let_go(self) noexcept:
         with nogil:
-            if self.map != NULL:
-                munmap(self.map, self.size)
             if self.file >= 0:
                 close(self.file)
-        self.map, self.file = NULL, -1
+        self.file = -1
 
 
 @cython.final
@@ -88,7 +85,7 @@ cdef class SegmentFiles:
         self.cap_bytes = cap_bytes
         self.durable = durable
         self.held = []
-        self.maps = {}
+        self.opened = {}
         self.reuse = []
 
     def put_held(self, segments):
@@ -100,10 +97,10 @@ cdef class SegmentFiles:
             if segment.path == os.fsencode(path):
                 segment.size = size
 
-    # ------------------------------------------------------------------ mapped segments
+    # ------------------------------------------------------------------ segments that are written to
 
-    cpdef Mapped create(self):
-        cdef Mapped made = Mapped.__new__(Mapped)
+    cpdef Opened create(self):
+        cdef Opened made = Opened.__new__(Opened)
         cdef bytes head = self.header + bytes(END_BYTES)
         cdef bytes path, was
         cdef const char *name
@@ -112,11 +109,11 @@ cdef class SegmentFiles:
         cdef size_t n = <size_t> len(head)
         cdef bint moved = False
         cdef int failed
-        cdef void *map
         self.last_id += 1
-        made.id, made.size = self.last_id, self.size
+        made.id = self.last_id
         path = was = b"%s%06d.spare" % (self.folder.path, made.id)
-        if self.take_reuse(made):
+        made.fresh = not self.take_reuse(made)
+        if not made.fresh:
             was = made.path
         made.path = path
         name, old = path, was
@@ -131,20 +128,15 @@ cdef class SegmentFiles:
                 failed = rename(old, name)
                 moved = not failed
             failed = failed or (self.durable and disk_sync(self.folder.names))
-            if not failed:
-                map = mmap(NULL, self.size, PROT_READ | PROT_WRITE, MAP_SHARED, made.file, 0)
-                failed = map == MAP_FAILED
-                if not failed:
-                    made.map = <uint8_t *> map
         if failed:
             error = disk_error(path)
             if made.file >= 0:
                 remove(path if moved else was)
             raise error
-        self.maps[made.id] = made
+        self.opened[made.id] = made
         return made
 
-    cdef int take_reuse(self, Mapped made) except -1:
+    cdef int take_reuse(self, Opened made) except -1:
         """Open a file to write over, which nobody else has open: whoever still reads it would read other records.
 
         Whether there is one; its path is then `made.path`.
@@ -171,7 +163,7 @@ cdef class SegmentFiles:
         return False
 
     cpdef name(self, uint64_t number, uint64_t first):
-        cdef Mapped one = self.maps[number]
+        cdef Opened one = self.opened[number]
         cdef bytes path
         if one.named:
             return
@@ -182,7 +174,7 @@ cdef class SegmentFiles:
         self.folder.put_floor(first)
 
     cpdef release(self, uint64_t number, size_t end=WHOLE):
-        cdef Mapped one = self.maps.pop(number)
+        cdef Opened one = self.opened.pop(number)
         cdef int failed = 0
         if end != WHOLE and one.named:
             failed = ftruncate(one.file, <ssize_t> end)
@@ -193,12 +185,12 @@ cdef class SegmentFiles:
             remove(one.path)
 
     def let_go_of_all(self, bint clean):
-        cdef Mapped one
-        for one in self.maps.values():
+        cdef Opened one
+        for one in self.opened.values():
             one.let_go()
             if clean and not one.named:
                 remove(one.path)
-        self.maps.clear()
+        self.opened.clear()
         for path in self.reuse if clean else []:
             remove(path)
         self.reuse.clear()
@@ -207,13 +199,13 @@ cdef class SegmentFiles:
 
     cpdef uint64_t bytes_held(self):
         cdef Named segment
-        cdef Mapped one
+        cdef Opened one
         cdef uint64_t held = 0
         for segment in self.held:
             held += segment.size
-        for one in self.maps.values():
+        for one in self.opened.values():
             if not one.named:
-                held += one.size
+                held += self.size
         return held
 
     cpdef bint has_room(self):
@@ -230,16 +222,16 @@ cdef class SegmentFiles:
         while len(self.reuse) > count:
             remove(self.reuse.pop(0))
 
-    cdef bint maps_file(self, bytes path):
-        cdef Mapped one
-        for one in self.maps.values():
+    cdef bint has_open(self, bytes path):
+        cdef Opened one
+        for one in self.opened.values():
             if one.path == path:
                 return True
         return False
 
     cdef bytes keep(self, bytes path):
         """Where the file of a segment that is not needed any more may wait for its reuse, or None when it must go."""
-        if len(self.reuse) >= self.reused_max or self.maps_file(path) or disk_serves_again(path, self.size) <= 0:
+        if len(self.reuse) >= self.reused_max or self.has_open(path) or disk_serves_again(path, self.size) <= 0:
             return None
         self.last_id += 1
         return b"%s%06d.reuse" % (self.folder.path, self.last_id)
@@ -261,7 +253,7 @@ cdef class SegmentFiles:
         cdef bytes gap, kept
         while count < len(self.held) - 1 and freed < self.size:
             segment = self.held[count]
-            if self.maps_file(segment.path):
+            if self.has_open(segment.path):
                 break
             freed += segment.size
             count += 1

@@ -4,7 +4,8 @@
     floor
     lock                  flock: one process writes
     <first sequence>.seg  a segment, named by the sequence of its first frame
-    <n>.spare             a segment allocated ahead; the writer may already be in it, then it is renamed shortly
+    <n>.front             what calls wrote last; it is copied to a segment and used again (fastpath/front_files.pyx)
+    <n>.spare             a segment allocated ahead; records may already be in it, then it is renamed shortly
     <n>.reuse             a file whose records are upstream or dropped, for the next spare
     <first>.damaged       a segment as it was before it was mended; the newest few are kept for people
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastpath.frames import FrameLayout, Frames, frame, gap_range, gap_record
+from fastpath.front_files import SUFFIX
 from fastpath.segment_files import SegmentFiles
 from fastpath.spool_folder import SpoolFolder, read_checked
 
@@ -29,6 +31,7 @@ LISTING_TRIES = 100
 HASH_BYTES = 32
 SEQUENCE_MAX = (1 << 64) - 1
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg|[0-9]{1,20}\.spare")
+_FRONT_NAME = re.compile(r"[0-9]{3}\.front")
 FRAME_BYTES_MIN = 24  # a payload has at least one byte
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -40,7 +43,7 @@ CAUSE_BEHIND = "lost here after upstream had acknowledged it"
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment file; `first_sequence` is that of its first frame, `size` its bytes on disk."""
+    """One segment file, or front; `first_sequence` is that of its first frame, `size` its bytes on disk."""
 
     path: Path
     first_sequence: int
@@ -61,27 +64,30 @@ def first_frame_sequence(path: Path) -> int:
         frames.close()
 
 
-def list_segments(directory: Path) -> list[Segment]:
+def list_segments(directory: Path, *, fronts: bool = True) -> list[Segment]:
     """Segments with at least one frame, in sequence order; works while a writer renames and removes them.
 
+    With `fronts` also the fronts that hold any: what is in one is in a segment before it is used again.
     OSError when the directory cannot be read, or changes faster than it can be listed.
     """
     for _ in range(LISTING_TRIES):
-        before = _segment_names(directory)
+        before = _segment_names(directory, fronts)
         found = _describe(directory, before)
         # A listing is not atomic: a segment renamed meanwhile could show under neither name, and look like a gap.
-        if found is not None and before == _segment_names(directory):
+        if found is not None and before == _segment_names(directory, fronts):
             return found
     raise OSError(f"journal directory `{directory}` changes faster than it can be listed")
 
 
-def _segment_names(directory: Path) -> set[str]:
-    return {name for name in os.listdir(directory) if _SEGMENT_NAME.fullmatch(name)}
+def _segment_names(directory: Path, fronts: bool) -> set[str]:
+    names = os.listdir(directory)
+    return {name for name in names if _SEGMENT_NAME.fullmatch(name) or (fronts and _FRONT_NAME.fullmatch(name))}
 
 
 def _describe(directory: Path, names: set[str]) -> list[Segment] | None:
     found = {}
-    for name in names:
+    # A front last: where it begins with a segment, it holds all that this one does.
+    for name in sorted(names, key=lambda name: name.endswith(SUFFIX)):
         path = directory / name
         try:
             if not path.is_file() and path.exists():
@@ -109,6 +115,14 @@ def _covers(payload: bytes, expected: int, sequence: int) -> bool:
     return covered is not None and covered[0] <= expected and covered[1] >= sequence
 
 
+def _behind_damage(frames: Frames) -> list[int]:
+    """Sequences of the frames behind the place where reading stopped."""
+    found = []
+    while frames.resync():
+        found += [sequence for sequence, _ in frames]
+    return found
+
+
 class Spool:
     """Everything of a journal that is not a native append. Not thread-safe: the journal calls it under its own lock."""
 
@@ -126,15 +140,16 @@ class Spool:
             raise PermissionError(f"journal directory `{directory}` is open to others; run chmod 700 on it")
         self._lock = self._take_lock(lock)
         try:
-            self._folder = SpoolFolder(directory)
+            self.folder = SpoolFolder(directory)
         except BaseException:
             os.close(self._lock)
             raise
         try:
             self._load()
-            self.files = SegmentFiles(self._folder, header_of(self.id), segment_bytes, cap_bytes, durable=durable)
+            self.header = header_of(self.id)
+            self.files = SegmentFiles(self.folder, self.header, segment_bytes, cap_bytes, durable=durable)
         except BaseException:
-            self._folder.close()
+            self.folder.close()
             os.close(self._lock)
             raise
 
@@ -164,7 +179,7 @@ class Spool:
         """Identity and cursor. A lost identity is taken from a segment, so that the stream upstream continues."""
         meta = read_checked(self.directory / "journal") or {}
         self.id = str(meta.get("id") or self._id_from_segments() or secrets.token_hex(16))
-        self._floor = self._folder.floor
+        self._floor = self.folder.floor
         self.stopped_cleanly = bool(meta.get("clean", True)) or meta.get("boot") == boot_id()
         cursor = read_checked(self.directory / "cursor") or {}
         if cursor.get("journal") != self.id:
@@ -185,7 +200,7 @@ class Spool:
 
     def save(self, *, clean: bool) -> None:
         """Write who the journal is; `clean` marks an orderly stop."""
-        self._folder.write("journal", {"id": self.id, "boot": boot_id(), "clean": clean})
+        self.folder.write("journal", {"id": self.id, "boot": boot_id(), "clean": clean})
 
     # ------------------------------------------------------------------ recovery
 
@@ -197,10 +212,13 @@ class Spool:
         for path in [*self.directory.glob("*.tmp"), *self.directory.glob("*.reuse")]:
             path.unlink()
         behind = self._newest_known()
-        damaged_spares = sum(self._adopt(path, behind) for path in sorted(self.directory.glob("*.spare")))
-        held = list_segments(self.directory)
-        free = (self._settle(held[-1]) if held else self.acknowledged) + 1
-        self.files.put_held(list_segments(self.directory))
+        fronts, damaged_fronts = self._in_fronts()
+        damaged_spares = sum(self._adopt_spare(path, behind, fronts) for path in sorted(self.directory.glob("*.spare")))
+        held = list_segments(self.directory, fronts=False)
+        free = (self._settle(held[-1], fronts) if held else self.acknowledged) + 1
+        free = self._adopt(fronts, free)
+        held = list_segments(self.directory, fronts=False)
+        self.files.put_held(held)
         gaps: list[tuple[int, str]] = []
 
         def reach(sequence: int, cause: str) -> None:
@@ -213,7 +231,8 @@ class Spool:
         if self.acknowledged >= free:
             reach(self.acknowledged + 1, CAUSE_BEHIND)
         end = gaps[-1][0] if gaps else free - 1
-        if damaged_spares:
+        # After a power cut a front may hold pages of several times, and what was promised is in the segments.
+        if damaged_spares or (damaged_fronts and self.stopped_cleanly):
             reach(end + 1, CAUSE_DAMAGED)
         if not self.stopped_cleanly and not each:
             reach((gaps[-1][0] if gaps else free - 1) + 1, CAUSE_POWER)
@@ -228,13 +247,16 @@ class Spool:
         newest = first_frame_sequence(self._named(max(known))) if known else 0
         return max(self.acknowledged, self._floor, newest, *known)
 
-    def _adopt(self, path: Path, behind: int) -> bool:
+    def _adopt_spare(self, path: Path, behind: int, fronts: dict[int, bytes]) -> bool:
         """Name a spare that the last run had entered, or remove it; True when it held nothing but damage."""
         frames = Frames(path, after=behind)
         first = next((sequence for sequence, _ in frames), 0)
         damaged = bool(frames.damage)
-        if not first and frames.resync():
-            first = next(frames)[0]
+        if not first:
+            found = _behind_damage(frames)
+            # What was being copied to it is all in the fronts.
+            if found and not all(sequence in fronts for sequence in found):
+                first = found[0]
         frames.close()
         if first:
             path.rename(self._named(first))
@@ -242,8 +264,47 @@ class Spool:
         path.unlink()
         return damaged
 
-    def _settle(self, segment: Segment) -> int:
-        """Close what the last run left open; the last sequence it holds."""
+    def _in_fronts(self) -> tuple[dict[int, bytes], bool]:
+        """Records by sequence that the last run had in its fronts, copied or not; whether one of these is damaged."""
+        found: dict[int, bytes] = {}
+        damaged = False
+        for path in self._fronts():
+            good = self._is_ours(path)
+            frames = Frames(path)
+            while good:
+                found.update(frames)
+                damaged = damaged or bool(frames.damage)
+                good = bool(frames.damage) and frames.resync()
+            frames.close()
+        return found, damaged
+
+    def _fronts(self) -> list[Path]:
+        return [path for path in self.directory.glob(f"*{SUFFIX}") if _FRONT_NAME.fullmatch(path.name)]
+
+    def _adopt(self, fronts: dict[int, bytes], free: int) -> int:
+        """Write what only the fronts hold to a segment of its own; the first free sequence.
+
+        Records between that are missing, as after a power cut, have a Gap in their place.
+        """
+        out = bytearray(self.header)
+        expected = free
+        for sequence in sorted(sequence for sequence in fronts if sequence >= free):
+            payload = fronts[sequence]
+            if sequence > expected and not _covers(payload, expected, sequence):
+                out += frame(sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED))
+            out += frame(sequence, payload)
+            expected = sequence + 1
+        if expected > free:
+            self.folder.write_over(self._named(free), bytes(out))
+        for path in self._fronts():
+            path.unlink()
+        return expected
+
+    def _settle(self, segment: Segment, fronts: dict[int, bytes]) -> int:
+        """Close what the last run left open; the last sequence it holds.
+
+        Where it ends in the middle of what was being copied to it, all of that is in the fronts.
+        """
         frames = Frames(segment.path)
         expected, orderly = segment.first_sequence, self._is_ours(segment.path)
         for sequence, payload in frames:
@@ -251,10 +312,12 @@ class Spool:
             expected = sequence + 1
         end = frames.offset
         empty = expected == segment.first_sequence  # a segment gets its name after its first frame
-        if empty or frames.damage or not orderly or frames.resync():
-            frames.close()
-            return self.mend(segment.path, segment.first_sequence, None)
+        broken = bool(frames.damage)
+        behind = _behind_damage(frames)
         frames.close()
+        copied = orderly and not empty and all(n in fronts for n in range(expected, max([expected, *behind]) + 1))
+        if (empty or broken or behind or not orderly) and not copied:
+            return self.mend(segment.path, segment.first_sequence, None)
         os.truncate(segment.path, end)  # behind it is at most a frame whose call was never answered
         return expected - 1
 
@@ -288,7 +351,7 @@ class Spool:
         kept = path.with_name(f"{first:020d}.damaged")
         kept.unlink(missing_ok=True)
         os.link(path, kept)
-        self._folder.write_over(path, bytes(out))
+        self.folder.write_over(path, bytes(out))
         self.files.put_size(path, len(out))
         self.mended_segments += 1
         return expected - 1
@@ -305,7 +368,7 @@ class Spool:
     def acknowledge(self, sequence: int, digest: bytes) -> None:
         """Upstream holds all up to `sequence`: remember it durably, and remove segments that are wholly below."""
         self.acknowledged, self.acknowledged_hash = sequence, digest
-        self._folder.write("cursor", {"journal": self.id, "sequence": sequence, "hash": digest.hex()})
+        self.folder.write("cursor", {"journal": self.id, "sequence": sequence, "hash": digest.hex()})
         self.files.discard_below(sequence)
 
     def close(self, *, clean: bool) -> None:
@@ -315,6 +378,6 @@ class Spool:
             try:
                 self.save(clean=clean)
             finally:
-                self._folder.close()
+                self.folder.close()
                 os.close(self._lock)
                 self._lock = -1

@@ -234,7 +234,9 @@ class JournalSection(Section, frozen=True, kw_only=True):
 
     dir: Annotated[Path, doc("folder of the segments; belongs to one sidecar", "path")]
     segment_bytes: Annotated[int, doc("size of one segment file", "bytes", ge=64 * 1024, le=1 << 30)] = 16 * MIB
-    cap_bytes: Annotated[int, doc("all segments together", "bytes", ge=128 * 1024, le=1 << 50)] = 2048 * MIB
+    cap_bytes: Annotated[
+        int, doc("all segments together; fronts take up to 16 MiB more", "bytes", ge=128 * 1024, le=1 << 50)
+    ] = 2048 * MIB
     on_full: Annotated[
         Literal["deny", "drop_oldest"],
         doc("when the cap is reached: answer ERROR, or drop the oldest segment and record a gap"),

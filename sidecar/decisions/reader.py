@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastpath.frames import Frames, gap_range, gap_record
+from fastpath.front_files import SUFFIX
 from fastpath.spool import Segment, list_segments
 
 CAUSE_MISSING = "missing: not held by the sidecar any more"
@@ -29,6 +30,7 @@ class SpoolReader:
         self._mend = mend
         self._frames: Frames | None = None
         self._first = 0  # of the segment being read
+        self._fleeting = False  # what is read is a front, which is used again once a segment holds what it does
         self._left = 0  # first sequence of the last segment that was read to its end
         self._tries = 0  # at this segment, to get what seems to be missing
         self._ready: deque[Entry] = deque()
@@ -68,6 +70,7 @@ class SpoolReader:
             chosen = reached[-1] if reached else held[0]
             try:
                 self._frames = Frames(chosen.path)
+                self._fleeting = chosen.path.suffix == SUFFIX
             except FileNotFoundError:
                 continue  # named or removed meanwhile; the next listing knows
             if chosen.first_sequence != self._first:
@@ -83,6 +86,8 @@ class SpoolReader:
                 continue
             covered = gap_range(payload)
             if sequence > self.expected and not (covered and covered[0] <= self.expected and covered[1] == sequence):
+                if self._fleeting:
+                    return False
                 self._ready.append((sequence - 1, gap_record(self.expected, sequence - 1, CAUSE_MISSING)))
             self._ready.append((sequence, payload))
             self.expected = sequence + 1
@@ -99,7 +104,8 @@ class SpoolReader:
         if (behind or self._frames.damage) and self._retry():
             return True
         if not behind:
-            return False
+            # What was listed may have grown by that.
+            return self._step()
         self._finish()
         return True
 
