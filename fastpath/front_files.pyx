@@ -2,6 +2,7 @@
 
 What a process had written to them outlives it, so a start looks for what the segments do not have yet.
 """
+import contextlib
 import os
 
 import cython
@@ -67,8 +68,6 @@ cdef class FrontFiles:
     def close(self, bint empty):
         """Unmap all; with `empty` they hold nothing that the segments lack, and are removed."""
         for one in self.made if empty else []:
-            try:
+            with contextlib.suppress(FileNotFoundError):   # somebody made room by hand
                 os.unlink((<_Front> one).path)
-            except FileNotFoundError:
-                pass   # somebody made room by hand
         self.made.clear()

@@ -58,6 +58,8 @@ cdef class Journal:
     cdef Front full[FRONTS_MAX]  # in the order of their records, waiting to be copied
     cdef int full_count
     cdef int front_count         # of all of them
+    cdef int fronts_wanted       # as far as the disk has room for them
+    cdef int fronts_most
     cdef int fewest              # that were free at a time, since maintain() last looked
     cdef int64_t room            # bytes of segments that no front in use may need
     cdef uint64_t written        # bytes of frames

@@ -3,6 +3,7 @@
 Locks, outermost first: `_impl.turn` (one maintainer), `copy_lock` (who copies fronts to segments, or syncs these),
 `lock` (the writer).
 """
+import os
 import threading
 from pathlib import Path
 
@@ -81,6 +82,7 @@ cdef class Journal:
 
     def __init__(self, directory, *, size_t segment_bytes=SEGMENT_BYTES, uint64_t cap_bytes=CAP_BYTES,
                  str on_full="deny", str sync="none", int sync_ms=100, bint helper=True, bint deferred=False):
+        cdef uint64_t fit
         if on_full not in ("deny", "drop_oldest"):
             raise ValueError(f"`on_full` is `{on_full}`; it is `deny` or `drop_oldest`")
         if sync not in ("none", "interval", "each"):
@@ -89,6 +91,10 @@ cdef class Journal:
             raise ValueError(f"`segment_bytes` is at least {SEGMENT_BYTES_MIN} and fits twice into `cap_bytes`")
         self.segment_bytes = segment_bytes
         self.size = min(segment_bytes, <size_t> FRONT_BYTES)
+        # Beside a small cap they are few.
+        fit = cap_bytes // self.size
+        self.fronts_wanted = <int> max(<uint64_t> FRONTS_FIRST, min(<uint64_t> FRONTS_MIN, fit // 16))
+        self.fronts_most = <int> max(<uint64_t> FRONTS_FIRST, min(<uint64_t> FRONTS_MAX, fit // 4))
         self.ahead_wanted = AHEAD_MIN
         self.sync_each = sync == "each"
         self.sync_timed = sync == "interval"
@@ -286,11 +292,13 @@ cdef class Journal:
             pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
 
     def _add_fronts(self):
-        """As many again where the writer was near their end."""
-        cdef int wanted = FRONTS_MIN
-        if self.front_count >= FRONTS_MIN:
-            wanted = min(<int> FRONTS_MAX, 2 * self.front_count) if _fronts_lack(self) else self.front_count
-        while self.front_count < wanted:
+        """As many again where the writer was near their end; of the disk they take a sixteenth of what is free."""
+        cdef int wanted = self.fronts_wanted
+        disk = os.statvfs(self._impl.directory)
+        if self.front_count >= wanted and _fronts_lack(self):
+            wanted = min(self.fronts_most, 2 * self.front_count)
+        self.fronts_wanted = min(wanted, self.front_count + disk.f_bavail * disk.f_frsize // 16 // self.size)
+        while self.front_count < self.fronts_wanted:
             self._add_front()
         with nogil:
             pthread_mutex_lock(<pthread_mutex_t *> self.lock)
@@ -549,7 +557,7 @@ cdef bint _rotate(Journal j) noexcept nogil:
 
 
 cdef bint _fronts_lack(Journal j) noexcept nogil:
-    return j.front_count < FRONTS_MIN or (j.front_count < FRONTS_MAX and j.fewest < j.front_count // 4)
+    return j.front_count < j.fronts_wanted or (j.front_count < j.fronts_most and j.fewest < j.front_count // 4)
 
 
 cdef void _give_back(Journal j) noexcept nogil:

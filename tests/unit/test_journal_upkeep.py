@@ -47,7 +47,7 @@ def used_fronts(folder: Path) -> int:
 
 def test_the_front_that_was_used_last_is_used_next(folder: Path) -> None:
     """While copying keeps up, calls write to two of them alone: these stay in a core's own cache."""
-    with open_journal(folder, segment_bytes=1 << 20, cap_bytes=32 << 20) as journal:
+    with open_journal(folder, segment_bytes=1 << 20, cap_bytes=64 << 20) as journal:
         for _ in range(5000):
             assert journal.append_bytes(b"x" * 4000)
             journal.maintain()
