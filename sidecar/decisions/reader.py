@@ -30,8 +30,9 @@ class SpoolReader:
         self._mend = mend
         self._frames: Frames | None = None
         self._first = 0  # of the segment being read
-        self._fleeting = False  # what is read is a front, which is used again once a segment holds what it does
-        self._left = 0  # first sequence of the last segment that was read to its end
+        self._front: Path | None = None  # being read instead; it is used again once a segment holds what it does
+        self._without = 0  # no front had the record of this sequence, so a segment has it, or it is missing
+        self._left = 0  # first sequence of the last segment behind whose end records are missing
         self._tries = 0  # at this segment, to get what seems to be missing
         self._ready: deque[Entry] = deque()
 
@@ -60,19 +61,29 @@ class SpoolReader:
                 return None
         return self._ready.popleft()
 
+    def _held(self) -> list[Segment]:
+        """Where the expected record may be, and what is behind it."""
+        only_segments = self._without == self.expected
+        return [
+            segment
+            for segment in self._listing()
+            if segment.first_sequence > self._left and not (only_segments and _is_front(segment.path))
+        ]
+
     def _enter(self) -> bool:
         """Open the segment that holds the expected record, else the first one behind it."""
         for _ in range(OPENING_TRIES):
-            held = [segment for segment in self._listing() if segment.first_sequence > self._left]
+            held = self._held()
             if not held:
+                self._without = 0
                 return False
             reached = [segment for segment in held if segment.first_sequence <= self.expected]
             chosen = reached[-1] if reached else held[0]
             try:
                 self._frames = Frames(chosen.path)
-                self._fleeting = chosen.path.suffix == SUFFIX
             except FileNotFoundError:
                 continue  # named or removed meanwhile; the next listing knows
+            self._front = chosen.path if _is_front(chosen.path) else None
             if chosen.first_sequence != self._first:
                 self._first, self._tries = chosen.first_sequence, 0
             return True
@@ -86,27 +97,42 @@ class SpoolReader:
                 continue
             covered = gap_range(payload)
             if sequence > self.expected and not (covered and covered[0] <= self.expected and covered[1] == sequence):
-                if self._fleeting:
+                if self._front:
                     return False
                 self._ready.append((sequence - 1, gap_record(self.expected, sequence - 1, CAUSE_MISSING)))
             self._ready.append((sequence, payload))
             self.expected = sequence + 1
+            self._tries = 0
             return True
         return False
 
     def _leave(self) -> bool:
         """Go on behind the end of the open segment; False when that is the end of what is written."""
         assert self._frames is not None
-        behind = next((s.first_sequence for s in self._listing() if s.first_sequence > self._first), 0)
-        if behind and self.expected >= behind:
-            self._finish()
+        held = self._held()
+        behind = next((segment for segment in held if segment.first_sequence > self._first), None)
+        if behind and self.expected >= behind.first_sequence:
+            self.close()
+            return True
+        if self._front:
+            if not behind and any(segment.path == self._front for segment in held):
+                return self._step()
+            # It was used again since it was listed, and a segment has what it held.
+            self._without = self.expected
+            self.close()
             return True
         if (behind or self._frames.damage) and self._retry():
             return True
-        if not behind:
+        if not behind and self._without == self.expected:
+            # No front had it when we looked; one may have it by now.
+            self._without = 0
+            self.close()
+            return False
+        if not behind or _is_front(behind.path):
             # What was listed may have grown by that.
             return self._step()
-        self._finish()
+        self._left = self._first
+        self.close()
         return True
 
     def _retry(self) -> bool:
@@ -122,9 +148,9 @@ class SpoolReader:
         self.close()
         return True
 
-    def _finish(self) -> None:
-        self._left = self._first
-        self.close()
+
+def _is_front(path: Path) -> bool:
+    return path.suffix == SUFFIX
 
 
 def directory_reader(directory: Path, after: int) -> SpoolReader:

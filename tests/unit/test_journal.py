@@ -14,7 +14,7 @@ import pytest
 
 from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_record, read_frames
 from fastpath.journal import Journal, JournalState
-from fastpath.spool import Spool, header_of, list_segments
+from fastpath.spool import Segment, Spool, header_of, list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
 from sidecar.decisions.reader import SpoolReader
 from tests.fix_journal import (
@@ -85,6 +85,26 @@ def test_a_reader_finds_a_segment_that_was_named_after_it_looked(folder: Path) -
         reader = SpoolReader(lambda: next(listings, None) or journal.segments(), 0)
         assert [sequence for sequence, _ in reader.read(10, 1 << 20)] == [1, 2, 3]
         reader.close()
+
+
+def test_a_reader_of_the_directory_follows_fronts_that_are_used_again(folder: Path) -> None:
+    """Between its listing and its look a front may be copied and hold later records: a segment has what it held."""
+    with open_journal(folder, segment_bytes=8 << 20, cap_bytes=64 << 20) as journal:
+        fill(journal, 300)
+
+        def listing() -> list[Segment]:
+            found = list_segments(folder)
+            if journal.next_sequence < 8000:
+                fill(journal, 700)
+            return found
+
+        reader = SpoolReader(listing, 0)
+        seen: list[tuple[int, bytes]] = []
+        while entries := reader.read(100, 1 << 20):
+            seen.extend(entries)
+        reader.close()
+        assert [sequence for sequence, _ in seen] == list(range(1, journal.next_sequence))
+        assert not any(gap_range(payload) for _, payload in seen)
 
 
 def test_a_reader_sees_records_while_the_writer_goes_on(folder: Path) -> None:
