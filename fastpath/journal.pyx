@@ -529,7 +529,12 @@ cdef void _ask_for_upkeep(Journal j) noexcept nogil:
 
 cdef bint _can_rotate(Journal j) noexcept nogil:
     """Whether there is an empty front, and room for what it may hold in segments."""
-    return j.free_count > 0 and j.room >= <int64_t> (j.size - SEGMENT_HEADER)
+    return j.free_count > 0 and j.room + _unused(j) >= <int64_t> (j.size - SEGMENT_HEADER)
+
+
+cdef int64_t _unused(Journal j) noexcept nogil:
+    """Bytes of the current front that need no room once the writer has left it."""
+    return <int64_t> (j.size - j.at) if j.front != NULL else 0
 
 
 cdef void _look_for_room(Journal j) noexcept nogil:
@@ -541,11 +546,11 @@ cdef bint _rotate(Journal j) noexcept nogil:
     """Go on in the next front; false when there is none."""
     if not _can_rotate(j):
         return False
+    j.room += _unused(j) - <int64_t> (j.size - SEGMENT_HEADER)
     if j.front != NULL:
         j.current.end = j.at
         j.full[j.full_count] = j.current
         j.full_count += 1
-    j.room -= <int64_t> (j.size - SEGMENT_HEADER)
     j.free_count -= 1
     j.current = j.free[j.free_count]
     j.front = j.current.map
@@ -563,7 +568,6 @@ cdef bint _fronts_lack(Journal j) noexcept nogil:
 cdef void _give_back(Journal j) noexcept nogil:
     """The first full front was copied: it is empty again."""
     cdef Front one = j.full[0]
-    j.room += <int64_t> (j.size - one.end)
     # INVARIANT (end first): what it held is never read as what it holds next.
     memset(one.map + SEGMENT_HEADER, 0, END_BYTES)
     one.first_sequence, one.copied, one.end = 0, SEGMENT_HEADER, 0

@@ -28,6 +28,7 @@ from posix.fcntl cimport O_CREAT, O_EXCL, O_RDWR
 from posix.unistd cimport close, ftruncate, link, unlink
 
 CAUSE_DROPPED = "dropped: the journal reached its cap"
+GAP_ROOM = 256          # at least what a segment with nothing but such a Gap has
 WHOLE = <size_t> -1     # no end to cut a segment at
 
 
@@ -209,8 +210,12 @@ cdef class SegmentFiles:
         return held
 
     cpdef bint has_room(self):
+        cdef uint64_t held = self.bytes_held()
+        # The Gap in the place of what was dropped comes on top: under a cap of two segments nothing else can go for it.
+        if self.held and (<Named> self.held[0]).size <= GAP_ROOM:
+            held -= (<Named> self.held[0]).size
         # What serves again was counted when it held records.
-        return bool(self.reuse) or self.bytes_held() + self.size <= self.cap_bytes
+        return bool(self.reuse) or held + self.size <= self.cap_bytes
 
     def look_again(self):
         cdef Py_ssize_t before = len(self.held)

@@ -282,20 +282,25 @@ class Spool:
         return [path for path in self.directory.glob(f"*{SUFFIX}") if _FRONT_NAME.fullmatch(path.name)]
 
     def _adopt(self, fronts: dict[int, bytes], free: int) -> int:
-        """Write what only the fronts hold to a segment of its own; the first free sequence.
+        """Write what only the fronts hold to segments of its own; the first free sequence.
 
         Records between that are missing, as after a power cut, have a Gap in their place.
         """
         out = bytearray(self.header)
-        expected = free
+        first = expected = free
         for sequence in sorted(sequence for sequence in fronts if sequence >= free):
             payload = fronts[sequence]
+            made = frame(sequence, payload)
             if sequence > expected and not _covers(payload, expected, sequence):
-                out += frame(sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED))
-            out += frame(sequence, payload)
+                made = frame(sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED)) + made
+            # No longer than others, which are given up one by one: the newest stays, and must leave room under the cap.
+            if len(out) + len(made) > self._segment_bytes and expected > first:
+                self.folder.write_over(self._named(first), bytes(out))
+                out, first = bytearray(self.header), expected
+            out += made
             expected = sequence + 1
-        if expected > free:
-            self.folder.write_over(self._named(free), bytes(out))
+        if expected > first:
+            self.folder.write_over(self._named(first), bytes(out))
         for path in self._fronts():
             path.unlink()
         return expected

@@ -262,6 +262,55 @@ def test_dropping_the_oldest_leaves_a_gap_record(folder: Path) -> None:
         assert [sequence for sequence, _ in rest] == list(range(gap[0] + 1, 2001))
 
 
+def test_dropping_goes_on_under_a_cap_of_two_segments(folder: Path) -> None:
+    """The Gap in the place of what was dropped is small, but not nothing; a start leaves segments that do not serve."""
+    for _ in range(4):
+        with open_journal(folder, cap_bytes=2 * SEGMENT_BYTES, on_full="drop_oldest") as journal:
+            for _ in range(5):
+                assert all(fill(journal, 100))
+                journal.maintain()
+
+
+LEFT_IN_FRONTS = """
+import os, sys
+from fastpath.journal import Journal
+journal = Journal(sys.argv[1], segment_bytes=65536, cap_bytes=2 * 65536, helper=False)
+n = 0
+while journal.append_bytes(b"x" * 400):
+    n += 1
+os.write(1, str(n).encode())
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("on_full", ["deny", "drop_oldest"])
+def test_what_a_start_takes_from_fronts_leaves_room_under_the_cap(folder: Path, on_full: str) -> None:
+    """The newest segment is never given up, so it is no longer than others."""
+    program = [sys.executable, "-c", LEFT_IN_FRONTS, str(folder)]
+    written = int(subprocess.run(program, check=True, stdout=subprocess.PIPE).stdout)
+    with open_journal(folder, cap_bytes=2 * SEGMENT_BYTES, on_full=on_full) as journal:
+        assert all(segment.size <= SEGMENT_BYTES for segment in journal.segments())
+        if on_full == "deny":
+            assert sequences(folder) == list(range(1, written + 1))
+            journal.acknowledge(written, bytes(32))
+        journal.maintain()
+        assert journal.append_bytes(b"x" * 400) == written + 1
+
+
+def test_the_rest_of_a_front_takes_no_room_from_the_next(folder: Path) -> None:
+    """A record that does not fit into it goes to the next front, even where a segment ends before the front does."""
+    with open_journal(folder, segment_bytes=4096, cap_bytes=8192) as journal:
+        assert all(journal.append_bytes(b"x" * n) for n in [1000, 1000, 900])
+        journal.mend(1)
+        assert journal.append_bytes(b"x" * 900) == 4
+        journal.maintain()
+        journal.acknowledge(4, bytes(32))
+        journal.maintain()
+        assert journal.append_bytes(b"x" * 3000) == 5
+        journal.maintain()
+        assert journal.append_bytes(b"x" * 2000) == 6
+
+
 def test_dropping_spares_what_the_writer_has_entered_and_upkeep_has_not_named(folder: Path) -> None:
     """LG-06 `drop_oldest`: segments that are still mapped stay, however full the journal is, and get their names."""
     spool = Spool(folder, SEGMENT_BYTES, 4 * SEGMENT_BYTES, durable=False)
