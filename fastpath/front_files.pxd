@@ -12,3 +12,4 @@ cdef class FrontFiles:
 
     # The mapping of one more, empty and with its pages ready; it stays mapped until `close`.
     cdef uint8_t *create(self) except NULL
+    cdef bint sync(self)

@@ -12,7 +12,7 @@ from fastpath.frames cimport END_BYTES
 
 from libc.stdint cimport uint8_t
 from posix.fcntl cimport O_CREAT, O_EXCL, O_RDWR
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport MAP_FAILED, MAP_SHARED, MS_SYNC, PROT_READ, PROT_WRITE, mmap, msync, munmap
 from posix.unistd cimport close
 
 SUFFIX = ".front"
@@ -64,6 +64,15 @@ cdef class FrontFiles:
             disk_populate(made.map, self.size)
         self.made.append(made)
         return made.map
+
+    cdef bint sync(self):
+        """Have on disk what they hold; whether it is."""
+        cdef _Front one
+        cdef int failed = 0
+        for one in self.made:
+            with nogil:
+                failed |= msync(one.map, one.size, MS_SYNC)
+        return not failed
 
     def close(self, bint empty):
         """Unmap all; with `empty` they hold nothing that the segments lack, and are removed."""

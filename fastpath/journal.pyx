@@ -211,9 +211,7 @@ cdef class Journal:
             if sync:
                 _sync(self, self.next_sequence - 1)
             else:
-                pthread_mutex_lock(<pthread_mutex_t *> self.copy_lock)
-                _drain(self, True)
-                pthread_mutex_unlock(<pthread_mutex_t *> self.copy_lock)
+                _drain_all(self)
 
     def _name_and_retire(self):
         cdef Output current
@@ -384,10 +382,13 @@ cdef class Journal:
                 with nogil:
                     _leave(self)
                 self._name_and_retire()
+            # Before the listing: what is copied after it may be in a segment that it does not show.
+            behind = self.copied + 1
             held = list_segments(spool.directory, fronts=False)
             at = next((i for i, segment in enumerate(held) if segment.first_sequence == first_sequence), None)
             if at is not None:
-                behind = held[at + 1].first_sequence if at + 1 < len(held) else self.copied + 1
+                if at + 1 < len(held):
+                    behind = held[at + 1].first_sequence
                 spool.mend(held[at].path, first_sequence, behind)
                 _ask_for_upkeep(self)
 
@@ -465,7 +466,7 @@ cdef class Journal:
             empty = self.copied == self.next_sequence - 1
             self._let_go_of_all()
             # What the disk did not take was not stopped in order: the next start looks at the frames themselves.
-            clean = named and not self.sync_failed
+            clean = named and not self.sync_failed and (empty or self.fronts.sync())
             spool, self._impl.spool = self._impl.spool, None
             try:
                 if clean and last.file >= 0:
@@ -681,7 +682,7 @@ cdef int _drain(Journal j, bint all) noexcept nogil:
         pthread_mutex_lock(<pthread_mutex_t *> j.lock)
         if done == COPIED_FAILED:
             _fail(j)
-        elif full:
+        if full:
             j.full[0].copied = front.copied
             if done == COPIED_ALL:
                 _give_back(j)

@@ -205,3 +205,25 @@ def test_a_last_sync_that_fails_is_no_orderly_stop(tmp_path: Path, which: int) -
     done = subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     assert "does not take writes" in done.stdout
     assert not stopped_in_order(tmp_path / "journal")
+
+
+# Ends with records that no segment has room for.
+NO_ROOM = """
+import sys
+from fastpath.journal import Journal
+with Journal(sys.argv[1], segment_bytes=200000, cap_bytes=2 * 200000, sync="interval", helper=False) as journal:
+    while journal.append_bytes(b"x" * 43600):   # three fit into a front, and four into a segment
+        pass
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize("how", ["retval=0", "error=EIO"])
+def test_a_stop_has_on_disk_what_stays_in_the_fronts(tmp_path: Path, how: str) -> None:
+    """It is as orderly as another: after a power cut nobody would ask what is missing."""
+    log = tmp_path / "strace.log"
+    strace = ["strace", "-f", "-qq", "-o", str(log), "-e", f"inject=msync:{how}", "-e", "signal=none"]
+    worker = [sys.executable, "-c", NO_ROOM, str(tmp_path / "journal")]
+    subprocess.run([*strace, "--", *worker], cwd=ROOT, check=True)
+    assert "MS_SYNC" in log.read_text()
+    assert stopped_in_order(tmp_path / "journal") == (how == "retval=0")

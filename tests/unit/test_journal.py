@@ -805,6 +805,27 @@ def test_the_segment_in_use_can_be_mended(folder: Path) -> None:
     assert sequences(folder) == list(range(1, 22))
 
 
+def test_mending_the_segment_in_use_leaves_what_is_copied_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that comes to the next segment after mending looked which there are is not named as lost."""
+    with open_journal(folder) as journal:
+        fill(journal, 3)
+        late = iter([b"late"])
+
+        def listing(*args: Path, **options: bool) -> list[Segment]:
+            found = list_segments(*args, **options)
+            for payload in late:
+                assert journal.append_bytes(payload) == 4
+                journal.maintain()
+            return found
+
+        monkeypatch.setattr("fastpath.journal.list_segments", listing)
+        journal.mend(1)
+        monkeypatch.undo()
+        assert held(folder)[3:] == [(4, b"late")]
+
+
 def test_a_segment_of_another_journal_is_no_record_of_ours(folder: Path, tmp_path: Path) -> None:
     """LG-08: a segment replaced by one from elsewhere has another id, and becomes a Gap."""
     last = filled(folder)[-1]

@@ -73,11 +73,13 @@ def test_a_writer_that_is_ahead_of_its_helper_gets_more_fronts(folder: Path) -> 
 
 def test_what_a_full_journal_has_taken_stays_in_its_fronts(folder: Path) -> None:
     """A stop finds no room for it in the segments; the next start finds it."""
-    with open_journal(folder, segment_bytes=65536, cap_bytes=2 * 65536) as journal:
-        while journal.append_bytes(b"x" * 700):
-            journal.maintain()
+    with open_journal(folder, segment_bytes=200000, cap_bytes=2 * 200000) as journal:
+        while journal.append_bytes(b"x" * 43600):  # three fit into a front, and four into a segment
+            pass
         last = journal.next_sequence - 1
-    with open_journal(folder, segment_bytes=65536, cap_bytes=2 * 65536) as journal:
+        assert last == 9
+    assert used_fronts(folder)
+    with open_journal(folder, segment_bytes=200000, cap_bytes=2 * 200000) as journal:
         assert [sequence for sequence, _ in held(folder)] == list(range(1, last + 1))
         journal.acknowledge(last, bytes(32))
         journal.maintain()
