@@ -63,22 +63,23 @@ class SpoolReader:
 
     def _held(self) -> list[Segment]:
         """Where the expected record may be, and what is behind it."""
-        only_segments = self._without == self.expected
+        fronts = self._without != self.expected
         return [
             segment
             for segment in self._listing()
-            if segment.first_sequence > self._left and not (only_segments and _is_front(segment.path))
+            if (fronts if _is_front(segment.path) else segment.first_sequence > self._left)
         ]
 
     def _enter(self) -> bool:
-        """Open the segment that holds the expected record, else the first one behind it."""
+        """Open the front that holds the expected record, or the segment, or else the first segment behind it."""
         for _ in range(OPENING_TRIES):
             held = self._held()
-            if not held:
+            reached = self._reached(held)
+            segments = [segment for segment in held if not _is_front(segment.path)]
+            if not reached and not segments:
                 self._without = 0
                 return False
-            reached = [segment for segment in held if segment.first_sequence <= self.expected]
-            chosen = reached[-1] if reached else held[0]
+            chosen = reached[-1] if reached else segments[0]
             try:
                 self._frames = Frames(chosen.path)
             except FileNotFoundError:
@@ -88,6 +89,11 @@ class SpoolReader:
                 self._first, self._tries = chosen.first_sequence, 0
             return True
         return False
+
+    def _reached(self, held: list[Segment]) -> list[Segment]:
+        """Those of `held` that begin at the expected record or before; a front comes last, as it may hold more."""
+        reached = [segment for segment in held if segment.first_sequence <= self.expected]
+        return sorted(reached, key=lambda segment: _is_front(segment.path))
 
     def _step(self) -> bool:
         """Take one record of the open segment; False at its end."""
@@ -110,15 +116,18 @@ class SpoolReader:
         """Go on behind the end of the open segment; False when that is the end of what is written."""
         assert self._frames is not None
         held = self._held()
-        behind = next((segment for segment in held if segment.first_sequence > self._first), None)
-        if behind and self.expected >= behind.first_sequence:
+        reached = self._reached(held)
+        front = reached[-1].path if reached and _is_front(reached[-1].path) else None
+        if self._front:
+            if front == self._front and reached[-1].first_sequence == self._first:
+                return self._step()
+            if front is None or reached[-1].first_sequence <= self._first:
+                # It was used again since it was listed, and a segment has what it held.
+                self._without = self.expected
             self.close()
             return True
-        if self._front:
-            if not behind and any(segment.path == self._front for segment in held):
-                return self._step()
-            # It was used again since it was listed, and a segment has what it held.
-            self._without = self.expected
+        behind = next((segment for segment in held if segment.first_sequence > self._first), None)
+        if front or (behind and self.expected >= behind.first_sequence):
             self.close()
             return True
         if (behind or self._frames.damage) and self._retry():

@@ -16,7 +16,7 @@ from fastpath.frames import FrameLayout, Frames, crc32c, frame, gap_range, gap_r
 from fastpath.journal import Journal, JournalState
 from fastpath.spool import Segment, Spool, header_of, list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
-from sidecar.decisions.reader import SpoolReader
+from sidecar.decisions.reader import SpoolReader, directory_reader
 from tests.fix_journal import (
     CAP_BYTES,
     SEGMENT_BYTES,
@@ -105,6 +105,21 @@ def test_a_reader_of_the_directory_follows_fronts_that_are_used_again(folder: Pa
         reader.close()
         assert [sequence for sequence, _ in seen] == list(range(1, journal.next_sequence))
         assert not any(gap_range(payload) for _, payload in seen)
+
+
+def test_a_reader_of_the_directory_finds_what_was_not_copied(folder: Path) -> None:
+    """A front that begins before the newest segment does holds what comes behind this one, until that is copied."""
+    with open_journal(folder, segment_bytes=200000, cap_bytes=1 << 22) as journal:
+        assert all(journal.append_bytes(b"x" * 30000) for _ in range(7))
+        journal.maintain()
+        reader = directory_reader(folder, 0)
+        assert [sequence for sequence, _ in reader.read(100, 1 << 20)] == list(range(1, 8))
+        assert journal.append_bytes(b"next") == 8
+        fronts = [segment for segment in list_segments(folder) if segment.path.suffix == ".front"]
+        assert fronts[-1].first_sequence < list_segments(folder, fronts=False)[-1].first_sequence
+        assert reader.read(100, 1 << 20) == [(8, b"next")]
+        assert sequences(folder) == list(range(1, 9))
+        reader.close()
 
 
 def test_a_reader_sees_records_while_the_writer_goes_on(folder: Path) -> None:
