@@ -1,4 +1,4 @@
-"""The decision journal: records appended to memory-mapped segments."""
+"""The decision journal: records appended to memory-mapped fronts, and copied from there to segments."""
 
 from enum import IntEnum
 from pathlib import Path
@@ -72,7 +72,7 @@ class Journal:
     def append_bytes(self, payload: bytes) -> int:
         """Append one record; its sequence number, or 0 when refused (see `state`; also when empty or too long)."""
     def maintain(self) -> None:
-        """Name and unmap passed segments, sync what is due, allocate spares. OSError when files cannot be handled."""
+        """Copy fronts to segments, sync what is due, name full segments, allocate spares. OSError as it comes."""
     def writable(self) -> bool:
         """Whether the next records have room: readiness."""
     def segments(self) -> list[Segment]:

@@ -211,7 +211,7 @@ cdef class Journal:
             if sync:
                 _sync(self, self.next_sequence - 1)
             else:
-                _drain_all(self)
+                _drain_unless_failed(self, True)
 
     def _name_and_retire(self):
         cdef Output current
@@ -351,7 +351,7 @@ cdef class Journal:
         with self._impl.turn:
             if self._impl.spool is not None:
                 with nogil:
-                    _drain_all(self)
+                    _drain_unless_failed(self, True)
                 self._name_and_retire()
             return list_segments(self._impl.directory, fronts=self._impl.spool is None)
 
@@ -364,7 +364,7 @@ cdef class Journal:
         with self._impl.turn:
             spool = self._impl.open_spool()
             with nogil:
-                _drain_all(self)
+                _drain_unless_failed(self, True)
             self._name_and_retire()
             try:
                 spool.acknowledge(sequence, digest)
@@ -376,7 +376,7 @@ cdef class Journal:
         with self._impl.turn:
             spool = self._impl.open_spool()
             with nogil:
-                _drain_all(self)
+                _drain_unless_failed(self, True)
             self._name_and_retire()
             if self.out.first_sequence == first_sequence:
                 with nogil:
@@ -703,11 +703,11 @@ cdef int _drain(Journal j, bint all) noexcept nogil:
             _breathe(j)
 
 
-cdef void _drain_all(Journal j) noexcept nogil:
-    """The same for who does not hold the lock."""
+cdef void _drain_unless_failed(Journal j, bint all) noexcept nogil:
+    """The same for who does not hold `copy_lock`."""
     pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
     if j.state != JOURNAL_FAILED:
-        _drain(j, True)
+        _drain(j, all)
     pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
 
 
@@ -836,7 +836,7 @@ cdef bint _nothing_came(Journal j) noexcept nogil:
 
 
 cdef int _wait(Journal j, int64_t upkeep_due_ns) noexcept nogil:
-    """Sleep until a segment was entered, pages run out, something was acknowledged, or it is time; bits of Wake.
+    """Sleep until a front was entered, something was acknowledged, or it is time; bits of Wake.
 
     Beside an agent that asks nothing the helper sleeps until it does.
     """
@@ -880,10 +880,7 @@ cdef int _next_beat(Journal j, int64_t upkeep_due_ns) noexcept nogil:
     if by_clock and j.sync_timed:
         _sync(j, j.next_sequence - 1)
     elif by_clock or why & WAKE_WORK:
-        pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
-        if j.state != JOURNAL_FAILED:
-            _drain(j, by_clock)
-        pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+        _drain_unless_failed(j, by_clock)
     pthread_mutex_lock(<pthread_mutex_t *> j.lock)
     if by_clock:
         j.written_seen = written

@@ -57,6 +57,10 @@ def header_of(journal_id: str) -> bytes:
 
 def first_frame_sequence(path: Path) -> int:
     """Sequence of the first frame, or 0 when there is none yet. OSError when the file is gone."""
+    with path.open("rb", buffering=0) as file:
+        # Most fronts are empty, and hold old frames behind the end that need not be read.
+        if not any(os.pread(file.fileno(), int(FrameLayout.END_BYTES), SEGMENT_HEADER)):
+            return 0
     frames = Frames(path)
     try:
         return next((sequence for sequence, _ in frames), 0)
@@ -377,7 +381,7 @@ class Spool:
         self.files.discard_below(sequence)
 
     def close(self, *, clean: bool) -> None:
-        """Give the directory back; mappings still held are closed and keep their files."""
+        """Give the directory back; with `clean` what was allocated and holds no record is removed."""
         self.files.let_go_of_all(clean)
         if self._lock >= 0:
             try:

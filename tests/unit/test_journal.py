@@ -327,7 +327,7 @@ def test_the_rest_of_a_front_takes_no_room_from_the_next(folder: Path) -> None:
 
 
 def test_dropping_spares_what_the_writer_has_entered_and_upkeep_has_not_named(folder: Path) -> None:
-    """LG-06 `drop_oldest`: segments that are still mapped stay, however full the journal is, and get their names."""
+    """LG-06 `drop_oldest`: segments that are still open stay, however full the journal is, and get their names."""
     spool = Spool(folder, SEGMENT_BYTES, 4 * SEGMENT_BYTES, durable=False)
     files = spool.files
     entered = [files.create() for _ in range(3)]

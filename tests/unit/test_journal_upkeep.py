@@ -237,7 +237,7 @@ def test_a_stop_on_a_full_disk_gives_the_directory_back(folder: Path, monkeypatc
 
 
 def test_a_segment_that_could_not_be_named_is_named_later(folder: Path) -> None:
-    """Else it would stay mapped, which nobody drops: a journal that may drop what is oldest would be full for good."""
+    """Else it would stay open, which nobody drops: a journal that may drop what is oldest would be full for good."""
     with open_journal(folder, segment_bytes=4096, cap_bytes=4 * 4096, on_full="drop_oldest") as journal:
         while journal.append_bytes(b"x" * 500):
             pass
