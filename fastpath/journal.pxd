@@ -20,7 +20,7 @@ cpdef enum JournalState:
 
 cdef enum:
     FRONT_BYTES = 131072  # of a front, where segments are not smaller: a few of them fit into a core's own cache
-    FRONTS_FIRST = 2      # without these there is no journal
+    FRONTS_FIRST = 4      # without these there is no journal
     FRONTS_MIN = 32
     FRONTS_MAX = 128      # of a writer that is faster than its helper, or than the disk takes a sync
     WRITE_BYTES = 1048576    # that the disk is asked for at once where there is time
