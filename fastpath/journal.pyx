@@ -199,19 +199,19 @@ cdef class Journal:
         with self._impl.turn:
             if self._impl.spool is None:
                 return
-            self._copy()
+            done = self._copy()
             self._name_and_retire()
             self._refill()
-            # There may be room now for what had none.
-            self._copy()
+            if not done:
+                # There may be room now for what had none.
+                self._copy()
 
     def _copy(self):
         cdef bint sync = self._impl.sync != "none"
+        cdef bint done
         with nogil:
-            if sync:
-                _sync(self, self.next_sequence - 1)
-            else:
-                _drain_unless_failed(self, True)
+            done = _sync(self, self.next_sequence - 1) if sync else _drain_unless_failed(self, True)
+        return done
 
     def _name_and_retire(self):
         cdef Output current
@@ -519,10 +519,15 @@ class _Keeper:
         return self.spool
 
 
-cdef void _ask_for_upkeep(Journal j) noexcept nogil:
-    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+cdef void _want_upkeep(Journal j) noexcept nogil:
+    """Wake the helper for what is maintain()'s. The caller holds `lock`."""
     j.work = j.upkeep = 1
     pthread_cond_signal(<pthread_cond_t *> j.wake)
+
+
+cdef void _ask_for_upkeep(Journal j) noexcept nogil:
+    pthread_mutex_lock(<pthread_mutex_t *> j.lock)
+    _want_upkeep(j)
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
 
 
@@ -596,7 +601,7 @@ cdef bint _next_segment(Journal j) noexcept nogil:
         j.room -= <int64_t> (j.segment_bytes - j.out.at)
         j.passed[j.passed_count] = j.out
         j.passed_count += 1
-    j.upkeep = 1
+    _want_upkeep(j)
     pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
     j.entered += 1
     j.ahead_count -= 1
@@ -692,7 +697,10 @@ cdef int _drain(Journal j, bint all) noexcept nogil:
             # The writer has left it meanwhile: it is the first of those.
             j.full[0].copied = front.copied
         if done == COPIED_NO_ROOM:
-            j.upkeep = 1
+            _want_upkeep(j)
+            if j.sync_each and j.state == JOURNAL_OK:
+                # What is asked now cannot be on disk before it is answered.
+                j.state = JOURNAL_FULL
         pthread_mutex_unlock(<pthread_mutex_t *> j.lock)
         if done != COPIED_ALL:
             return done
@@ -703,12 +711,13 @@ cdef int _drain(Journal j, bint all) noexcept nogil:
             _breathe(j)
 
 
-cdef void _drain_unless_failed(Journal j, bint all) noexcept nogil:
-    """The same for who does not hold `copy_lock`."""
+cdef bint _drain_unless_failed(Journal j, bint all) noexcept nogil:
+    """The same for who does not hold `copy_lock`; whether all of it was copied."""
+    cdef bint done
     pthread_mutex_lock(<pthread_mutex_t *> j.copy_lock)
-    if j.state != JOURNAL_FAILED:
-        _drain(j, all)
+    done = j.state != JOURNAL_FAILED and _drain(j, all) == COPIED_ALL
     pthread_mutex_unlock(<pthread_mutex_t *> j.copy_lock)
+    return done
 
 
 cdef int _sync_file(Output *one) noexcept nogil:

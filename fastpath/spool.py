@@ -94,15 +94,19 @@ def _describe(directory: Path, names: set[str]) -> list[Segment] | None:
     for name in sorted(names, key=lambda name: name.endswith(SUFFIX)):
         path = directory / name
         try:
-            if not path.is_file() and path.exists():
-                # Opening a pipe would wait for ever.
-                raise OSError(f"`{path}` is not a regular file; move it away")
+            _require_regular(path)
             first = int(path.stem) if path.suffix == ".seg" else first_frame_sequence(path)
             if 0 < first <= SEQUENCE_MAX:
                 found[first] = Segment(path, first, path.stat().st_size)
         except FileNotFoundError:
             return None
     return [found[first] for first in sorted(found)]
+
+
+def _require_regular(path: Path) -> None:
+    """Opening a pipe would wait for ever. What is gone meanwhile is nothing to mind."""
+    if not path.is_file() and path.exists():
+        raise OSError(f"`{path}` is not a regular file; move it away")
 
 
 def boot_id() -> str:
@@ -253,6 +257,7 @@ class Spool:
 
     def _adopt_spare(self, path: Path, behind: int, fronts: dict[int, bytes]) -> bool:
         """Name a spare that the last run had entered, or remove it; True when it held nothing but damage."""
+        _require_regular(path)
         frames = Frames(path, after=behind)
         first = next((sequence for sequence, _ in frames), 0)
         damaged = bool(frames.damage)
@@ -283,7 +288,10 @@ class Spool:
         return found, damaged
 
     def _fronts(self) -> list[Path]:
-        return [path for path in self.directory.glob(f"*{SUFFIX}") if _FRONT_NAME.fullmatch(path.name)]
+        found = [path for path in self.directory.glob(f"*{SUFFIX}") if _FRONT_NAME.fullmatch(path.name)]
+        for path in found:
+            _require_regular(path)
+        return found
 
     def _adopt(self, fronts: dict[int, bytes], free: int) -> int:
         """Write what only the fronts hold to segments of its own; the first free sequence.
@@ -332,14 +340,14 @@ class Spool:
 
     def _is_ours(self, path: Path) -> bool:
         with path.open("rb") as file:
-            return file.read(SEGMENT_HEADER) == header_of(self.id)
+            return file.read(SEGMENT_HEADER) == self.header
 
     def mend(self, path: Path, first: int, next_first: int | None) -> int:
         """The last sequence of a damaged segment, rewritten: good frames stay, a Gap replaces each run of bad ones.
 
         `next_first` is the first sequence of the segment behind it; None for the newest.
         """
-        out = bytearray(header_of(self.id))
+        out = bytearray(self.header)
         expected = first
         frames = Frames(path)
         good = self._is_ours(path)

@@ -55,7 +55,7 @@ cdef class SpoolFolder:
         if os.path.lexists(floor) and not os.path.isfile(floor):
             # Opening a pipe would wait for ever.
             raise OSError(f"`{directory}/floor` is not a regular file; move it away")
-        self.floor_file = disk_open(floor, O_RDWR | O_CREAT)
+        self.floor_file = disk_open(floor, O_RDWR | O_CREAT | <int> os.O_NOFOLLOW)
         if self.floor_file < 0:
             raise disk_error(floor)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastpath.frames import read_frames
+from fastpath.front_files import SUFFIX
 from fastpath.journal import Journal
 from fastpath.spool import list_segments
 from sidecar._proto.remit.decisions.v1 import decisions_pb2
@@ -60,8 +61,11 @@ class JournalTail:
 def journal_epoch(directory: Path) -> int:
     """The highest epoch that the last records of a journal were decided by; 0 when there are none."""
     held = list_segments(directory) if directory.is_dir() else []
+    # Fronts hold the newest, but maybe few.
+    segments = [one for one in held if one.path.suffix != SUFFIX]
+    fronts = [one for one in held if one.path.suffix == SUFFIX]
     epoch = 0
-    for segment in held[-2:]:
+    for segment in segments[-2:] + fronts:
         with closing(read_frames(segment.path)) as frames:
             for _, payload in frames:
                 record = decisions_pb2.Record.FromString(payload)

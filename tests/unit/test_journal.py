@@ -204,6 +204,29 @@ def test_what_is_no_file_in_the_place_of_a_segment_is_named(folder: Path, make: 
         open_journal(folder)
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["000.front", "000009.spare", "floor"])
+def test_what_is_no_file_beside_the_segments_is_named(folder: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A pipe would keep the start waiting for ever."""
+    filled(folder, 3)
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    with pytest.raises(OSError, match=rf"{name}` is not a regular file; move it away"):
+        open_journal(folder)
+
+
+def test_no_link_is_written_through(folder: Path, tmp_path: Path) -> None:
+    """A name that leads elsewhere is no file of the journal's."""
+    filled(folder, 3)
+    other = tmp_path / "other"
+    other.write_bytes(b"of somebody else")
+    (folder / "floor").unlink()
+    (folder / "floor").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        open_journal(folder)
+    assert other.read_bytes() == b"of somebody else"
+
+
 def test_a_pipe_in_the_place_of_the_identity_counts_as_lost(folder: Path) -> None:
     """It is found again in the segments, as when the file is gone."""
     with open_journal(folder) as journal:

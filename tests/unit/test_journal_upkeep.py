@@ -4,6 +4,7 @@ import contextlib
 import errno
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,6 +70,22 @@ def test_a_writer_that_is_ahead_of_its_helper_gets_more_fronts(folder: Path) -> 
             assert journal.writable()
         last = journal.next_sequence - 1
     assert [sequence for sequence, _ in held(folder)] == list(range(1, last + 1))
+
+
+def test_what_is_refused_for_want_of_room_finds_the_journal_full(folder: Path) -> None:
+    """`sync: each`, also of what a front took already: it cannot be on disk before it is answered."""
+    with open_journal(folder, segment_bytes=200000, cap_bytes=2 * 200000, sync="each") as journal:
+        # Three fit into a front, and four into a segment.
+        with ThreadPoolExecutor(9) as pool:
+            given = list(pool.map(journal.append_bytes, [b"x" * 43600] * 9))
+        answered = [sequence for sequence in given if sequence]
+        assert len(answered) < 9
+        assert max(answered) <= journal.synced
+        assert journal.state == JournalState.JOURNAL_FULL
+        assert not journal.writable()
+        journal.acknowledge(journal.synced, bytes(32))
+        journal.maintain()
+        assert journal.append_bytes(b"next") == journal.synced > 6
 
 
 def test_what_a_full_journal_has_taken_stays_in_its_fronts(folder: Path) -> None:
