@@ -7,7 +7,8 @@ from enum import IntEnum
 from typing_extensions import disjoint_base
 
 class FrameLayout(IntEnum):
-    SEGMENT_VERSION = 1
+    SEGMENT_VERSION = 2
+    UNSEEDED_VERSION = 1
     SEGMENT_HEADER = 32
     FRAME_HEADER = 16
     END_BYTES = 8
@@ -34,8 +35,10 @@ class Frames(Iterator[tuple[int, bytes]]):
 def read_frames(source: str | os.PathLike[str] | bytes, from_offset: int = 32) -> Frames:
     """Frames of one segment (path, or its bytes); safe while a writer goes on. OSError when it cannot be opened."""
 
-def frame(sequence: int, payload: bytes) -> bytes:
-    """One encoded frame. ValueError when the payload is empty or longer than PAYLOAD_BYTES_MAX."""
+def frame(header: bytes, sequence: int, payload: bytes) -> bytes:
+    """One encoded frame of a segment with this header. ValueError when that has not SEGMENT_HEADER bytes, or the
+    payload is empty or longer than PAYLOAD_BYTES_MAX.
+    """
 
 def crc32c(data: bytes, *, portable: bool = False) -> int:
     """CRC32C (RFC 3720 appendix B.4); `portable` uses the table even where the processor has the instruction."""

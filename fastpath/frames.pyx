@@ -55,8 +55,8 @@ cdef extern from *:
     }
 
     __attribute__((target("sse4.2")))
-    static uint32_t crc32c_numbered_sse42(uint64_t sequence, const uint8_t *p, size_t n) {
-        return crc32c_sse42((uint32_t) __builtin_ia32_crc32di(0xFFFFFFFFu, sequence), p, n);
+    static uint32_t crc32c_numbered_sse42(uint32_t c, uint64_t sequence, const uint8_t *p, size_t n) {
+        return crc32c_sse42((uint32_t) __builtin_ia32_crc32di(c, sequence), p, n);
     }
     #endif
 
@@ -67,12 +67,12 @@ cdef extern from *:
         return crc32c_portable(c, (const uint8_t *) p, n);
     }
 
-    /* Of the 8 bytes of a number, then of the n. */
-    static uint32_t crc32c_numbered(uint64_t sequence, const uint8_t *p, size_t n) {
+    /* After c, of the 8 bytes of a number, then of the n. */
+    static uint32_t crc32c_numbered(uint32_t c, uint64_t sequence, const uint8_t *p, size_t n) {
     #if defined(__x86_64__)
-        if (crc32c_hardware) return crc32c_numbered_sse42(sequence, p, n);
+        if (crc32c_hardware) return crc32c_numbered_sse42(c, sequence, p, n);
     #endif
-        return crc32c_portable(crc32c_portable(0xFFFFFFFFu, (const uint8_t *) &sequence, 8), p, n);
+        return crc32c_portable(crc32c_portable(c, (const uint8_t *) &sequence, 8), p, n);
     }
 
     enum { LINE = 64, LINES_AHEAD = 16 };
@@ -89,7 +89,7 @@ cdef extern from *:
     void crc32c_prepare() nogil
     uint32_t crc32c_more(uint32_t c, const void *p, size_t n) nogil
     uint32_t crc32c_portable(uint32_t c, const uint8_t *p, size_t n) nogil
-    uint32_t crc32c_numbered(uint64_t sequence, const uint8_t *p, size_t n) nogil
+    uint32_t crc32c_numbered(uint32_t c, uint64_t sequence, const uint8_t *p, size_t n) nogil
     void store_release(void *p, uint32_t v) nogil
     void lines_ahead(const uint8_t *p, size_t n) nogil
 
@@ -105,12 +105,19 @@ cdef uint64_t RESYNC_REACH = 1 << 32
 crc32c_prepare()
 
 
-cdef uint32_t frame_crc(uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
-    return ~crc32c_numbered(sequence, payload, n)
+cdef uint32_t frame_seed(const uint8_t *header) noexcept nogil:
+    cdef uint32_t version
+    memcpy(&version, header + 8, 4)
+    return 0xFFFFFFFF if version == UNSEEDED_VERSION else crc32c_more(0xFFFFFFFF, header + 16, 16)
 
 
-cdef void frame_put(uint8_t *at, size_t room, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
-    cdef uint32_t crc = frame_crc(sequence, payload, n)
+cdef uint32_t frame_crc(uint32_t seed, uint64_t sequence, const uint8_t *payload, size_t n) noexcept nogil:
+    return ~crc32c_numbered(seed, sequence, payload, n)
+
+
+cdef void frame_put(uint8_t *at, size_t room, uint32_t seed, uint64_t sequence, const uint8_t *payload,
+                    size_t n) noexcept nogil:
+    cdef uint32_t crc = frame_crc(seed, sequence, payload, n)
     cdef size_t need = frame_bytes(n)
     # INVARIANT (end ahead): a length that is 0 stands behind the last frame, whatever the memory held before.
     if room - need >= END_BYTES:
@@ -129,6 +136,7 @@ cdef void frame_put(uint8_t *at, size_t room, uint64_t sequence, const uint8_t *
 
 cdef class Frames:
     def __init__(self, source, size_t from_offset=SEGMENT_HEADER, uint64_t after=0):
+        cdef const uint8_t *head
         self.offset = from_offset
         self.sequence = after
         self.damage = ""
@@ -138,6 +146,9 @@ cdef class Frames:
             self.fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         else:
             self.chunk = bytes(source)
+        head = self.look(0, SEGMENT_HEADER)
+        # What is shorter holds no frame.
+        self.seed = frame_seed(head) if head != NULL else 0
 
     def __dealloc__(self):
         if self.fd >= 0:
@@ -192,7 +203,7 @@ cdef class Frames:
         if length[0] == 0 or length[0] > PAYLOAD_BYTES_MAX or self.look(at, FRAME_HEADER + length[0]) == NULL:
             return "length"
         p = self.look(at, FRAME_HEADER + length[0])
-        if crc != frame_crc(sequence[0], p + FRAME_HEADER, length[0]):
+        if crc != frame_crc(self.seed, sequence[0], p + FRAME_HEADER, length[0]):
             return "checksum"
         return "" if sequence[0] > self.sequence else "order"
 
@@ -237,12 +248,15 @@ def read_frames(source, size_t from_offset=SEGMENT_HEADER):
     return Frames(source, from_offset)
 
 
-def frame(uint64_t sequence, bytes payload):
+def frame(bytes header not None, uint64_t sequence, bytes payload not None):
     cdef size_t n = len(payload)
+    if len(header) != SEGMENT_HEADER:
+        raise ValueError(f"a header has {<int> SEGMENT_HEADER} bytes, this has {len(header)}")
     if not 0 < n <= PAYLOAD_BYTES_MAX:
         raise ValueError(f"a payload has 1 to {PAYLOAD_BYTES_MAX} bytes, this has {n}")
     cdef bytearray room = bytearray(frame_bytes(n))
-    frame_put(<uint8_t *> <char *> room, frame_bytes(n), sequence, <const uint8_t *> PyBytes_AS_STRING(payload), n)
+    frame_put(<uint8_t *> <char *> room, frame_bytes(n), frame_seed(<const uint8_t *> PyBytes_AS_STRING(header)),
+              sequence, <const uint8_t *> PyBytes_AS_STRING(payload), n)
     return bytes(room)
 
 

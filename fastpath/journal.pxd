@@ -52,6 +52,7 @@ cdef class Journal:
     cdef uint8_t *front          # mapped current front
     cdef size_t at               # next byte to write
     cdef size_t size             # of a front
+    cdef uint32_t seed           # of the frames' CRC32C
     cdef Front current           # the front behind `front`
     cdef Front free[FRONTS_MAX]  # empty; the last one's memory rested least
     cdef int free_count

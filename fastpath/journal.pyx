@@ -24,7 +24,7 @@ from fastpath.c.pthread cimport (
     pthread_mutex_unlock,
 )
 from fastpath.disk cimport disk_read_through, disk_sync_data, disk_write, disk_write_behind, disk_write_both
-from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put
+from fastpath.frames cimport END_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_HEADER, frame_bytes, frame_put, frame_seed
 from fastpath.front_files cimport FrontFiles
 from fastpath.segment_files cimport Opened
 
@@ -130,11 +130,14 @@ cdef class Journal:
         free(self.wake)
 
     def _open(self):
+        cdef bytes header
         spool = self._impl.spool
         first_free, gaps = spool.recover(each=self.sync_each)
         spool.save(clean=False)
         self.next_sequence = first_free
         self.synced = self.copied = first_free - 1
+        header = spool.header
+        self.seed = frame_seed(<const uint8_t *> <const char *> header)
         self.fronts = FrontFiles(spool.folder, spool.header, self.size)
         # The others follow as far as the disk allows.
         while self.front_count < FRONTS_FIRST:
@@ -165,7 +168,7 @@ cdef class Journal:
             pthread_mutex_unlock(<pthread_mutex_t *> self.lock)
             return 0
         sequence = self.next_sequence
-        frame_put(self.front + self.at, self.size - self.at, sequence, payload, n)
+        frame_put(self.front + self.at, self.size - self.at, self.seed, sequence, payload, n)
         self.at += need
         self.written += need
         self.next_sequence = sequence + 1

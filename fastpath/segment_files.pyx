@@ -268,7 +268,7 @@ cdef class SegmentFiles:
         first = max(oldest.first_sequence, acknowledged + 1)
         last = (<Named> self.held[count]).first_sequence - 1
         # Replacing comes first: a crash in between leaves records that the Gap already covers, which readers skip.
-        gap = self.header + frame(last, gap_record(first, last, CAUSE_DROPPED))
+        gap = self.header + frame(self.header, last, gap_record(first, last, CAUSE_DROPPED))
         if freed <= <uint64_t> len(gap):
             return False
         kept = self.keep(oldest.path)

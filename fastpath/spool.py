@@ -50,9 +50,9 @@ class Segment:
     size: int
 
 
-def header_of(journal_id: str) -> bytes:
+def header_of(journal_id: str, version: int = FrameLayout.SEGMENT_VERSION) -> bytes:
     """The first SEGMENT_HEADER bytes of a segment of this journal."""
-    return MAGIC + int(FrameLayout.SEGMENT_VERSION).to_bytes(4, "little") + bytes(4) + bytes.fromhex(journal_id)
+    return MAGIC + int(version).to_bytes(4, "little") + bytes(4) + bytes.fromhex(journal_id)
 
 
 def first_frame_sequence(path: Path) -> int:
@@ -302,9 +302,9 @@ class Spool:
         first = expected = free
         for sequence in sorted(sequence for sequence in fronts if sequence >= free):
             payload = fronts[sequence]
-            made = frame(sequence, payload)
+            made = frame(self.header, sequence, payload)
             if sequence > expected and not _covers(payload, expected, sequence):
-                made = frame(sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED)) + made
+                made = frame(self.header, sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED)) + made
             # No longer than others, which are given up one by one: the newest stays, and must leave room under the cap.
             if len(out) + len(made) > self._segment_bytes and expected > first:
                 self.folder.write_over(self._named(first), bytes(out))
@@ -340,7 +340,7 @@ class Spool:
 
     def _is_ours(self, path: Path) -> bool:
         with path.open("rb") as file:
-            return file.read(SEGMENT_HEADER) == self.header
+            return file.read(SEGMENT_HEADER) in (self.header, header_of(self.id, FrameLayout.UNSEEDED_VERSION))
 
     def mend(self, path: Path, first: int, next_first: int | None) -> int:
         """The last sequence of a damaged segment, rewritten: good frames stay, a Gap replaces each run of bad ones.
@@ -356,14 +356,14 @@ class Spool:
                 if sequence < expected:
                     continue  # given before: a frame that was copied
                 if sequence > expected and not _covers(payload, expected, sequence):
-                    out += frame(sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED))
-                out += frame(sequence, payload)
+                    out += frame(self.header, sequence - 1, gap_record(expected, sequence - 1, CAUSE_DAMAGED))
+                out += frame(self.header, sequence, payload)
                 expected = sequence + 1
             good = frames.resync()
         lost = next_first - 1 if next_first else expected if frames.damage or expected == first else expected - 1
         frames.close()
         if lost >= expected:
-            out += frame(lost, gap_record(expected, lost, CAUSE_DAMAGED))
+            out += frame(self.header, lost, gap_record(expected, lost, CAUSE_DAMAGED))
             expected = lost + 1
         kept = path.with_name(f"{first:020d}.damaged")
         kept.unlink(missing_ok=True)

@@ -49,10 +49,11 @@ def test_crc32c_is_that_of_rfc3720_with_and_without_the_instruction() -> None:
 
 @pytest.mark.parametrize("n", [1, 7, 8, 31, 32, 33, 63, 64, 65, 300, 478])
 def test_a_frame_has_the_checksum_of_its_sequence_and_its_payload(n: int) -> None:
-    """frames.pxd: the CRC32C of both, in this order, as it is without the instruction."""
+    """frames.pxd: the CRC32C of the journal's id and both, in this order, as it is without the instruction."""
     payload = bytes(range(256)) * 2
-    made = frame(2**40 + n, payload[:n])
-    assert int.from_bytes(made[4:8], "little") == crc32c(made[8:16] + payload[:n], portable=True)
+    header = header_of("0123456789abcdef" * 2)
+    made = frame(header, 2**40 + n, payload[:n])
+    assert int.from_bytes(made[4:8], "little") == crc32c(header[16:] + made[8:16] + payload[:n], portable=True)
 
 
 def test_appended_records_are_read_back_in_order(folder: Path) -> None:
@@ -355,7 +356,7 @@ def test_dropping_spares_what_the_writer_has_entered_and_upkeep_has_not_named(fo
     files = spool.files
     entered = [files.create() for _ in range(3)]
     for sequence, made in enumerate(entered, 1):
-        os.pwrite(made.file, frame(sequence, b"x" * 100), HEADER)
+        os.pwrite(made.file, frame(spool.header, sequence, b"x" * 100), HEADER)
     assert not files.drop_oldest(0)
     for sequence, made in enumerate(entered, 1):
         files.name(made.id, sequence)
@@ -626,18 +627,70 @@ def test_what_was_dropped_does_not_come_back_from_a_spare(folder: Path) -> None:
     open_journal(folder).close()
     spool = Spool(folder, SEGMENT_BYTES, CAP_BYTES, durable=False)
     header = header_of(spool.id)
-    (folder / f"{1:020d}.seg").write_bytes(header + frame(100, gap_record(1, 100, "dropped")))
-    (folder / "000005.spare").write_bytes(header + bytes(64) + b"".join(frame(n, b"old") for n in range(50, 60)))
-    (folder / "000006.spare").write_bytes(header + b"".join(frame(n, b"new") for n in range(101, 104)))
+    (folder / f"{1:020d}.seg").write_bytes(header + frame(header, 100, gap_record(1, 100, "dropped")))
+    (folder / "000005.spare").write_bytes(
+        header + bytes(64) + b"".join(frame(header, n, b"old") for n in range(50, 60))
+    )
+    (folder / "000006.spare").write_bytes(header + b"".join(frame(header, n, b"new") for n in range(101, 104)))
     assert spool.recover(each=False) == (104, [])
     spool.close(clean=True)
     assert [segment.first_sequence for segment in list_segments(folder)] == [1, 101]
 
 
+def test_what_looks_like_a_frame_in_a_record_never_becomes_one(folder: Path) -> None:
+    """Agents say what stands in records. A start looks for frames behind the end, where a file that serves again holds
+    what it held before: without the journal's id nobody makes a frame that passes there for a record of its own.
+    """
+    program = """
+import os, sys
+from fastpath.frames import frame
+from fastpath.journal import Journal
+from fastpath.spool import header_of
+journal = Journal(sys.argv[1], segment_bytes=4096, cap_bytes=6 * 4096, helper=False)
+known = header_of(journal.id) if sys.argv[2] == "known" else header_of("00" * 16)
+for n in range(300):
+    given = journal.append_bytes(b"x" * 8 + frame(known, 1 << 20, b"allowed") + b"y" * 40)
+    journal.maintain()
+    if n % 20 == 19:
+        journal.acknowledge(given - 2, bytes(32))
+        journal.maintain()
+for n in range(7):
+    journal.append_bytes(b"honest")
+    journal.maintain()
+os._exit(0)
+"""
+
+    def made(how: str) -> list[tuple[int, bytes]]:
+        at = folder / how
+        subprocess.run([sys.executable, "-c", program, str(at), how], check=True, timeout=60)
+        with open_journal(at, segment_bytes=4096, cap_bytes=6 * 4096):
+            pass
+        return held(at, 298)
+
+    # Who knows it would get one in: this is where a start looks.
+    assert (1 << 20, b"allowed") in made("known")
+    assert [sequence for sequence, _ in made("unknown")] == list(range(299, 308))
+
+
+def test_segments_without_the_id_in_their_checksums_are_read(folder: Path) -> None:
+    """Version 1, as what wrote before left them: nothing that was answered is lost by a new version."""
+    filled(folder, 3)
+    (path,) = folder.glob("*.seg")
+    records = [(n, f"{n}".encode() * 50) for n in (1, 2, 3)]
+    with open_journal(folder) as journal:
+        header = header_of(journal.id, FrameLayout.UNSEEDED_VERSION)
+    path.write_bytes(header + b"".join(frame(header, *one) for one in records))
+    with open_journal(folder) as journal:
+        assert journal.append_bytes(b"next") == 4
+    assert held(folder) == [*records, (4, b"next")]
+
+
 def test_frames_out_of_order_are_none(tmp_path: Path) -> None:
     """A whole frame with a lower or equal sequence is an old or a copied one; what is behind it is found."""
     path = tmp_path / "segment"
-    path.write_bytes(bytes(HEADER) + frame(7, b"seven") + frame(8, b"eight") + frame(8, b"again") + frame(9, b"nine"))
+    header = bytes(HEADER)
+    written = [(7, b"seven"), (8, b"eight"), (8, b"again"), (9, b"nine")]
+    path.write_bytes(header + b"".join(frame(header, *one) for one in written))
     frames = Frames(path)
     assert [sequence for sequence, _ in frames] == [7, 8]
     assert frames.damage == "order"
@@ -655,7 +708,7 @@ def test_old_frames_that_a_power_cut_uncovers_are_not_taken_for_new(folder: Path
     """LG-05: when the page with the end did not reach the disk, what stood there before shows again, and is nothing."""
     with open_journal(folder) as journal:
         fill(journal, 2000)
-    old = frame(3, b"o" * 200)
+        old = frame(header_of(journal.id), 3, b"o" * 200)
     last = list_segments(folder)[-1]
     end = offsets(last.path)[-1]
     with last.path.open("ab") as file:
@@ -750,7 +803,7 @@ def gaps(folder: Path) -> list[tuple[int, int]]:
 def test_a_torn_tail_is_cut_off_without_a_trace(folder: Path) -> None:
     """LG-07: a frame without its length was never answered; the next record takes its number."""
     last = filled(folder)[-1]
-    torn = frame(401, b"torn" * 50)
+    torn = frame(last.read_bytes()[:HEADER], 401, b"torn" * 50)
     with last.open("ab") as file:
         file.write(bytes(4) + torn[4:])
     with open_journal(folder) as journal:
