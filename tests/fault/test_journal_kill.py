@@ -120,7 +120,7 @@ def test_sigkill_while_files_serve_again_loses_nothing_that_upstream_lacks(tmp_p
     assert reused
 
 
-# Each upkeep names, syncs, maps and lets go of segments; what upstream has, or is dropped, serves again.
+# Each upkeep copies to segments, syncs, names and closes them; what upstream has, or is dropped, serves again.
 KEPT = """
 import os, sys
 from fastpath.journal import Journal
